@@ -1,0 +1,76 @@
+"""Auto-Encoding Variational Bayes: deep latent-variable models with honest numbers.
+
+Names are imported when they are first used, so that `import aevb` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from aevb import data, plots
+    from aevb.algorithms import AEVB
+    from aevb.conditional import (
+        Conditional,
+        Unconditional,
+        bernoulli,
+        categorical,
+        continuous_bernoulli,
+        full_gaussian,
+        gaussian,
+        negative_binomial,
+        poisson,
+        standard_normal,
+    )
+    from aevb.evaluation import diagnose, elbo, importance
+    from aevb.model import Model
+    from aevb.networks import MLP, ConvolutionalDecoder, ConvolutionalEncoder
+    from aevb.objectives import elbo_a, elbo_b, free_bits, iwae
+    from aevb.optimizers import SGD, Adagrad, Adam
+    from aevb.posterior import Batch, full_covariance, mean_field, per_datum
+    from aevb.storage import load, save
+    from aevb.training import Plan, train
+
+_HOMES = {
+    "algorithms": ["AEVB"],
+    "conditional": [
+        "Conditional",
+        "Unconditional",
+        "bernoulli",
+        "categorical",
+        "continuous_bernoulli",
+        "full_gaussian",
+        "gaussian",
+        "negative_binomial",
+        "poisson",
+        "standard_normal",
+    ],
+    "evaluation": ["diagnose", "elbo", "importance"],
+    "model": ["Model"],
+    "networks": ["MLP", "ConvolutionalDecoder", "ConvolutionalEncoder"],
+    "objectives": ["elbo_a", "elbo_b", "free_bits", "iwae"],
+    "optimizers": ["SGD", "Adagrad", "Adam"],
+    "posterior": ["Batch", "full_covariance", "mean_field", "per_datum"],
+    "storage": ["load", "save"],
+    "training": ["Plan", "train"],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    *_HOME,
+    "data",
+    "plots",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("data", "plots"):
+        return import_module(f"aevb.{name}")
+    if name in _HOME:
+        return getattr(import_module(f"aevb.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'aevb' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

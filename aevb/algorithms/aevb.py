@@ -1,0 +1,280 @@
+"""Auto-Encoding Variational Bayes (Kingma & Welling 2013, algorithm 1).
+
+    repeat   X^M: a random minibatch of M data;   noise: L draws of p(noise) for each datum
+             g = gradient of mean_n objective(x_n) + log p(theta) / N,  in theta and phi at once
+             theta, phi = one step of the optimizer along g
+
+The whole step is one function of tensors: forward, backward, clipping and the optimizer's update.
+`torch.compile` makes it one graph; the eager twin is the same function, called as it stands.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value
+
+from aevb.errors import UsageError
+from aevb.model import Model
+from aevb.objectives import Objective, draw, elbo_b
+from aevb.optimizers import Adam, Optimizer
+from aevb.posterior import Batch, Posterior, as_batch
+
+METRICS = ("objective", "reconstruction", "kl")
+"""What a step adds up over its data, in nats; the elbo is reconstruction - kl."""
+
+
+@dataclass
+class State:
+    """All that changes while learning; every tensor is changed in place.
+
+    Shapes: `totals` holds, in float64, the sums over data of `METRICS`, the number of data and the
+    first step whose objective was not finite (0 while there is none).
+    """
+
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    memory: dict[str, tuple[Tensor, ...]]
+    totals: Tensor
+    t: int = 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor under one flat name, as a checkpoint stores them."""
+        flat = {f"parameters/{k}": v for k, v in self.parameters.items()}
+        flat |= {f"buffers/{k}": v for k, v in self.buffers.items()}
+        flat |= {f"memory{i}/{k}": v for k, m in self.memory.items() for i, v in enumerate(m)}
+        return flat | {"totals": self.totals}
+
+    def averages(self) -> dict[str, float]:
+        """The metrics' means over the data seen since the totals were last zeroed."""
+        *sums, count, _ = self.totals.tolist()
+        means = {k: s / count for k, s in zip(METRICS, sums, strict=True)}
+        return {"elbo": means["reconstruction"] - means["kl"], **means}
+
+
+class _Pair(nn.Module):
+    """Model and posterior as one module, so that one call runs both under given parameters."""
+
+    def __init__(self, model: Model, posterior: Posterior) -> None:
+        super().__init__()
+        self.model = model
+        self.posterior = posterior
+
+    def forward(
+        self, batch: Batch, noise: Tensor, objective: Objective, temper: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        d = draw(self.model, self.posterior, batch, noise)
+        return objective.reduce(d, temper), d.reconstruction(), d.kl_estimate()
+
+
+@dataclass
+class AEVB:
+    """The learner: stochastic gradient ascent on an objective, in model and posterior together.
+
+    `weight_prior_rows` N gives maximum a posteriori: log N(theta; 0, I) / N joins the objective,
+    which is per datum; None gives maximum likelihood. `clip` bounds the gradient's norm.
+    The optimizer is one of `aevb.optimizers`, or any `torch.optim` object over the parameters,
+    which then moves them outside the compiled gradient.
+    Shapes: a batch of M data, noise (L, M, D). Units: nats per datum.
+    Errors: UsageError for clip or weight_prior_rows not positive; those of the objective.
+    Source: Kingma & Welling (2013), algorithm 1 and section 5.
+    Example:
+        >>> from aevb import MLP, bernoulli, mean_field, standard_normal
+        >>> model = Model(standard_normal(2), bernoulli(MLP(2, [8], 5)))
+        >>> learner = AEVB(model, mean_field(MLP(5, [8], 4)))
+        >>> state = learner.init()
+        >>> learner.step(state, torch.ones(3, 5), torch.zeros(1, 3, 2))
+        >>> state.t
+        1
+    """
+
+    model: Model
+    posterior: Posterior
+    objective: Objective = elbo_b
+    optimizer: Optimizer | torch.optim.Optimizer = field(default_factory=Adam)
+    weight_prior_rows: int | None = None
+    clip: float | None = None
+    compiled: bool = False
+    note: str | None = field(default=None, init=False)
+    """Why the step runs uncompiled although a compiled one was asked for."""
+
+    def __post_init__(self) -> None:
+        for name in ("clip", "weight_prior_rows"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"{name} must be positive, found {value}")
+        self._pair = _Pair(self.model, self.posterior)
+        self._started = False
+        self._function: Callable[..., Any] = self._advance
+        if isinstance(self.optimizer, torch.optim.Optimizer):
+            self._rates = [group["lr"] for group in self.optimizer.param_groups]
+
+    def init(self) -> State:
+        """The state at the modules' present parameters, which it shares and moves in place."""
+        parameters = {
+            name: p.detach() for name, p in self._pair.named_parameters() if p.requires_grad
+        }
+        slots = self.optimizer.slots if isinstance(self.optimizer, Optimizer) else 0
+        return State(
+            parameters=parameters,
+            buffers=dict(self._pair.named_buffers()),
+            memory={
+                k: tuple(torch.zeros_like(p) for _ in range(slots)) for k, p in parameters.items()
+            },
+            totals=torch.zeros(
+                len(METRICS) + 2, dtype=torch.float64, device=next(iter(parameters.values())).device
+            ),
+        )
+
+    def step(
+        self,
+        state: State,
+        batch: Batch | Tensor,
+        noise: Tensor,
+        rate_factor: float = 1.0,
+        temper: float = 1.0,
+    ) -> None:
+        """One step of algorithm 1, in place; what it measured is added to `state.totals`."""
+        state.t += 1
+        batch = as_batch(batch)
+        scalars = torch.tensor(
+            [rate_factor, temper, state.t], dtype=torch.float64, device=state.totals.device
+        )
+        if not self._started:
+            self._start(state, batch, noise, scalars)
+        gradients: dict[str, Tensor] = self._function(state, batch, noise, scalars)
+        if isinstance(self.optimizer, torch.optim.Optimizer):
+            self._outside(self.optimizer, gradients, rate_factor)
+
+    def _advance(
+        self, state: State, batch: Batch, noise: Tensor, scalars: Tensor
+    ) -> dict[str, Tensor]:
+        """Forward, backward, clipping and update: the function that is compiled."""
+        rate_factor, temper, t = scalars.unbind()
+        gradients, (loss, (terms, buffers)) = grad_and_value(self._loss, has_aux=True)(
+            state.parameters, state.buffers, batch, noise, temper
+        )
+        if self.clip is not None:
+            gradients = _clip(gradients, self.clip)
+        with torch.no_grad():
+            if isinstance(self.optimizer, Optimizer):
+                rate = self.optimizer.learning_rate * rate_factor
+                for name, p in state.parameters.items():
+                    self.optimizer.update(p, gradients[name], state.memory[name], rate, t)
+            for name, buffer in state.buffers.items():
+                buffer.copy_(buffers[name])
+            first_bad = state.totals[-1]
+            bad = torch.where((first_bad == 0) & ~torch.isfinite(loss), t, first_bad)
+            state.totals[:-1].add_(terms)
+            state.totals[-1].copy_(bad)
+        moved: dict[str, Tensor] = gradients
+        return moved
+
+    def _loss(
+        self,
+        parameters: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        batch: Batch,
+        noise: Tensor,
+        temper: Tensor,
+    ) -> tuple[Tensor, tuple[Tensor, dict[str, Tensor]]]:
+        """Minus the objective per datum: the one minus sign of the library."""
+        # Layers such as batch normalization write to their buffers: let them write to copies.
+        buffers = {name: buffer.clone() for name, buffer in buffers.items()}
+        dtype = noise.dtype
+        values = functional_call(
+            self._pair,
+            {**parameters, **buffers},
+            (Batch(batch.x.to(dtype), batch.rows), noise, self.objective, temper.to(dtype)),
+        )
+        objective = values[0].mean()
+        if self.weight_prior_rows is not None:
+            objective = objective + _log_weight_prior(parameters) / self.weight_prior_rows
+        sums = [v.detach().sum(dtype=torch.float64) for v in values]
+        count = torch.full_like(sums[0], len(batch.x))
+        return -objective, (torch.stack([*sums, count]), buffers)
+
+    def _start(self, state: State, batch: Batch, noise: Tensor, scalars: Tensor) -> None:
+        """Check one batch eagerly, then compile; where that cannot be done, keep the eager twin.
+
+        The eager pass also lets torch find its formula for the divergence, which cannot be traced
+        at its first use. It leaves torch's generator as it was: a resumed run starts here too.
+        """
+        self._started = True
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            self._loss(state.parameters, state.buffers, batch, noise, scalars[1])
+        if self.compiled:
+            eager, compiled = self._function, torch.compile(self._function, fullgraph=True)
+
+            def attempt(*arguments: Any) -> dict[str, Tensor]:
+                try:
+                    gradients: dict[str, Tensor] = compiled(*arguments)
+                except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
+                    if state.t > 1 and self._function is compiled:
+                        raise
+                    self.compiled, self._function = False, eager
+                    self.note = (
+                        "the step runs uncompiled, at a lower speed and with the same numbers, "
+                        f"because compiling it failed: {_first_line(error)}"
+                    )
+                    plain: dict[str, Tensor] = eager(*arguments)
+                    return plain
+                self._function = compiled
+                return gradients
+
+            self._function = attempt
+
+    def _outside(
+        self, optimizer: torch.optim.Optimizer, gradients: dict[str, Tensor], rate_factor: float
+    ) -> None:
+        for name, p in self._pair.named_parameters():
+            if name in gradients:
+                p.grad = gradients[name]
+        for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * rate_factor
+        optimizer.step()
+
+    def outside_tensors(self) -> dict[str, Tensor]:
+        """The memory of a `torch.optim` object under flat names, for checkpoints."""
+        if isinstance(self.optimizer, Optimizer):
+            return {}
+        state = self.optimizer.state_dict()["state"]
+        return {
+            f"optimizer/{i}/{key}": torch.as_tensor(value)
+            for i, slots in state.items()
+            for key, value in slots.items()
+        }
+
+    def load_outside_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give a `torch.optim` object its memory back."""
+        if isinstance(self.optimizer, Optimizer):
+            return
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer/"):
+                _, i, key = name.split("/", 2)
+                state.setdefault(int(i), {})[key] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+
+
+def _log_weight_prior(parameters: dict[str, Tensor]) -> Tensor:
+    """log N(theta; 0, I) over the generative parameters."""
+    theta = [p for name, p in parameters.items() if name.startswith("model.")]
+    size = sum(p.numel() for p in theta)
+    return -0.5 * torch.stack([p.square().sum() for p in theta]).sum() - 0.5 * size * math.log(
+        2 * math.pi
+    )
+
+
+def _clip(gradients: dict[str, Tensor], bound: float) -> dict[str, Tensor]:
+    """Scale all gradients together so that their joint norm is at most `bound`."""
+    norm = torch.sqrt(torch.stack([g.square().sum() for g in gradients.values()]).sum())
+    factor = (bound / (norm + 1e-6)).clamp_max(1.0)
+    return {name: g * factor for name, g in gradients.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))

@@ -1,0 +1,133 @@
+"""Everything is a conditional distribution: a module from a condition to a distribution.
+
+    condition                   used as
+    none                        prior p(z)
+    z                           likelihood p(x given z), the decoder
+    x                           amortized posterior q(z given x), the encoder
+    the datum's index i         posterior with free parameters for each datum
+
+Any `nn.Module` whose `forward` takes the condition and returns a `torch.distributions.Distribution`
+may stand in for the two classes here.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from aevb.distributions import (
+    LIKELIHOOD_MIN_VARIANCE,
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    Family,
+    MultivariateNormal,
+    NegativeBinomial,
+    Normal,
+    Poisson,
+)
+
+
+class Conditional(nn.Module):
+    """p(y given c): a network takes the condition to numbers, a family makes them a distribution.
+
+    Shapes: the condition (*batch, *C) with `condition_ndim` axes in C; the network sees
+    (N, *C) with the batch flattened, so any module for batches fits; the distribution has batch
+    shape `batch`.
+    Errors: those of the family, UsageError where the network's output does not fit it.
+    Example:
+        >>> likelihood = Conditional(nn.Linear(2, 5), Bernoulli())
+        >>> likelihood(torch.zeros(4, 3, 2)).batch_shape
+        torch.Size([4, 3])
+    """
+
+    def __init__(self, network: nn.Module, family: Family, condition_ndim: int = 1) -> None:
+        super().__init__()
+        self.network = network
+        self.family = family
+        self.condition_ndim = condition_ndim
+
+    def forward(self, condition: Tensor) -> Distribution:
+        batch = condition.shape[: condition.ndim - self.condition_ndim]
+        raw: Tensor = self.network(
+            condition.flatten(0, len(batch) - 1) if len(batch) > 1 else condition
+        )
+        distribution: Distribution = self.family(raw.unflatten(0, batch), len(batch))
+        return distribution
+
+    def start_at(self, x: Tensor) -> None:
+        """Begin at the columnwise marginals of x (N, ...), where the network has a `start_at`."""
+        start = getattr(self.network, "start_at", None)
+        if start is not None:
+            with torch.no_grad():
+                start(self.family.encode_marginals(x))
+
+
+class Unconditional(nn.Module):
+    """p(z): a family at numbers of its own, fixed or learnt.
+
+    Shapes: no condition; batch shape (), event (size,). `raw` (outputs,) starts at zeros, which is
+    N(0, I) for `Normal`.
+    Example:
+        >>> Unconditional(Normal(), 2)().log_prob(torch.zeros(2)).exp()
+        tensor(0.1592)
+    """
+
+    def __init__(self, family: Family, size: int, learnt: bool = False) -> None:
+        super().__init__()
+        self.family = family
+        self.size = size
+        self.learnt = learnt
+        raw = torch.zeros(family.outputs(size))
+        if learnt:
+            self.raw = nn.Parameter(raw)
+        else:
+            self.register_buffer("raw", raw)
+
+    def forward(self, condition: Tensor | None = None) -> Distribution:
+        distribution: Distribution = self.family(self.raw, 0)
+        return distribution
+
+
+def standard_normal(size: int) -> Unconditional:
+    """The prior of the paper, p(z) = N(z; 0, I) over `size` dimensions."""
+    return Unconditional(Normal(), size)
+
+
+def bernoulli(network: nn.Module) -> Conditional:
+    """A likelihood for data in {0, 1}; the network gives X logits."""
+    return Conditional(network, Bernoulli())
+
+
+def continuous_bernoulli(network: nn.Module) -> Conditional:
+    """A likelihood for grey levels in [0, 1]; the network gives X logits."""
+    return Conditional(network, ContinuousBernoulli())
+
+
+def categorical(network: nn.Module, classes: int) -> Conditional:
+    """A likelihood for classes numbered from 0; the network gives `classes` blocks of X logits."""
+    return Conditional(network, Categorical(classes))
+
+
+def poisson(network: nn.Module) -> Conditional:
+    """A likelihood for counts; the network gives X log-rates."""
+    return Conditional(network, Poisson())
+
+
+def negative_binomial(network: nn.Module) -> Conditional:
+    """A likelihood for over-dispersed counts; the network gives X log-means, X log-counts."""
+    return Conditional(network, NegativeBinomial())
+
+
+def gaussian(
+    network: nn.Module,
+    min_variance: float = LIKELIHOOD_MIN_VARIANCE,
+    sigmoid_mean: bool = False,
+    noise_shape: tuple[int, ...] | None = None,
+) -> Conditional:
+    """A likelihood for real data; the network gives X means, X log-variances (see `Normal`)."""
+    return Conditional(network, Normal(min_variance, sigmoid_mean, noise_shape))
+
+
+def full_gaussian(network: nn.Module, min_variance: float = LIKELIHOOD_MIN_VARIANCE) -> Conditional:
+    """A likelihood with a full covariance; the network gives X (X + 3) / 2 numbers."""
+    return Conditional(network, MultivariateNormal(min_variance))

@@ -1,0 +1,188 @@
+"""Rows ready for training: a split, a binarization, and batches as tensors."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aevb.data.source import Source
+from aevb.errors import DataError, UsageError
+from aevb.randomness import Stream, generator
+
+VALIDATION_SHARE = 0.1
+TEST_SHARE = 0.1
+
+
+class Binarization(Enum):
+    """What is done to grey levels in [0, 1] before a Bernoulli likelihood sees them."""
+
+    NONE = "none"
+    THRESHOLD = "threshold"
+    ONCE = "once"
+    EPOCH = "epoch"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a source, given out as float32 batches; the source is never changed.
+
+    Shapes: `values` (all rows, ...), `index` (N,) which of them belong here; a batch is (M, X).
+    Units: values times `scale`. With `binarize` THRESHOLD a cell is 1 where it is above 1/2; with
+    ONCE it is drawn as a Bernoulli of its grey level by (seed, row), always the same; with EPOCH
+    training draws afresh at every presentation by (seed, step), and any other use sees the draw
+    of ONCE.
+    Errors: DataError where grey levels to be binarized lie outside [0, 1].
+    """
+
+    values: NDArray[np.generic]
+    index: NDArray[np.int64]
+    shape: tuple[int, ...]
+    scale: float = 1.0
+    binarize: Binarization = Binarization.NONE
+    seed: int = 0
+    all_labels: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """The class of each row, (N,), or None."""
+        return None if self.all_labels is None else self.all_labels[self.index]
+
+    @property
+    def width(self) -> int:
+        """X, the number of elements of a datum."""
+        return int(np.prod(self.shape))
+
+    def take(self, positions: NDArray[np.int64]) -> Tensor:
+        """The rows at these positions as the model sees them outside training, (M, X)."""
+        x = self._grey(positions)
+        if self.binarize in (Binarization.ONCE, Binarization.EPOCH):
+            return (self._fixed_draw(positions) < x).to(x.dtype)
+        return self._threshold(x)
+
+    def batch(self, positions: NDArray[np.int64], step: int) -> Tensor:
+        """The rows at these positions as step `step` of training sees them, (M, X)."""
+        if self.binarize is not Binarization.EPOCH:
+            return self.take(positions)
+        x = self._grey(positions)
+        source = generator(self.seed, Stream.BINARIZATION, 0, step)
+        draws = torch.from_numpy(source.random(tuple(x.shape), dtype=np.float32))
+        return (draws < x).to(x.dtype)
+
+    def chunks(self, size: int) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        """All rows in order, as (positions, x) of at most `size` rows."""
+        for start in range(0, len(self), size):
+            positions = np.arange(start, min(start + size, len(self)))
+            yield positions, self.take(positions)
+
+    def all(self) -> Tensor:
+        """Every row at once, (N, X)."""
+        return self.take(np.arange(len(self)))
+
+    def pick(self, positions: NDArray[np.int64]) -> "Rows":
+        """The rows at these positions, as rows of their own."""
+        return replace(self, index=self.index[positions])
+
+    def limit(self, n: int | None) -> "Rows":
+        """A random subset of n rows, always the same for a seed; all of them for None."""
+        if n is None or n >= len(self):
+            return self
+        if n < 1:
+            raise UsageError(f"the number of rows must be at least 1, found {n}")
+        chosen = generator(self.seed, Stream.SUBSET).permutation(len(self))[:n]
+        return self.pick(np.sort(chosen))
+
+    def _grey(self, positions: NDArray[np.int64]) -> Tensor:
+        rows = np.asarray(self.values[self.index[positions]]).reshape(len(positions), -1)
+        x = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32))
+        return x if self.scale == 1.0 else x * self.scale
+
+    def _threshold(self, x: Tensor) -> Tensor:
+        return (x > 0.5).to(x.dtype) if self.binarize is Binarization.THRESHOLD else x
+
+    def _fixed_draw(self, positions: NDArray[np.int64]) -> Tensor:
+        draws = np.empty((len(positions), self.width), dtype=np.float32)
+        for draw, row in zip(draws, self.index[positions], strict=True):
+            generator(self.seed, Stream.BINARIZATION, 1, int(row)).random(
+                dtype=np.float32, out=draw
+            )
+        return torch.from_numpy(draws)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A source split into training, validation and test rows, with what is known of it."""
+
+    source: Source
+    train: Rows
+    validation: Rows
+    test: Rows
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The event shape of a datum: (C, H, W) for images, (X,) for tables."""
+        return self.source.shape
+
+    @property
+    def is_image(self) -> bool:
+        return len(self.shape) == 3
+
+
+def split(
+    source: Source, binarize: Binarization | None = None, *, seed: int = 0, limit: int | None = None
+) -> Dataset:
+    """Split a source by its official splits where it has them, else at random by the seed.
+
+    Shapes: without an official split a tenth of the rows each for validation and test; an official
+    training set without a validation set gives up a tenth of itself. `limit` keeps a
+    seeded random subset of the training rows.
+    Errors: DataError for fewer than 10 rows, or for grey levels outside [0, 1] to be binarized.
+    """
+    treatment = Binarization(source.binarize) if binarize is None else binarize
+    parts = _parts(source, seed)
+    rows = {
+        name: Rows(source.values, index, source.shape, source.scale, treatment, seed, source.labels)
+        for name, index in parts.items()
+    }
+    if treatment is not Binarization.NONE:
+        _check_grey(rows["train"])
+    return Dataset(source, rows["train"].limit(limit), rows["validation"], rows["test"])
+
+
+def _parts(source: Source, seed: int) -> dict[str, NDArray[np.int64]]:
+    official = dict(source.splits or {})
+    pool = official.get("train", np.arange(len(source.values)))
+    if len(pool) < 10:
+        raise DataError(f"{source.name} has {len(pool)} rows: at least 10 are needed for a split")
+    order = generator(seed, Stream.SPLIT).permutation(len(pool))
+    held_out: dict[str, NDArray[np.int64]] = {}
+    start = 0
+    for name, share in (("test", TEST_SHARE), ("validation", VALIDATION_SHARE)):
+        if name in official:
+            held_out[name] = official[name]
+        else:
+            stop = start + max(1, round(share * len(pool)))
+            held_out[name] = np.sort(pool[order[start:stop]])
+            start = stop
+    # A permutation drawn once says which rows are held out; order within a part is the source's.
+    return {"train": np.sort(pool[order[start:]]), **held_out}
+
+
+def _check_grey(rows: Rows) -> None:
+    sample = rows._grey(np.arange(min(len(rows), 10_000)))
+    low, high = float(sample.min()), float(sample.max())
+    if low < 0 or high > 1:
+        raise DataError(
+            f"binarization needs grey levels between 0 and 1, found values from {low:g} to "
+            f"{high:g}: scale the data, or leave the binarization out"
+        )

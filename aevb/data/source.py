@@ -1,0 +1,31 @@
+"""A `Source`: data as they lie in a file or a library, before any split or binarization."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows of data with what is known of them; `values` is never copied, cast or written to.
+
+    Shapes: `values` (N, ...) numeric, possibly a memory map; `shape` is the event shape of a datum:
+    (C, H, W) for images, (X,) for tables; `labels` (N,) or None; `splits` maps "train",
+    "validation", "test" to the row numbers of an official split, as far as there is one.
+    Units: `scale` is what the values are multiplied by to become what the model sees (1/255 for
+    bytes of a picture). `likelihood` names the likelihood that suits the data, `reason` says why,
+    `binarize` is the usual treatment of the set. `fingerprint` tells one content from another.
+    """
+
+    name: str
+    values: NDArray[np.generic]
+    shape: tuple[int, ...]
+    likelihood: str
+    reason: str
+    fingerprint: str
+    scale: float = 1.0
+    binarize: str = "none"
+    labels: NDArray[np.int64] | None = None
+    splits: Mapping[str, NDArray[np.int64]] | None = None

@@ -1,0 +1,76 @@
+"""A family: how unconstrained numbers, as a network gives them, become a distribution."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent
+from torch.distributions.constraints import Constraint
+
+from aevb.errors import DataError, UsageError
+
+
+class Family(nn.Module, ABC):
+    """A map from unconstrained numbers to a `torch.distributions.Distribution`.
+
+    Shapes: `forward(raw, batch_ndim)` takes raw of shape (*batch, ...) with `batch_ndim` leading
+    batch axes and gives a distribution with batch shape `batch` and event shape X. The parameters
+    lie as blocks along the first axis behind the batch: for two parameters of a flat datum,
+    (*batch, 2X) is split into (*batch, X) and (*batch, X).
+    Units: the log-densities are normalized, in nats.
+    """
+
+    support: Constraint
+    domain: str
+    """What the support is called in a sentence, and for `check`."""
+
+    @abstractmethod
+    def outputs(self, size: int) -> int:
+        """How many numbers a network must give for an event of `size` elements."""
+
+    @abstractmethod
+    def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
+        """The distribution with the parameters that `raw` encodes."""
+
+    @abstractmethod
+    def encode_marginals(self, x: Tensor) -> Tensor:
+        """The raw numbers, (outputs,), whose distribution matches each column of x (N, X) alone.
+
+        A decoder whose output bias starts there begins at the best model without latents.
+        """
+
+    def expectation(self, distribution: Distribution) -> Tensor:
+        """The value to show for a distribution: its mean, (*batch, *X)."""
+        return distribution.mean
+
+    def check(self, x: Tensor) -> None:
+        """Raise DataError, naming the first offending cell, unless x (N, ...) is in the support."""
+        inside = self.support.check(x) & torch.isfinite(x)
+        if bool(inside.all()):
+            return
+        flat = inside.reshape(len(x), -1)
+        row = int((~flat).any(1).int().argmax())
+        column = int((~flat[row]).int().argmax())
+        raise DataError(
+            f"{type(self).__name__} expects {self.domain}, found "
+            f"{float(x.reshape(len(x), -1)[row, column]):g} in row {row + 1}, column {column + 1}"
+            f" ({int((~flat).sum())} of {flat.numel()} cells do not fit): "
+            "choose a likelihood for such data, or binarize them"
+        )
+
+
+def blocks(raw: Tensor, batch_ndim: int, count: int) -> tuple[Tensor, ...]:
+    """Split the first axis behind the batch into `count` parameters of equal size."""
+    width = raw.shape[batch_ndim]
+    if width % count:
+        raise UsageError(
+            f"the network gives {width} numbers, expected a multiple of {count}: "
+            f"the family has {count} parameters for each element"
+        )
+    split: Tensor = raw.unflatten(batch_ndim, (count, width // count))
+    return split.unbind(batch_ndim)
+
+
+def independent(base: Distribution, batch_ndim: int) -> Distribution:
+    """Read every axis of `base` behind the batch as one event."""
+    return Independent(base, len(base.batch_shape) - batch_ndim, validate_args=False)

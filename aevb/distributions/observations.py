@@ -1,0 +1,204 @@
+"""Families of observations: binary, grey, classes, counts. All are normalized over their domain."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch import distributions as td
+from torch.distributions import Distribution, constraints
+
+from aevb.distributions.family import Family, blocks, independent
+from aevb.errors import UsageError
+
+
+class Bernoulli(Family):
+    """Independent coin flips for data in {0, 1}.
+
+        log p(x) = sum_i x_i l_i - log(1 + exp(l_i)),  l the logits
+
+    Shapes: raw (*batch, X) logits. Units: nats. Errors: DataError from `check` for anything else
+    than 0 and 1: the formula is no likelihood of grey pixels.
+    Source: Kingma & Welling (2013), appendix C.1.
+    Example:
+        >>> Bernoulli()(torch.zeros(1, 2), 1).log_prob(torch.ones(1, 2)).exp()
+        tensor([0.2500])
+    """
+
+    support = constraints.boolean
+    domain = "zeros and ones"
+
+    def outputs(self, size: int) -> int:
+        return size
+
+    def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
+        return independent(td.Bernoulli(logits=raw, validate_args=False), batch_ndim)
+
+    def encode_marginals(self, x: Tensor) -> Tensor:
+        return torch.logit((x.sum(0) + 0.5) / (len(x) + 1)).flatten()
+
+
+class ContinuousBernoulliDistribution(td.ContinuousBernoulli):
+    """torch's ContinuousBernoulli with a normalizer that is exact for every logit.
+
+    Near probability 1/2 torch cuts to a Taylor series in the probability, and it clamps
+    probabilities near 0 and 1; in the logit l the constant is log(l / tanh(l / 2)) throughout.
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return value * self.logits - F.softplus(self.logits) + log_normalizer(self.logits)
+
+
+def log_normalizer(logits: Tensor) -> Tensor:
+    """log C of the continuous Bernoulli, log(l / tanh(l / 2)), smooth through l = 0.
+
+    Source: Loaiza-Ganem & Cunningham (2019), equation 3, with 2 atanh(1 - 2p) = -l.
+    """
+    small = logits.abs() < 0.1
+    safe = torch.where(small, torch.ones_like(logits), logits).abs()
+    # log tanh(l/2) = log(1 - exp(-l)) - log(1 + exp(-l)), without overflow for large l
+    exact = safe.log() - torch.log(-torch.expm1(-safe)) + torch.log1p(torch.exp(-safe))
+    square = logits * logits
+    series = 0.6931471805599453 + square * (
+        1 / 12 - square * (7 / 1440 - square * (31 / 90720 - square * (127 / 4838400)))
+    )
+    return torch.where(small, series, exact)
+
+
+class ContinuousBernoulli(Family):
+    """The continuous Bernoulli density on [0, 1], for grey pixels.
+
+        p(x) = C(l) exp(x l) / (1 + exp(l)),  log C(l) = log(l / tanh(l / 2))
+
+    Shapes: raw (*batch, X) logits. Units: nats, a density on [0, 1].
+    Errors: DataError from `check` for values outside [0, 1].
+    Source: Loaiza-Ganem & Cunningham (2019), "The continuous Bernoulli".
+    Example:
+        >>> ContinuousBernoulli()(torch.zeros(1, 1), 1).log_prob(torch.tensor([[0.3]])).exp()
+        tensor([1.])
+    """
+
+    support = constraints.unit_interval
+    domain = "values between 0 and 1"
+
+    def outputs(self, size: int) -> int:
+        return size
+
+    def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
+        return independent(
+            ContinuousBernoulliDistribution(logits=raw, validate_args=False), batch_ndim
+        )
+
+    def encode_marginals(self, x: Tensor) -> Tensor:
+        # The mean is a steep but monotone function of the logit: a few bisections invert it.
+        target = x.mean(0).flatten().clamp(1e-3, 1 - 1e-3)
+        low, high = torch.full_like(target, -1000.0), torch.full_like(target, 1000.0)
+        for _ in range(50):
+            middle = (low + high) / 2
+            above = _continuous_bernoulli_mean(middle) > target
+            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+        return (low + high) / 2
+
+
+def _continuous_bernoulli_mean(logits: Tensor) -> Tensor:
+    """1 / (1 - exp(-l)) - 1 / l, the derivative of the log of (exp(l) - 1) / l."""
+    small = logits.abs() < 1e-2
+    safe = torch.where(small, torch.ones_like(logits), logits)
+    return torch.where(small, 0.5 + logits / 12, -1 / torch.expm1(-safe) - 1 / safe)
+
+
+class Categorical(Family):
+    """One of `classes` unordered classes for each element, numbered from 0.
+
+        log p(x) = sum_i l_{i, x_i} - logsumexp_k l_{i, k}
+
+    Shapes: raw (*batch, classes X): for each class a block of X logits. Units: nats.
+    Errors: UsageError for fewer than 2 classes; DataError from `check` for other numbers.
+    Source: the softmax likelihood; Bishop (2006), section 2.2.
+    Example:
+        >>> Categorical(4)(torch.zeros(1, 8), 1).event_shape
+        torch.Size([2])
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        if classes < 2:
+            raise UsageError(f"a categorical needs at least 2 classes, found {classes}")
+        self.classes = classes
+        self.support = constraints.integer_interval(0, classes - 1)
+        self.domain = f"whole numbers from 0 to {classes - 1}"
+
+    def outputs(self, size: int) -> int:
+        return self.classes * size
+
+    def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
+        logits = torch.stack(blocks(raw, batch_ndim, self.classes), dim=-1)
+        return independent(td.Categorical(logits=logits, validate_args=False), batch_ndim)
+
+    def encode_marginals(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        counts = torch.stack([(flat == k).sum(0) for k in range(self.classes)]).to(x.dtype)
+        return torch.log((counts + 0.5) / (len(x) + 0.5 * self.classes)).flatten()
+
+    def expectation(self, distribution: Distribution) -> Tensor:
+        """The most probable class of each element: classes have no mean."""
+        return distribution.mode
+
+
+class Poisson(Family):
+    """Counts whose mean equals their variance.
+
+        log p(x) = sum_i x_i r_i - exp(r_i) - log x_i!,  r the log-rates
+
+    Shapes: raw (*batch, X) log-rates. Units: nats.
+    Errors: DataError from `check` for anything but whole numbers from 0.
+    Source: the canonical link of McCullagh & Nelder (1989), section 6.2.
+    Example:
+        >>> Poisson()(torch.zeros(1, 1), 1).mean
+        tensor([[1.]])
+    """
+
+    support = constraints.nonnegative_integer
+    domain = "counts (whole numbers from 0)"
+
+    def outputs(self, size: int) -> int:
+        return size
+
+    def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
+        return independent(td.Poisson(torch.exp(raw), validate_args=False), batch_ndim)
+
+    def encode_marginals(self, x: Tensor) -> Tensor:
+        return torch.log((x.sum(0) + 0.5) / (len(x) + 1)).flatten()
+
+
+class NegativeBinomial(Family):
+    """Counts that vary more than a Poisson's: mean m, variance m + m^2 / r.
+
+        log p(x) = log Gamma(x + r) / (Gamma(r) x!) + r log(r / (r + m)) + x log(m / (r + m))
+
+    Shapes: raw (*batch, 2X): log m, then log r. Units: nats.
+    Errors: DataError from `check` for anything but whole numbers from 0.
+    Source: Hilbe (2011), "Negative binomial regression", the NB2 form.
+    Example:
+        >>> NegativeBinomial()(torch.zeros(1, 2), 1).variance
+        tensor([[2.]])
+    """
+
+    support = constraints.nonnegative_integer
+    domain = "counts (whole numbers from 0)"
+
+    def outputs(self, size: int) -> int:
+        return 2 * size
+
+    def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
+        log_mean, log_count = blocks(raw, batch_ndim, 2)
+        return independent(
+            td.NegativeBinomial(
+                torch.exp(log_count), logits=log_mean - log_count, validate_args=False
+            ),
+            batch_ndim,
+        )
+
+    def encode_marginals(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        mean = (flat.sum(0) + 0.5) / (len(x) + 1)
+        excess = (flat.var(0, unbiased=False) - mean).clamp_min(1e-2 * mean)
+        return torch.cat([mean.log(), (mean * mean / excess).log()])

@@ -1,0 +1,41 @@
+"""What can go wrong, each answered with one sentence and an exit code.
+
+Every sentence says what was expected, where, what was found and what to do.
+The command line prints it without a traceback and leaves with `exit_code`.
+"""
+
+
+class AevbError(Exception):
+    """A mistake that a person can mend; the message is one sentence for that person."""
+
+    exit_code = 1
+
+
+class TrainingError(AevbError, RuntimeError):
+    """The run failed: a non-finite objective, a run folder in use, nothing to resume."""
+
+
+class UsageError(AevbError, ValueError):
+    """An option or an argument that cannot be obeyed, alone or beside another."""
+
+    exit_code = 2
+
+
+class DataError(AevbError, ValueError):
+    """Data that cannot be read, or that lie outside the domain of the likelihood."""
+
+    exit_code = 3
+
+
+class ModelFileError(AevbError):
+    """A run folder or weight file that is missing, damaged, unknown or refused."""
+
+    exit_code = 4
+
+
+class Interrupted(AevbError):
+    """The run was asked to stop (SIGINT, SIGTERM) and has saved itself."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

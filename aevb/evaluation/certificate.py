@@ -1,0 +1,92 @@
+"""A number with its certificate: what it estimates, from which side, how well, on which data."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aevb.data import Rows
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """An estimate for each datum, (N,) nats, with all that one must know to use its mean.
+
+        mean = sum_n values_n / N,   standard_error = sd_n(values) / sqrt(N),
+        monte_carlo_error = sqrt(sum_n errors_n^2) / N
+
+    `standard_error` says how far the mean would move with other data, `monte_carlo_error` how far
+    with other noise. `direction` is the side the expectation lies on: "lower" than log p(x),
+    "upper", or "exact". `effective_sample_size` is the mean over data of (sum w)^2 / sum w^2.
+    """
+
+    method: str
+    estimand: str
+    direction: str
+    samples: int
+    values: NDArray[np.float64]
+    errors: NDArray[np.float64]
+    effective_sample_size: float
+    width: int
+    data: str
+    binarize: str
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    @property
+    def mean(self) -> float:
+        return float(self.values.mean())
+
+    @property
+    def standard_error(self) -> float:
+        return float(self.values.std(ddof=1) / math.sqrt(self.n)) if self.n > 1 else math.nan
+
+    @property
+    def monte_carlo_error(self) -> float:
+        return float(np.sqrt(np.square(self.errors).sum()) / self.n)
+
+    @property
+    def bits_per_dimension(self) -> float:
+        """-mean / (X log 2)."""
+        return -self.mean / (self.width * math.log(2))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The certificate without the values of each datum, ready for JSON."""
+        return {
+            "method": self.method,
+            "estimand": self.estimand,
+            "direction": self.direction,
+            "unit": "nats",
+            "samples": self.samples,
+            "n": self.n,
+            "mean": self.mean,
+            "standard_error": _finite(self.standard_error),
+            "monte_carlo_error": _finite(self.monte_carlo_error),
+            "effective_sample_size": self.effective_sample_size,
+            "bits_per_dimension": self.bits_per_dimension,
+            "data": self.data,
+            "binarize": self.binarize,
+        }
+
+    def __str__(self) -> str:
+        side = {"lower": "a lower bound on", "upper": "an upper bound on"}.get(self.direction, "")
+        return (
+            f"{self.estimand}: {self.mean:.2f} ± {self.standard_error:.2f} nats "
+            f"({side} log p(x), {self.method}, {self.samples} samples, {self.n} data, "
+            f"{self.data}, binarize {self.binarize})"
+        )
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN: one datum or one sample has no spread."""
+    return value if math.isfinite(value) else None
+
+
+def treatment(rows: Rows) -> str:
+    """How the data were binarized, as it stands beside a number."""
+    mode = rows.binarize.value
+    return f"{mode} (one draw, seed {rows.seed})" if mode in ("once", "epoch") else mode

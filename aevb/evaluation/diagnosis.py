@@ -1,0 +1,72 @@
+"""What the latent dimensions do: divergence by dimension, active units, reconstruction error."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from aevb.data import Rows
+from aevb.distributions import kl_by_dimension
+from aevb.evaluation.evidence import evaluating
+from aevb.model import Model
+from aevb.posterior import Batch, Posterior
+
+ACTIVE_VARIANCE = 1e-2
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """`kl_by_dimension` (D,) nats or None, `active_units` of D, `reconstruction_error`."""
+
+    kl_by_dimension: NDArray[np.float64] | None
+    posterior_mean_variance: NDArray[np.float64]
+    reconstruction_error: float
+
+    @property
+    def active_units(self) -> int:
+        return int((self.posterior_mean_variance > ACTIVE_VARIANCE).sum())
+
+    def as_dict(self) -> dict[str, Any]:
+        by_dimension = self.kl_by_dimension
+        return {
+            "kl_per_dimension": None if by_dimension is None else by_dimension.tolist(),
+            "active_units": self.active_units,
+            "latent_dim": len(self.posterior_mean_variance),
+            "reconstruction_error": self.reconstruction_error,
+        }
+
+
+def diagnose(model: Model, posterior: Posterior, rows: Rows, *, chunk: int = 1000) -> Diagnosis:
+    """Look at each latent dimension over a set of rows.
+
+        a dimension is active where  Var_n(E_q[z_d given x_n]) > 0.01
+        reconstruction error = mean_n sum_i (x_ni - E[x_i given z = E_q[z given x_n]])^2
+
+    Shapes: N rows; results over D dimensions. Units: nats per datum; squared data units per datum.
+    Source: Burda et al. (2015), section 5.2, for active units.
+    Example:
+        >>> import aevb
+        >>> digits = aevb.data.load("digits")
+        >>> model = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(aevb.MLP(2, [8], 64)))
+        >>> diagnose(model, aevb.mean_field(aevb.MLP(64, [8], 4)), digits.test).active_units <= 2
+        True
+    """
+    means, divergences, squares = [], [], []
+    dtype = next(model.parameters()).dtype
+    with evaluating(model, posterior):
+        for positions, x in rows.chunks(chunk):
+            q = posterior(Batch(x.to(dtype), torch.from_numpy(positions)))
+            divergence = kl_by_dimension(q, model.prior())
+            means.append(q.mean.double())
+            if divergence is not None:
+                divergences.append(divergence.double())
+            error = x.double() - model.expectation(q.mean).double()
+            squares.append(error.square().flatten(1).sum(1))
+    mean = torch.cat(means)
+    return Diagnosis(
+        torch.cat(divergences).mean(0).numpy() if divergences else None,
+        mean.var(0, unbiased=False).numpy(),
+        float(torch.cat(squares).mean()),
+    )

@@ -1,0 +1,66 @@
+"""The model p: log p(x, z) = log p(z) + log p(x given z)."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from aevb.distributions import reparameterize, route
+from aevb.errors import DataError
+
+
+class Model(nn.Module):
+    """A latent-variable model, x from p(x given z) and z from p(z).
+
+        log p(x, z) = log p(z) + log p(x given z)
+
+    Shapes: x (N, *X), z (S, N, D); log-densities (S, N).
+    Units: nats. Errors: DataError for data outside the likelihood's domain or of another shape.
+    Source: Kingma & Welling (2013), section 2.1.
+    Example:
+        >>> from aevb.conditional import bernoulli, standard_normal
+        >>> model = Model(standard_normal(2), bernoulli(nn.Linear(2, 5)))
+        >>> model.log_joint(torch.ones(3, 5), torch.zeros(7, 3, 2)).shape
+        torch.Size([7, 3])
+    """
+
+    def __init__(self, prior: nn.Module, likelihood: nn.Module) -> None:
+        super().__init__()
+        self.prior = prior
+        self.likelihood = likelihood
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        """log p(x given z), (S, N) nats."""
+        p: Distribution = self.likelihood(z)
+        if not torch.compiler.is_compiling():
+            self._check(x, p)
+        return p.log_prob(x)
+
+    def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
+        """log p(x, z), (S, N) nats."""
+        prior: Distribution = self.prior()
+        return prior.log_prob(z) + self.log_likelihood(x, z)
+
+    def _check(self, x: Tensor, p: Distribution) -> None:
+        # Without this a row of the wrong length would broadcast, and a grey pixel would get a
+        # number from a Bernoulli. It costs one pass over (N, X) and is left out of compiled steps.
+        if x.shape[1:] != p.event_shape:
+            raise DataError(
+                f"the likelihood is over data of shape {tuple(p.event_shape)}, "
+                f"found rows of shape {tuple(x.shape[1:])}: size the decoder's output for the data"
+            )
+        family = getattr(self.likelihood, "family", None)
+        if family is not None:
+            family.check(x)
+
+    def expectation(self, z: Tensor) -> Tensor:
+        """E[x given z], (..., *X), as pictures show it; for classes the most probable one."""
+        p: Distribution = self.likelihood(z)
+        family = getattr(self.likelihood, "family", None)
+        return p.mean if family is None else family.expectation(p)
+
+    def sample_prior(self, n: int, generator: np.random.Generator) -> Tensor:
+        """n draws of z from p(z), (n, D)."""
+        p: Distribution = self.prior()
+        dtype = next(self.parameters()).dtype
+        return reparameterize(p, route(p).noise(generator, (n, *p.event_shape), dtype))

@@ -1,0 +1,186 @@
+"""Networks: tensors to tensors, with no probability in them. A datum is a flat row of numbers.
+
+Every constructor argument is kept under its own name, so that a network can be written down and
+built again. Weights start at Glorot's uniform law (Glorot & Bengio 2010) and biases at zero, drawn
+from torch's generator as for any module of torch.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from aevb.errors import UsageError
+
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+
+
+class MLP(nn.Module):
+    """A multilayer perceptron, y = W_n h(... h(W_1 x + b_1) ...) + b_n.
+
+    Shapes: (..., in_features) to (..., out_features), with one hidden layer for each width.
+    Errors: UsageError for a width below 1.
+    Source: Kingma & Welling (2013), appendix C; `hidden=[]` gives a linear map.
+    Example:
+        >>> MLP(784, [500], 2 * 20)(torch.zeros(3, 784)).shape
+        torch.Size([3, 40])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: Sequence[int],
+        out_features: int,
+        activation: type[nn.Module] = nn.Tanh,
+    ) -> None:
+        super().__init__()
+        widths = [in_features, *hidden, out_features]
+        if min(widths) < 1:
+            raise UsageError(f"every layer needs at least 1 unit, found widths {widths}")
+        self.in_features = in_features
+        self.hidden = tuple(hidden)
+        self.out_features = out_features
+        self.activation = activation
+        layers: list[nn.Module] = []
+        for n_in, n_out in pairwise(widths[:-1]):
+            layers += [_glorot(nn.Linear(n_in, n_out)), activation()]
+        self.body = nn.Sequential(*layers)
+        self.head = _glorot(nn.Linear(widths[-2], out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.body(x))
+        return y
+
+    def start_at(self, output: Tensor) -> None:
+        """Let the network begin near a constant output, (out_features,), by its last bias."""
+        self.head.bias.data.copy_(output)
+
+
+class ConvolutionalEncoder(nn.Module):
+    """Convolutions that halve an image, then one linear layer.
+
+    Shapes: flat rows (N, C H W) of images (C, H, W), any size, to (N, out_features). Each entry of
+    `channels` is a 4x4 convolution with stride 2 (along an axis of length 1, a 1-wide one).
+    Errors: UsageError for a row of another length.
+    Source: the usual form since Radford et al. (2016), "Unsupervised representation learning".
+    Example:
+        >>> ConvolutionalEncoder((1, 28, 28), [32, 64], 40)(torch.zeros(3, 784)).shape
+        torch.Size([3, 40])
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        channels: Sequence[int],
+        out_features: int,
+        activation: type[nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        self.image_shape = _image_shape(image_shape)
+        self.channels = tuple(channels)
+        self.out_features = out_features
+        self.activation = activation
+        layers: list[nn.Module] = []
+        sizes = _halvings(self.image_shape, self.channels)
+        for (c_in, *size), (c_out, *_) in pairwise(sizes):
+            kernel, stride, padding = _window(size)
+            layers += [_glorot(nn.Conv2d(c_in, c_out, kernel, stride, padding)), activation()]
+        self.body = nn.Sequential(*layers)
+        self.head = _glorot(nn.Linear(math.prod(sizes[-1]), out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != math.prod(self.image_shape):
+            raise UsageError(
+                f"rows of {math.prod(self.image_shape)} numbers were expected, "
+                f"an image of shape {self.image_shape}, found {x.shape[-1]}"
+            )
+        y: Tensor = self.head(self.body(x.unflatten(-1, self.image_shape)).flatten(1))
+        return y
+
+
+class ConvolutionalDecoder(nn.Module):
+    """One linear layer, then transposed convolutions that double an image up to its exact size.
+
+    Shapes: (N, in_features) to flat rows (N, outputs C H W): `outputs` blocks of an image each, one
+    for each parameter of the likelihood. `channels` is the encoder's, and gone through
+    backwards.
+    Errors: UsageError for an image shape that is not (C, H, W).
+    Source: as `ConvolutionalEncoder`.
+    Example:
+        >>> ConvolutionalDecoder(20, [32, 64], (1, 28, 20), outputs=2)(torch.zeros(3, 20)).shape
+        torch.Size([3, 1120])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        channels: Sequence[int],
+        image_shape: Sequence[int],
+        outputs: int = 1,
+        activation: type[nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.channels = tuple(channels)
+        self.image_shape = _image_shape(image_shape)
+        self.outputs = outputs
+        self.activation = activation
+        sizes = _halvings(self.image_shape, self.channels)[::-1]
+        sizes[-1] = (outputs * self.image_shape[0], *self.image_shape[1:])
+        self._small = sizes[0]
+        self.body = _glorot(nn.Linear(in_features, math.prod(self._small)))
+        layers: list[nn.Module] = []
+        for (c_in, *_), (c_out, *size) in pairwise(sizes):
+            kernel, stride, padding = _window(size)
+            height, width = (n % 2 if n > 1 else 0 for n in size)
+            layers += [
+                activation(),
+                _glorot(nn.ConvTranspose2d(c_in, c_out, kernel, stride, padding, (height, width))),
+            ]
+        self.head = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        y: Tensor = self.head(self.body(z).unflatten(-1, self._small))
+        return y.flatten(1)
+
+    def start_at(self, output: Tensor) -> None:
+        """Let each output channel begin at its mean over the image; `output` is flat."""
+        bias = (self.head[-1] if len(self.head) else self.body).bias
+        assert isinstance(bias, nn.Parameter)
+        bias.data.copy_(output.view(len(bias), -1).mean(1))
+
+
+def _glorot(layer: Layer) -> Layer:
+    nn.init.xavier_uniform_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    if len(shape) != 3 or min(shape) < 1:
+        raise UsageError(f"an image shape is (channels, height, width), found {tuple(shape)}")
+    return shape[0], shape[1], shape[2]
+
+
+def _halvings(
+    image_shape: tuple[int, int, int], channels: Sequence[int]
+) -> list[tuple[int, int, int]]:
+    """The shapes from the image to the smallest one; a length of 1 is not halved."""
+    sizes = [image_shape]
+    for c in channels:
+        _, height, width = sizes[-1]
+        sizes.append((c, max(height // 2, 1), max(width // 2, 1)))
+    return sizes
+
+
+def _window(size: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Kernel, stride and padding that take a length n > 1 to n // 2 and leave 1 as it is."""
+    (a, b) = size
+    return (
+        (4 if a > 1 else 1, 4 if b > 1 else 1),
+        (2 if a > 1 else 1, 2 if b > 1 else 1),
+        (1 if a > 1 else 0, 1 if b > 1 else 0),
+    )

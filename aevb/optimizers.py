@@ -1,0 +1,109 @@
+"""Optimizers as a few lines of tensor arithmetic, so that they fit inside the compiled step.
+
+Each is equal to its namesake in `torch.optim` to rounding. `update` works in place and subtracts:
+the gradient it gets is that of a loss. The step number t starts at 1; t and the learning rate
+`rate` (`learning_rate` times the schedule's factor) are 0-dimensional tensors, so that a schedule
+does not compile anything anew.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+
+class Optimizer(ABC):
+    """A rule that moves a parameter along its gradient, with `slots` tensors of memory for each."""
+
+    slots: ClassVar[int]
+    learning_rate: float
+
+    @abstractmethod
+    def update(
+        self, p: Tensor, gradient: Tensor, memory: Sequence[Tensor], rate: Tensor, t: Tensor
+    ) -> None:
+        """Move p and its memory in place."""
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2015, algorithm 1).
+
+    m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  p -= rate m^ / (sqrt(v^) + eps)
+    """
+
+    learning_rate: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    slots: ClassVar[int] = 2
+
+    def update(
+        self, p: Tensor, gradient: Tensor, memory: Sequence[Tensor], rate: Tensor, t: Tensor
+    ) -> None:
+        m, v = memory
+        m.mul_(self.beta1).add_(gradient, alpha=1 - self.beta1)
+        v.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
+        correction1 = (1 - self.beta1**t).to(p.dtype)
+        correction2 = torch.sqrt(1 - self.beta2**t).to(p.dtype)
+        p.sub_((rate.to(p.dtype) / correction1) * m / (v.sqrt() / correction2 + self.eps))
+
+
+@dataclass(frozen=True)
+class Adagrad(Optimizer):
+    """Adagrad, the optimizer of the paper (Duchi et al. 2011).
+
+    s = s + g^2;  p -= rate g / (sqrt(s) + eps)
+    """
+
+    learning_rate: float = 0.02
+    eps: float = 1e-10
+    slots: ClassVar[int] = 1
+
+    def update(
+        self, p: Tensor, gradient: Tensor, memory: Sequence[Tensor], rate: Tensor, t: Tensor
+    ) -> None:
+        (s,) = memory
+        s.addcmul_(gradient, gradient)
+        p.sub_(rate.to(p.dtype) * gradient / (s.sqrt() + self.eps))
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """Plain stochastic gradient descent, p -= rate g (Robbins & Monro 1951)."""
+
+    learning_rate: float = 1e-2
+    slots: ClassVar[int] = 0
+
+    def update(
+        self, p: Tensor, gradient: Tensor, memory: Sequence[Tensor], rate: Tensor, t: Tensor
+    ) -> None:
+        p.sub_(rate.to(p.dtype) * gradient)
+
+
+def constant(done: float) -> float:
+    """The same learning rate throughout."""
+    return 1.0
+
+
+def steps(done: float) -> float:
+    """Divided by 3 at 70 % and again at 90 % of the run."""
+    return 1.0 if done < 0.7 else 1 / 3 if done < 0.9 else 1 / 9
+
+
+def cosine(done: float) -> float:
+    """Half a cosine from 1 to 0 (Loshchilov & Hutter 2017)."""
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def linear(done: float) -> float:
+    """A straight line from 1 to 0."""
+    return 1.0 - done
+
+
+Schedule = Callable[[float], float]
+"""The factor on the learning rate when a share `done` in [0, 1) of the run is over."""

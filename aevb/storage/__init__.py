@@ -1,0 +1,26 @@
+"""Run folders, model files and settings: here, and in the command line, names are strings."""
+
+from aevb.storage.files import replace_atomically
+from aevb.storage.run import RunFolder
+from aevb.storage.settings import (
+    Settings,
+    build,
+    check_domain,
+    check_settings,
+    learner,
+    pick_schedule,
+)
+from aevb.storage.weights import load, save
+
+__all__ = [
+    "RunFolder",
+    "Settings",
+    "build",
+    "check_domain",
+    "check_settings",
+    "learner",
+    "load",
+    "pick_schedule",
+    "replace_atomically",
+    "save",
+]

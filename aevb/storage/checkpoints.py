@@ -1,0 +1,102 @@
+"""Checkpoints that survive a kill at any moment.
+
+A checkpoint is a folder `step-000000123` with `state.safetensors`, `state.json` and, written last,
+`manifest.json` with the SHA-256 of both. It is written under a temporary name, flushed, renamed;
+only then does the pointer `latest` move to it. The one before is kept. What fails its checksum is
+named, skipped and never loaded.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from aevb.errors import ModelFileError
+from aevb.storage.files import (
+    read_json,
+    replace_atomically,
+    sha256,
+    sync_folder,
+    to_json,
+    write_durably,
+)
+
+KEPT = 2
+POINTER = "latest"
+TENSORS, FACTS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors and facts of one moment of a run."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def save(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
+    """Write the checkpoint of a step, durable before the pointer names it; returns its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"step-{step:09d}"
+    final, beside = folder / name, folder / f".{name}.tmp"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    content = {
+        TENSORS: safetensors.torch.save({k: t.contiguous() for k, t in tensors.items()}),
+        FACTS: to_json(dict(facts)),
+    }
+    content[MANIFEST] = to_json({file: sha256(data) for file, data in content.items()})
+    for file, data in content.items():
+        write_durably(beside / file, data)
+    sync_folder(beside)
+    shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step, met on resuming
+    beside.rename(final)
+    sync_folder(folder)
+    replace_atomically(folder / POINTER, name.encode())
+    _forget_old(folder, name)
+    return final
+
+
+def newest(folder: Path, report: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole; each damaged one is reported and passed over."""
+    for candidate in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            return load(candidate)
+        except ModelFileError as error:
+            report(f"{error}; trying the one before")
+    return None
+
+
+def load(checkpoint: Path) -> Checkpoint:
+    """Read one checkpoint after checking every byte against its manifest."""
+    manifest = read_json(checkpoint / MANIFEST)
+    if set(manifest) != {TENSORS, FACTS}:
+        raise ModelFileError(f"{checkpoint} is damaged: its manifest does not name its two files")
+    content: dict[str, bytes] = {}
+    for file, expected in manifest.items():
+        try:
+            content[file] = (checkpoint / file).read_bytes()
+        except OSError as error:
+            raise ModelFileError(f"{checkpoint} is damaged: {file} cannot be read") from error
+        if sha256(content[file]) != expected:
+            raise ModelFileError(f"{checkpoint} is damaged: {file} does not match its checksum")
+    return Checkpoint(safetensors.torch.load(content[TENSORS]), read_json(checkpoint / FACTS))
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what a kill in the middle of a save left behind."""
+    for leftover in folder.glob(".*.tmp"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def _forget_old(folder: Path, newest_name: str) -> None:
+    older = sorted(p for p in folder.glob("step-*") if p.name != newest_name)
+    for checkpoint in older[: max(0, len(older) - (KEPT - 1))]:
+        shutil.rmtree(checkpoint, ignore_errors=True)

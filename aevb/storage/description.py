@@ -1,0 +1,120 @@
+"""Models as data: a tree of names and numbers, restored by a closed table of classes.
+
+Every class in the table keeps its constructor arguments under their own names; so a module is
+described by its class's name and those arguments, and built by calling the class with them. Nothing
+in a file can name anything outside the table. A module of the user's own is noted as `external`
+and restored by handing it in again.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from aevb import conditional, distributions, networks, posterior
+from aevb.errors import AevbError, ModelFileError
+from aevb.model import Model
+
+CLASSES: dict[str, type[nn.Module]] = {
+    kind.__name__: kind
+    for kind in (
+        Model,
+        conditional.Conditional,
+        conditional.Unconditional,
+        posterior.Amortized,
+        posterior.PerDatum,
+        posterior.FreeParameters,
+        networks.MLP,
+        networks.ConvolutionalEncoder,
+        networks.ConvolutionalDecoder,
+        distributions.Normal,
+        distributions.MultivariateNormal,
+        distributions.Bernoulli,
+        distributions.ContinuousBernoulli,
+        distributions.Categorical,
+        distributions.Poisson,
+        distributions.NegativeBinomial,
+    )
+}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "leaky-relu": nn.LeakyReLU,
+    "sigmoid": nn.Sigmoid,
+}
+MAX_WIDTH = 10_000_000
+MAX_LAYERS = 1_000
+MAX_DEPTH = 20
+
+
+def describe(value: Any) -> Any:
+    """The JSON tree of a module or of one of its arguments.
+
+    Example:
+        >>> describe(networks.MLP(2, [3], 1))["arguments"]["hidden"]
+        [3]
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple | list):
+        return [describe(item) for item in value]
+    if isinstance(value, type) and value in ACTIVATIONS.values():
+        return {"activation": next(k for k, v in ACTIVATIONS.items() if v is value)}
+    kind = type(value)
+    if CLASSES.get(kind.__name__) is kind:
+        arguments = {name: describe(getattr(value, name)) for name in _arguments(kind)}
+        return {"class": kind.__name__, "arguments": arguments}
+    return {"external": f"{kind.__module__}.{kind.__qualname__}"}
+
+
+def restore(tree: Any, modules: Mapping[str, nn.Module], path: str) -> Any:
+    """Build what `describe` wrote down; external modules come from `modules` by their path.
+
+    Errors: ModelFileError for a name outside the table, arguments that are not the class's, sizes
+    beyond the limits, or an external module that was not handed in.
+    """
+    if path.count(".") > MAX_DEPTH:
+        raise ModelFileError(f"the description of {path} is nested too deeply")
+    if isinstance(tree, list):
+        if len(tree) > MAX_LAYERS:
+            raise ModelFileError(f"{path} lists {len(tree)} items, more than {MAX_LAYERS}")
+        return [restore(item, modules, path) for item in tree]
+    if isinstance(tree, dict):
+        return _restore_object(tree, modules, path)
+    if isinstance(tree, int) and not isinstance(tree, bool) and not 0 <= tree <= MAX_WIDTH:
+        raise ModelFileError(f"{path} is {tree}: expected a size between 0 and {MAX_WIDTH}")
+    return tree
+
+
+def _restore_object(tree: dict[str, Any], modules: Mapping[str, nn.Module], path: str) -> Any:
+    match tree:
+        case {"activation": str(name)} if name in ACTIVATIONS and len(tree) == 1:
+            return ACTIVATIONS[name]
+        case {"external": str(name)} if len(tree) == 1:
+            if path not in modules:
+                raise ModelFileError(
+                    f"{path} is a module of your own ({name}), which no file can hold: "
+                    f"hand it in, aevb.load(folder, modules={{{path!r}: module}})"
+                )
+            return modules[path]
+        case {"class": str(name), "arguments": dict(given)} if name in CLASSES and len(tree) == 2:
+            kind = CLASSES[name]
+            if set(given) != set(_arguments(kind)):
+                raise ModelFileError(f"{path}: the arguments of {name} are not those of the class")
+            built = {k: restore(v, modules, f"{path}.{k}") for k, v in given.items()}
+            try:
+                return kind(**built)
+            except (AevbError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                raise ModelFileError(f"{path}: {name} cannot be built ({error})") from error
+        case _:
+            raise ModelFileError(f"{path} names nothing that this version knows: {str(tree)[:80]}")
+
+
+def _arguments(kind: type[nn.Module]) -> list[str]:
+    parameters = inspect.signature(kind.__init__).parameters.values()
+    return [p.name for p in parameters if p.name != "self" and p.kind is p.POSITIONAL_OR_KEYWORD]

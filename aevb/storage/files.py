@@ -1,0 +1,70 @@
+"""Files that are whole or not there: written beside, flushed to the disk, then renamed."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from aevb.errors import ModelFileError
+
+MAX_JSON_BYTES = 1 << 20
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write and flush to the disk; the caller renames."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename in it survives a crash."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def replace_atomically(path: Path, content: bytes) -> None:
+    """Put content at path in one step: readers see the old file or the new one, whole."""
+    beside = path.with_name(f".{path.name}.tmp")
+    write_durably(beside, content)
+    beside.replace(path)
+    sync_folder(path.parent)
+
+
+def to_json(value: Any) -> bytes:
+    """JSON with sorted keys and without NaN."""
+    return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of at most 1 MiB without repeated keys; ModelFileError otherwise."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ModelFileError(f"{path} is larger than 1 MiB: it is no description of a run")
+        value = json.loads(path.read_bytes(), object_pairs_hook=_without_repeats)
+    except FileNotFoundError:
+        raise ModelFileError(
+            f"{path} does not exist: name a folder that `aevb train` or `aevb.save` wrote"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path} cannot be read as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ModelFileError(f"{path} must hold a JSON object, found {type(value).__name__}")
+    return value
+
+
+def sha256(content: bytes) -> str:
+    """The checksum of content, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        raise ValueError("a key is given twice")
+    return dict(pairs)

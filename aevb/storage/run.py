@@ -1,0 +1,191 @@
+"""A run folder: one training run with its description, weights, metrics, checkpoints, figures."""
+
+import fcntl
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from aevb.data import Binarization, Dataset, Rows, open_source
+from aevb.data import load as load_data
+from aevb.errors import DataError, ModelFileError, TrainingError
+from aevb.evaluation import refit
+from aevb.model import Model
+from aevb.posterior import PerDatum, Posterior
+from aevb.storage import checkpoints, weights
+from aevb.storage.checkpoints import Checkpoint
+from aevb.storage.files import read_json, replace_atomically, to_json
+from aevb.storage.settings import Settings, check_settings
+
+METRICS, CARD, LOCK = "metrics.jsonl", "README.md", ".lock"
+OWN = (weights.WEIGHTS, weights.CONFIG, METRICS, CARD, "checkpoints", "figures")
+
+
+class RunFolder:
+    """The folder of a run; one process at a time holds it.
+
+    `model.safetensors`, `config.json`, `README.md` (the card), `metrics.jsonl` (a line per epoch),
+    `checkpoints/`, `figures/`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._held = False
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.path / weights.CONFIG).exists()
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; TrainingError where another process does. A killed process lets go."""
+        if self._held:
+            yield
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise TrainingError(f"{self.path} cannot be written ({error.strerror})") from error
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise TrainingError(
+                    f"{self.path} is in use by another process: wait for it, or name another "
+                    "folder with --out"
+                ) from None
+            self._held = True
+            checkpoints.clear_unfinished(self.path)
+            checkpoints.clear_unfinished(self._checkpoints)
+            yield
+        finally:
+            self._held = False
+            os.close(handle)
+
+    def clear(self) -> None:
+        """Remove what an earlier run left here, and nothing else."""
+        for name in OWN:
+            target = self.path / name
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)
+
+    def config(self) -> dict[str, Any]:
+        return read_json(self.path / weights.CONFIG)
+
+    def write_config(self, model: Model, posterior: Posterior, facts: Mapping[str, Any]) -> None:
+        content = weights.config_of(model, posterior, facts)
+        replace_atomically(self.path / weights.CONFIG, to_json(content))
+
+    def load(self, modules: Mapping[str, nn.Module] | None = None) -> tuple[Model, Posterior]:
+        """The selected model, in evaluation mode; ModelFileError where there is none."""
+        return weights.load(self.path, modules)
+
+    def save_weights(self, model: Model, posterior: Posterior) -> None:
+        weights.save_weights(self.path, model, posterior)
+
+    def write_card(self, text: str) -> None:
+        replace_atomically(self.path / CARD, text.encode())
+
+    def history(self) -> list[dict[str, Any]]:
+        """The metrics of each epoch that was written whole."""
+        try:
+            lines = (self.path / METRICS).read_bytes().splitlines(keepends=True)
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        line = json.dumps(dict(record), sort_keys=True, allow_nan=False) + "\n"
+        with (self.path / METRICS).open("ab") as file:
+            file.write(line.encode())
+
+    def keep_epochs(self, n: int) -> None:
+        """Cut the metrics back to the first n epochs, where a checkpoint resumes."""
+        kept = [json.dumps(r, sort_keys=True) + "\n" for r in self.history() if r["epoch"] <= n]
+        if kept or (self.path / METRICS).exists():
+            replace_atomically(self.path / METRICS, "".join(kept).encode())
+
+    def save_checkpoint(
+        self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
+    ) -> None:
+        checkpoints.save(self._checkpoints, step, tensors, facts)
+
+    def newest_checkpoint(self, report: Callable[[str], None]) -> Checkpoint | None:
+        return checkpoints.newest(self._checkpoints, report)
+
+    def settings(self) -> Settings:
+        """The settings that the run was begun with."""
+        found = self.config().get("settings")
+        if not isinstance(found, dict):
+            raise ModelFileError(
+                f"{self.path} was saved from Python and has no settings: load it with aevb.load"
+            )
+        return check_settings(found, str(self.path / weights.CONFIG))
+
+    def dataset(self) -> Dataset:
+        """The data of the run, split as then; DataError where their content has changed."""
+        settings, facts = self.settings(), self.config().get("data", {})
+        data = load_data(settings.data, settings.binarize, limit=settings.data_limit)
+        if data.source.fingerprint != facts.get("fingerprint"):
+            raise DataError(
+                f"{settings.data} has changed since {self.path} was trained on it: test rows of "
+                "then may not be test rows now; put the former file back, or train anew"
+            )
+        return data
+
+    def rows(self, name_or_path: str | None) -> Rows:
+        """Rows to work on, treated as the run's: a set's or file's, all of them, or the test rows.
+
+        Errors: DataError for rows of another width than the model's.
+        """
+        data = self.dataset() if name_or_path is None else None
+        if data is not None:
+            return data.test
+        source, settings = open_source(str(name_or_path)), self.settings()
+        rows = Rows(
+            source.values,
+            np.arange(len(source.values)),
+            source.shape,
+            source.scale,
+            Binarization(settings.binarize or "none"),
+            all_labels=source.labels,
+        )
+        width = math.prod(self.config()["data"]["shape"])
+        if rows.width != width:
+            raise DataError(
+                f"{name_or_path} has rows of {rows.width} numbers, the model is of rows of {width}"
+            )
+        return rows
+
+    def posterior_for(self, model: Model, posterior: Posterior, rows: Rows) -> Posterior:
+        """The posterior of these rows: the encoder, or for free parameters new ones, optimized."""
+        if isinstance(posterior, PerDatum):
+            return refit(model, self.settings().latent_dim, rows)
+        return posterior
+
+    def require(self) -> "RunFolder":
+        """This folder, or a ModelFileError where no run was begun."""
+        if not self.path.is_dir():
+            raise ModelFileError(f"{self.path} is no folder: name a run that `aevb train` wrote")
+        if not self.exists:
+            raise ModelFileError(f"{self.path} holds no run: it has no {weights.CONFIG}")
+        return self

@@ -1,0 +1,233 @@
+"""Settings: everything that a command can say of a run, named and checked once, kept as JSON."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import nn
+
+from aevb.algorithms import AEVB
+from aevb.conditional import Conditional, standard_normal
+from aevb.data import Dataset, Rows
+from aevb.distributions import (
+    LIKELIHOOD_MIN_VARIANCE,
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    Family,
+    MultivariateNormal,
+    NegativeBinomial,
+    Normal,
+    Poisson,
+)
+from aevb.errors import DataError, ModelFileError, UsageError
+from aevb.model import Model
+from aevb.networks import MLP, ConvolutionalDecoder, ConvolutionalEncoder
+from aevb.objectives import Objective, elbo_a, elbo_b, free_bits, iwae
+from aevb.optimizers import SGD, Adagrad, Adam, Optimizer, Schedule, constant, cosine, linear, steps
+from aevb.posterior import Posterior, full_covariance, mean_field, per_datum
+from aevb.randomness import Stream, generator
+from aevb.storage.description import ACTIVATIONS
+
+OBJECTIVES: dict[str, Objective] = {"elbo-a": elbo_a, "elbo-b": elbo_b, "iwae": iwae}
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adagrad": Adagrad, "sgd": SGD}
+SCHEDULES: dict[str, Schedule] = {
+    "constant": constant,
+    "steps": steps,
+    "cosine": cosine,
+    "linear": linear,
+}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+ROWS_FOR_START = 10_000
+
+
+class Settings(BaseModel):
+    """The settings of a run; the command line's options under the same names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str = "digits"
+    data_limit: int | None = Field(None, ge=1)
+    binarize: Literal["none", "threshold", "once", "epoch"] | None = None
+    likelihood: str = "auto"
+    classes: int | None = None
+    posterior: str = "mean-field"
+    network: Literal["mlp", "convolutional"] = "mlp"
+    latent_dim: int = Field(20, ge=1, le=10_000)
+    hidden: tuple[int, ...] = (500,)
+    activation: str = "tanh"
+    objective: str = "elbo-b"
+    algorithm: Literal["aevb"] = "aevb"
+    samples: int = Field(1, ge=1, le=100_000)
+    beta: float = Field(1.0, ge=0, allow_inf_nan=False)
+    warmup_steps: int = Field(0, ge=0)
+    free_bits: float = Field(0.0, ge=0, allow_inf_nan=False)
+    weight_prior: Literal["none", "normal"] = "none"
+    optimizer: str = "adam"
+    lr: float | None = Field(None, gt=0, allow_inf_nan=False)
+    lr_schedule: str = "steps"
+    clip: float | None = Field(None, gt=0, allow_inf_nan=False)
+    batch_size: int = Field(100, ge=1)
+    epochs: int = Field(100, ge=1)
+    patience: int | None = Field(None, ge=1)
+    seed: int = Field(0, ge=0, lt=2**64)
+    precision: Literal["float32", "float64"] = "float32"
+    threads: int | None = Field(None, ge=1, le=1024)
+    step: Literal["compiled", "eager", "auto"] = "auto"
+
+
+def check_settings(values: dict[str, Any], where: str | None = None) -> Settings:
+    """Settings from names and values, or one sentence: UsageError, or ModelFileError for a file."""
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        said = f"{first['msg'][0].lower()}{first['msg'][1:]}, found {first.get('input')!r}"
+        if where is not None:
+            raise ModelFileError(f"{where}: {name}: {said}") from error
+        raise UsageError(f"--{name.replace('_', '-')}: {said}") from error
+
+
+def pick(table: dict[str, Any], name: str, option: str) -> Any:
+    """The entry of a closed table; UsageError, listing what there is, for another name."""
+    if name not in table:
+        known = ", ".join(table)
+        raise UsageError(f"{option} {name!r} is not known: choose one of {known}")
+    return table[name]
+
+
+def _gaussian(data: Dataset, settings: Settings) -> Family:
+    return Normal(LIKELIHOOD_MIN_VARIANCE, sigmoid_mean=_in_unit_interval(data.train))
+
+
+def _categorical(data: Dataset, settings: Settings) -> Family:
+    classes = settings.classes or int(max(x.max() for _, x in data.train.chunks(10_000))) + 1
+    return Categorical(classes)
+
+
+LIKELIHOODS: dict[str, Callable[[Dataset, Settings], Family]] = {
+    "bernoulli": lambda data, settings: Bernoulli(),
+    "continuous-bernoulli": lambda data, settings: ContinuousBernoulli(),
+    "gaussian": _gaussian,
+    "full-gaussian": lambda data, settings: MultivariateNormal(LIKELIHOOD_MIN_VARIANCE),
+    "categorical": _categorical,
+    "poisson": lambda data, settings: Poisson(),
+    "negative-binomial": lambda data, settings: NegativeBinomial(),
+}
+POSTERIORS = ("mean-field", "full-covariance", "per-datum")
+
+
+def build(settings: Settings, data: Dataset) -> tuple[Model, Posterior]:
+    """The model and posterior that the settings name, sized and started for the data.
+
+    Weights are drawn from (seed, INITIALIZATION); the decoder's last bias starts at the marginals
+    of the training rows.
+    Errors: UsageError for unknown names; DataError for data outside the likelihood's domain.
+    """
+    if not data.is_image and settings.network == "convolutional":
+        raise UsageError("--network convolutional needs images: the data are a table, choose mlp")
+    pick(dict.fromkeys(POSTERIORS), settings.posterior, "--posterior")
+    pick(ACTIVATIONS, settings.activation, "--activation")
+    family: Family = pick(LIKELIHOODS, settings.likelihood, "--likelihood")(data, settings)
+    word = generator(settings.seed, Stream.INITIALIZATION).integers(2**63)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(word))
+        decoder = _decoder(settings, data, family)
+        posterior = _posterior(settings, data)
+    model = Model(standard_normal(settings.latent_dim), Conditional(decoder, family))
+    first = data.train.take(_spread(len(data.train), ROWS_FOR_START))
+    model.likelihood.start_at(first)  # type: ignore[operator]
+    dtype = DTYPES[settings.precision]
+    return model.to(dtype), posterior.to(dtype)
+
+
+def check_domain(model: Model, data: Dataset) -> None:
+    """Look at every row of the data once: DataError at the first cell outside the domain."""
+    family = getattr(model.likelihood, "family", None)
+    if family is None:
+        return
+    for part, rows in (
+        ("training", data.train),
+        ("validation", data.validation),
+        ("test", data.test),
+    ):
+        for positions, x in rows.chunks(max(1, 10_000_000 // rows.width)):
+            try:
+                family.check(x)
+            except DataError as error:
+                raise DataError(
+                    f"{data.name}, {part} rows from {positions[0] + 1} on: {error}"
+                ) from error
+
+
+def learner(settings: Settings, model: Model, posterior: Posterior, rows: int) -> AEVB:
+    """The algorithm with its objective and optimizer, for so many training rows."""
+    objective: Objective = pick(OBJECTIVES, settings.objective, "--objective")
+    if settings.free_bits:
+        if settings.objective != "elbo-b":
+            raise UsageError(
+                "--free-bits needs --objective elbo-b: it bounds KL(q || p) from below"
+            )
+        objective = free_bits(settings.free_bits)
+    optimizer: Callable[..., Optimizer] = pick(OPTIMIZERS, settings.optimizer, "--optimizer")
+    return AEVB(
+        model,
+        posterior,
+        objective,
+        optimizer() if settings.lr is None else optimizer(learning_rate=settings.lr),
+        weight_prior_rows=rows if settings.weight_prior == "normal" else None,
+        clip=settings.clip,
+        compiled=settings.step == "compiled",
+    )
+
+
+def pick_schedule(settings: Settings) -> Schedule:
+    """The learning-rate schedule that the settings name."""
+    schedule: Schedule = pick(SCHEDULES, settings.lr_schedule, "--lr-schedule")
+    return schedule
+
+
+def _decoder(settings: Settings, data: Dataset, family: Family) -> nn.Module:
+    width = math.prod(data.shape)
+    outputs, activation = family.outputs(width), ACTIVATIONS[settings.activation]
+    backwards = settings.hidden[::-1]
+    if settings.network == "mlp":
+        return MLP(settings.latent_dim, backwards, outputs, activation)
+    if outputs % width:
+        raise UsageError(
+            f"--network convolutional cannot give the {outputs} numbers of --likelihood "
+            f"{settings.likelihood}: choose mlp"
+        )
+    return ConvolutionalDecoder(
+        settings.latent_dim, settings.hidden, data.shape, outputs // width, activation
+    )
+
+
+def _posterior(settings: Settings, data: Dataset) -> Posterior:
+    size = settings.latent_dim
+    if settings.posterior == "per-datum":
+        return per_datum(len(data.train), size)
+    full = settings.posterior == "full-covariance"
+    family = MultivariateNormal() if full else Normal()
+    outputs, activation = family.outputs(size), ACTIVATIONS[settings.activation]
+    network: nn.Module
+    if settings.network == "mlp":
+        network = MLP(math.prod(data.shape), settings.hidden, outputs, activation)
+    else:
+        network = ConvolutionalEncoder(data.shape, settings.hidden, outputs, activation)
+    return full_covariance(network) if full else mean_field(network)
+
+
+def _in_unit_interval(rows: Rows) -> bool:
+    """Whether the data lie in (0, 1), so that a Gaussian's mean may pass through a sigmoid."""
+    return all(bool(((x >= 0) & (x <= 1)).all()) for _, x in rows.chunks(10_000))
+
+
+def _spread(n: int, most: int) -> NDArray[np.int64]:
+    """At most `most` positions spread evenly over n."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))

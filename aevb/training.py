@@ -1,0 +1,392 @@
+"""The loop: batches, steps, metrics, the best model, checkpoints.
+
+    epoch e:  order = permutation(seed, e);   step t:  batch (seed, t), noise (seed, t)
+
+Everything random in step t is a function of (seed, t), so a run that is stopped anywhere and
+resumed takes the same steps, and ends in the same bytes, as one that was never stopped.
+"""
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aevb.algorithms import AEVB, State
+from aevb.data import Dataset, Rows
+from aevb.distributions import route
+from aevb.errors import Interrupted, TrainingError, UsageError
+from aevb.evaluation import bound_parts, evaluating
+from aevb.optimizers import Schedule, steps
+from aevb.posterior import Batch, PerDatum
+from aevb.randomness import Stream, generator
+from aevb.storage import RunFolder
+
+NON_FINITE_ADVICE = (
+    "try a smaller learning rate (--lr), gradient clipping (--clip 10), or data without extreme "
+    "values"
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and in what portions to train.
+
+    `schedule` maps the share of the run that is over to a factor on the learning rate. `beta`
+    weighs the divergence in the training objective, reached linearly over `warmup_steps`.
+    `patience` epochs without a better validation bound stop the run. `checkpoint_seconds` is the
+    least time between two checkpoints.
+    Errors: UsageError for numbers below 1; a warm-up that would not finish before training does
+    is refused when the run starts.
+    """
+
+    epochs: int = 100
+    batch_size: int = 100
+    samples: int = 1
+    schedule: Schedule = steps
+    beta: float = 1.0
+    warmup_steps: int = 0
+    patience: int | None = None
+    seed: int = 0
+    checkpoint_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "samples", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, found {value}")
+        if self.beta < 0 or self.warmup_steps < 0:
+            raise UsageError("beta and warmup_steps must not be negative")
+
+    def steps_per_epoch(self, rows: int) -> int:
+        return math.ceil(rows / self.batch_size)
+
+    def temper(self, t: int) -> float:
+        """The weight of the divergence at step t = 1, 2, ...."""
+        return self.beta * (min(1.0, t / self.warmup_steps) if self.warmup_steps else 1.0)
+
+
+class Callback(Protocol):
+    """What wants to follow a run; a progress bar, for instance."""
+
+    def begin(self, done: int, total: int, steps_per_epoch: int) -> None:
+        """Training starts, with `done` of `total` steps behind it."""
+
+    def step(self, t: int) -> None:
+        """Step t is done."""
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """An epoch is done; the record is its line in `metrics.jsonl`."""
+
+    def say(self, sentence: str) -> None:
+        """Something that a person should know."""
+
+
+class Silent:
+    """The callback that does nothing."""
+
+    def begin(self, done: int, total: int, steps_per_epoch: int) -> None: ...
+    def step(self, t: int) -> None: ...
+    def epoch(self, record: Mapping[str, Any]) -> None: ...
+    def say(self, sentence: str) -> None: ...
+
+
+@dataclass
+class _Progress:
+    """Where the run stands between steps: what a checkpoint holds beside the learner's state."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_bound: float = -math.inf
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+    def facts(self, t: int) -> dict[str, Any]:
+        bound = self.best_bound if math.isfinite(self.best_bound) else None
+        return {"t": t, "epoch": self.epoch, "best_epoch": self.best_epoch, "best_bound": bound}
+
+
+def train(
+    learner: AEVB,
+    data: Dataset,
+    plan: Plan | None = None,
+    *,
+    run: RunFolder | None = None,
+    resume: bool = False,
+    callback: Callback | None = None,
+) -> list[dict[str, Any]]:
+    """Train, keep the parameters with the best validation bound, and return the metrics by epoch.
+
+    Shapes: the learner's modules are changed in place. Units: nats per datum, to be maximized; the
+    bound reported is the bound, whatever beta, warm-up or free bits the objective has.
+    Errors: TrainingError where the objective stops being finite; UsageError for a warm-up that
+    would not finish; Interrupted after SIGINT or SIGTERM with a run folder, once all is saved.
+    Source: Kingma & Welling (2013), algorithm 1.
+    Example:
+        >>> import aevb
+        >>> digits = aevb.data.load("digits")
+        >>> model = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(aevb.MLP(2, [32], 64)))
+        >>> posterior = aevb.mean_field(aevb.MLP(64, [32], 4))
+        >>> history = train(aevb.AEVB(model, posterior), digits, Plan(epochs=2))
+        >>> history[1]["validation"]["elbo"] > history[0]["validation"]["elbo"]
+        True
+    """
+    loop = _Loop(learner, data, plan or Plan(), run, callback or Silent())
+    with run.locked() if run is not None else nullcontext(), loop.running():
+        if resume:
+            loop.resume()
+        return loop.run_to_end()
+
+
+class _Loop:
+    """One run from its first step, or from a checkpoint, to its last."""
+
+    def __init__(
+        self, learner: AEVB, data: Dataset, plan: Plan, run: RunFolder | None, callback: Callback
+    ) -> None:
+        self.learner, self.plan, self.run, self.callback = learner, plan, run, callback
+        self.rows, self.validation = data.train, self._validation_rows(data)
+        self.per_epoch = plan.steps_per_epoch(len(self.rows))
+        self.total = plan.epochs * self.per_epoch
+        if plan.warmup_steps >= self.total:
+            raise UsageError(
+                f"a warm-up of {plan.warmup_steps} steps would not finish: the run has "
+                f"{self.total} steps ({plan.epochs} epochs of {self.per_epoch}); choose fewer"
+            )
+        self.state: State = learner.init()
+        self.progress = _Progress()
+        self.history: list[dict[str, Any]] = []
+        self.stop_signal: int | None = None
+        self.said = False
+        self.dtype = next(learner.model.parameters()).dtype
+        with evaluating(learner.model, learner.posterior):
+            first = Batch(self.rows.take(np.arange(1)).to(self.dtype), torch.zeros(1).long())
+            q = learner.posterior(first)
+        self.route, self.event = route(q), tuple(q.event_shape)
+
+    def _validation_rows(self, data: Dataset) -> Rows | None:
+        # Free parameters exist for the training rows only: nothing held out can be scored by them.
+        return None if isinstance(self.learner.posterior, PerDatum) else data.validation
+
+    # -- the loop ---------------------------------------------------------------------------------
+
+    def run_to_end(self) -> list[dict[str, Any]]:
+        self.callback.begin(self.state.t, self.total, self.per_epoch)
+        self.saved_at = time.monotonic()
+        while self.progress.epoch < self.plan.epochs and not self._out_of_patience():
+            self._epoch()
+        self._select_best()
+        if self.run is not None:
+            self._checkpoint()
+            self.run.save_weights(self.learner.model, self.learner.posterior)
+        return self.history
+
+    def _epoch(self) -> None:
+        plan, epoch = self.plan, self.progress.epoch
+        order = generator(plan.seed, Stream.ORDER, epoch).permutation(len(self.rows))
+        done = self.state.t - epoch * self.per_epoch
+        if done == 0:
+            self.state.totals.zero_()
+        started, inside = time.perf_counter(), 0.0
+        self.learner.model.train()
+        self.learner.posterior.train()
+        for i in range(done, self.per_epoch):
+            inside += self._step(order[i * plan.batch_size : (i + 1) * plan.batch_size])
+            if self.stop_signal is not None:
+                self._stop()
+            if i + 1 < self.per_epoch:
+                self._checkpoint_if_due()
+        elapsed = time.perf_counter() - started
+        rows = max(0, len(self.rows) - done * plan.batch_size)
+        self._close_epoch(rows, elapsed, inside)
+
+    def _step(self, positions: np.ndarray[Any, np.dtype[np.int64]]) -> float:
+        plan, t = self.plan, self.state.t
+        batch = Batch(self.rows.batch(positions, t), torch.from_numpy(positions))
+        noise = self._noise(len(positions), t)
+        # Layers that draw for themselves, dropout say, draw from torch's generator: seed it too.
+        torch.default_generator.manual_seed(self._layer_seed(t))
+        before = time.perf_counter()
+        self.learner.step(
+            self.state, batch, noise, plan.schedule(t / self.total), plan.temper(t + 1)
+        )
+        inside = time.perf_counter() - before
+        if self.learner.note is not None and not self.said:
+            self.callback.say(self.learner.note)
+            self.said = True
+        self.callback.step(self.state.t)
+        return inside
+
+    def _close_epoch(self, rows: int, elapsed: float, inside: float) -> None:
+        self._require_finite()
+        self.progress.epoch += 1
+        record: dict[str, Any] = {
+            "epoch": self.progress.epoch,
+            "t": self.state.t,
+            "train": self.state.averages(),
+            "validation": self._validate(),
+            "learning_rate_factor": self.plan.schedule((self.state.t - 1) / self.total),
+            "beta": self.plan.temper(self.state.t),
+            "rows_per_second": rows / elapsed,
+            "overhead": 1 - inside / elapsed,
+            "seconds": elapsed,
+        }
+        self._remember_best(record["validation"])
+        self.history.append(record)
+        if self.run is not None:
+            self.run.append_metrics(record)
+        self.callback.epoch(record)
+        self._checkpoint_if_due()
+
+    # -- noise, validation, selection -------------------------------------------------------------
+
+    def _noise(self, m: int, t: int) -> Tensor:
+        source = generator(self.plan.seed, Stream.NOISE, t)
+        return self.route.noise(source, (self.plan.samples, m, *self.event), self.dtype)
+
+    def _layer_seed(self, t: int) -> int:
+        return int(generator(self.plan.seed, Stream.LAYERS, t).integers(2**63))
+
+    def _validate(self) -> dict[str, float] | None:
+        if self.validation is None:
+            return None
+        parts = bound_parts(
+            self.learner.model, self.learner.posterior, self.validation, seed=self.plan.seed
+        )
+        if not math.isfinite(parts["elbo"]):
+            raise TrainingError(
+                f"the validation bound is not finite after epoch {self.progress.epoch} "
+                f"(step {self.state.t}): {NON_FINITE_ADVICE}{self._last_good()}"
+            )
+        return parts
+
+    def _remember_best(self, validation: Mapping[str, float] | None) -> None:
+        if validation is not None and validation["elbo"] > self.progress.best_bound:
+            self.progress.best_bound = validation["elbo"]
+            self.progress.best_epoch = self.progress.epoch
+            self.progress.best = {name: tensor.clone() for name, tensor in self._selected().items()}
+
+    def _selected(self) -> dict[str, Tensor]:
+        """The tensors that make the model: parameters and buffers, without the optimizer's."""
+        return {
+            k: v
+            for k, v in self.state.tensors().items()
+            if k.startswith(("parameters/", "buffers/"))
+        }
+
+    def _select_best(self) -> None:
+        """Put the parameters with the best validation bound into the modules."""
+        if self.progress.best_epoch not in (0, self.progress.epoch):
+            for name, tensor in self._selected().items():
+                tensor.copy_(self.progress.best[name])
+
+    def _out_of_patience(self) -> bool:
+        if self.plan.patience is None or self.validation is None:
+            return False
+        return self.progress.epoch - self.progress.best_epoch >= self.plan.patience
+
+    # -- stopping, saving, resuming ---------------------------------------------------------------
+
+    def _require_finite(self) -> None:
+        bad = int(self.state.totals[-1])
+        if bad:
+            epoch = (bad - 1) // self.per_epoch + 1
+            raise TrainingError(
+                f"the objective is not finite at step {bad} (epoch {epoch}): "
+                f"{NON_FINITE_ADVICE}{self._last_good()}"
+            )
+
+    def _last_good(self) -> str:
+        return f"; the last good checkpoint is kept in {self.run.path}" if self.run else ""
+
+    def _checkpoint_if_due(self) -> None:
+        if self.run and time.monotonic() - self.saved_at >= self.plan.checkpoint_seconds:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        assert self.run is not None
+        self._require_finite()
+        tensors = self.state.tensors() | {f"best/{k}": v for k, v in self.progress.best.items()}
+        tensors |= self.learner.outside_tensors()
+        self.run.save_checkpoint(self.state.t, tensors, self.progress.facts(self.state.t))
+        self.saved_at = time.monotonic()
+
+    def resume(self) -> None:
+        """Continue from the newest whole checkpoint, or from the start where there is none."""
+        if self.run is None:
+            raise UsageError("there is nothing to resume without a run folder")
+        found = self.run.newest_checkpoint(self.callback.say)
+        if found is None:
+            self.run.keep_epochs(0)
+            return
+        for name, tensor in self.state.tensors().items():
+            tensor.copy_(found.tensors[name])
+        self.learner.load_outside_tensors(found.tensors)
+        facts = found.facts
+        self.state.t = facts["t"]
+        best = {
+            k.removeprefix("best/"): v for k, v in found.tensors.items() if k.startswith("best/")
+        }
+        bound = -math.inf if facts["best_bound"] is None else facts["best_bound"]
+        self.progress = _Progress(facts["epoch"], facts["best_epoch"], bound, best)
+        self.run.keep_epochs(self.progress.epoch)
+        self.history = self.run.history()
+
+    def _stop(self) -> None:
+        name = signal.Signals(self.stop_signal or signal.SIGINT).name
+        assert self.run is not None
+        self._checkpoint()
+        raise Interrupted(
+            f"stopped by {name} at step {self.state.t} of {self.total}, and saved: go on with "
+            f"aevb train --out {self.run.path} --resume",
+            self.stop_signal or signal.SIGINT,
+        )
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Torch's generator as it was found, signals noted while there is a folder to save to."""
+        with torch.random.fork_rng(devices=[]):
+            if self.run is None or threading.current_thread() is not threading.main_thread():
+                yield
+                return
+            numbers = (signal.SIGINT, signal.SIGTERM)
+            previous = {number: signal.signal(number, self._note_signal) for number in numbers}
+            try:
+                yield
+            finally:
+                for number, handler in previous.items():
+                    signal.signal(number, handler)
+
+    def _note_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.stop_signal is not None:  # asked twice: do not wait for the step
+            os._exit(128 + number)
+        self.stop_signal = number
+
+
+def operations_per_step(learner: AEVB, rows: int, plan: Plan) -> float:
+    """Floating-point operations of one step, about: 6 for each weight, datum and sample."""
+    modules = (learner.model, learner.posterior)
+    weights = sum(p.numel() for module in modules for p in module.parameters())
+    return 6.0 * weights * min(plan.batch_size, rows) * plan.samples
+
+
+def worth_compiling(learner: AEVB, rows: int, plan: Plan) -> bool:
+    """Whether a run is long enough to earn back the half minute that a first compilation takes.
+
+    A function of sizes alone, never of the clock, so that a resumed run decides the same.
+    """
+    seconds = 1.5e-3 + operations_per_step(learner, rows, plan) / 1.2e11
+    return plan.epochs * plan.steps_per_epoch(rows) * seconds > 60
+
+
+def worth_threads(learner: AEVB, rows: int, plan: Plan) -> bool:
+    """Whether a step is large enough for several threads; they cost more than a small one gains."""
+    return operations_per_step(learner, rows, plan) > 1e8

@@ -1,0 +1,405 @@
+"""What the commands do, as functions of a run folder: settle, fit, score, draw, describe.
+
+The faces of the project (the command line, the page) parse and print; the work is here.
+"""
+
+import math
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from aevb import __version__, codes, plots
+from aevb.data import Dataset, Rows, open_source, split
+from aevb.data.dataset import Binarization
+from aevb.data.named import NAMES, summary
+from aevb.errors import UsageError
+from aevb.evaluation import diagnose, evidence, treatment
+from aevb.storage import (
+    RunFolder,
+    Settings,
+    build,
+    check_domain,
+    check_settings,
+    learner,
+    pick_schedule,
+)
+from aevb.training import Callback, Plan, train, worth_compiling, worth_threads
+
+Array = NDArray[np.float64]
+
+# -- training -------------------------------------------------------------------------------------
+
+
+def settle(
+    folder: RunFolder,
+    options: Mapping[str, Any],
+    explicit: set[str],
+    *,
+    resume: bool,
+    force: bool,
+) -> tuple[Settings, bool]:
+    """The settings of a run and whether it resumes one: the folder's own where it does.
+
+    Errors: UsageError where the folder holds a run and neither was asked for, or where an explicit
+    option differs from what the run was begun with.
+    """
+    if not folder.exists:
+        return check_settings(dict(options)), False
+    if force:
+        folder.clear()
+        return check_settings(dict(options)), False
+    if not resume:
+        raise UsageError(
+            f"{folder.path} holds a run already: add --resume to go on with it, --force to replace "
+            "it, or name another folder with --out"
+        )
+    stored = folder.settings()
+    asked = check_settings(dict(options))
+    for name in sorted(explicit):
+        then, now = getattr(stored, name), getattr(asked, name)
+        if now not in (then, "auto"):
+            raise UsageError(
+                f"--{name.replace('_', '-')} {now} differs from the {then} that {folder.path} was "
+                "begun with: leave it out to resume, or start anew with --force"
+            )
+    return stored, True
+
+
+def resolve(settings: Settings) -> tuple[Settings, Dataset]:
+    """Open the data, and settle what was left to them: binarization and likelihood.
+
+    A Bernoulli gets binarized data; grey levels that stay grey get a continuous Bernoulli.
+    """
+    source = open_source(settings.data)
+    binarize, likelihood = settings.binarize, settings.likelihood
+    if binarize is None:
+        binarize = source.binarize if likelihood in ("auto", "bernoulli") else "none"  # type: ignore[assignment]
+    if likelihood == "auto":
+        if binarize != "none":
+            likelihood = "bernoulli"
+        elif source.likelihood == "bernoulli" and source.binarize != "none":
+            likelihood = "continuous-bernoulli"
+        else:
+            likelihood = source.likelihood
+    settled = settings.model_copy(update={"binarize": binarize, "likelihood": likelihood})
+    return settled, split(source, Binarization(binarize), limit=settings.data_limit)
+
+
+def plan_of(settings: Settings) -> Plan:
+    """The part of the settings that the training loop obeys."""
+    return Plan(
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        samples=settings.samples,
+        schedule=pick_schedule(settings),
+        beta=settings.beta,
+        warmup_steps=settings.warmup_steps,
+        patience=settings.patience,
+        seed=settings.seed,
+    )
+
+
+def fit(
+    folder: RunFolder, settings: Settings, *, resume: bool, callback: Callback
+) -> dict[str, Any]:
+    """Train as the settings say, into the folder; returns what `aevb train --json` prints."""
+    settings, data = resolve(settings)
+    if resume:
+        data = folder.dataset()
+    model, posterior = build(settings, data)
+    check_domain(model, data)
+    plan = plan_of(settings)
+    algorithm = learner(settings, model, posterior, len(data.train))
+    if settings.threads is None:
+        many = worth_threads(algorithm, len(data.train), plan)
+        settings = settings.model_copy(update={"threads": torch.get_num_threads() if many else 1})
+    assert settings.threads is not None
+    torch.set_num_threads(settings.threads)
+    if settings.step == "auto":
+        algorithm.compiled = worth_compiling(algorithm, len(data.train), plan)
+        settings = settings.model_copy(
+            update={"step": "compiled" if algorithm.compiled else "eager"}
+        )
+    if not resume:
+        callback.say(
+            f"{data.name}: {len(data.train)} training rows of shape {data.shape}, likelihood "
+            f"{settings.likelihood} ({data.source.reason}), binarize {settings.binarize}"
+        )
+        facts = {"settings": settings.model_dump(), "data": _facts(data), "used": _used(settings)}
+        folder.write_config(model, posterior, facts)
+    history = train(algorithm, data, plan, run=folder, resume=resume, callback=callback)
+    report = _report(folder, settings, history, "compiled" if algorithm.compiled else "eager")
+    folder.write_card(card(folder, report, None))
+    return report
+
+
+def _facts(data: Dataset) -> dict[str, Any]:
+    return {
+        "name": data.name,
+        "fingerprint": data.source.fingerprint,
+        "shape": list(data.shape),
+        "rows": {
+            "train": len(data.train),
+            "validation": len(data.validation),
+            "test": len(data.test),
+        },
+        "split": "official" if data.source.splits else f"random, seed {data.train.seed}",
+        "binarize": treatment(data.train),
+        "likelihood_reason": data.source.reason,
+    }
+
+
+def _used(settings: Settings) -> dict[str, Any]:
+    return {
+        "aevb": __version__,
+        "torch": version("torch"),
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "precision": settings.precision,
+    }
+
+
+def _report(
+    folder: RunFolder, settings: Settings, history: list[dict[str, Any]], step: str
+) -> dict[str, Any]:
+    scored = [record for record in history if record["validation"] is not None]
+    best = (
+        max(scored, key=lambda record: float(record["validation"]["elbo"]))
+        if scored
+        else history[-1]
+    )
+    speeds = [record["rows_per_second"] for record in history]
+    return {
+        "run": str(folder.path),
+        "epochs": len(history),
+        "best_epoch": best["epoch"],
+        "train": best["train"],
+        "validation": best["validation"],
+        "rows_per_second": float(np.median(speeds)),
+        "overhead": float(np.median([record["overhead"] for record in history])),
+        "precision": settings.precision,
+        "threads": torch.get_num_threads(),
+        "seed": settings.seed,
+        "step": step,
+        "likelihood": settings.likelihood,
+        "binarize": settings.binarize,
+    }
+
+
+# -- evaluation -----------------------------------------------------------------------------------
+
+
+def score(
+    folder: RunFolder,
+    *,
+    method: str = "importance",
+    samples: int = 1000,
+    split: str = "test",
+    limit: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[str, Any], Array]:
+    """Evaluate a run on one of its splits: the report for `--json`, and the value per datum."""
+    data = folder.dataset()
+    rows: Rows = getattr(data, split).limit(limit)
+    model, posterior = folder.load()
+    posterior = folder.posterior_for(model, posterior, rows)
+    result = evidence(
+        model, posterior, rows, samples, seed=seed, data=f"{data.name} {split}", progress=progress
+    )
+    chosen = result.elbo if method == "elbo" else result.importance
+    report = chosen.as_dict() | {
+        "run": str(folder.path),
+        "seed": seed,
+        "elbo": result.elbo.as_dict(),
+        "importance": result.importance.as_dict(),
+        "reconstruction": float(result.reconstruction.mean()),
+        "kl": float(result.kl.mean()),
+        **diagnose(model, posterior, rows).as_dict(),
+    }
+    history = folder.history()
+    if history:
+        step = folder.config()["settings"]["step"]
+        folder.write_card(card(folder, _report(folder, folder.settings(), history, step), report))
+    return report, chosen.values
+
+
+def evaluation_table(report: Mapping[str, Any]) -> str:
+    """The report of `score` as lines for a person."""
+    importance, elbo = report["importance"], report["elbo"]
+    by_dimension = report["kl_per_dimension"]
+
+    def line(name: str, value: float, error: float | None, note: str) -> str:
+        spread = f" ± {error:.2f}" if error is not None else ""
+        return f"{name:<28}{value:>10.2f}{spread:<8} {note}"
+
+    monte_carlo = importance["monte_carlo_error"]
+    lines = [
+        f"{report['data']}, {report['n']} rows, binarize {report['binarize']}",
+        line(
+            "log p(x), at least",
+            importance["mean"],
+            importance["standard_error"],
+            f"nats; importance, {report['samples']} samples, Monte-Carlo error "
+            f"{'unknown' if monte_carlo is None else f'{monte_carlo:.3f}'}, "
+            f"effective {importance['effective_sample_size']:.0f}",
+        ),
+        line("evidence lower bound", elbo["mean"], elbo["standard_error"], "nats"),
+        line("  reconstruction", report["reconstruction"], None, "nats"),
+        line("  KL(q || p)", report["kl"], None, "nats"),
+        line("bits per dimension, at most", importance["bits_per_dimension"], None, "bits"),
+        line("reconstruction error", report["reconstruction_error"], None, "squared, per datum"),
+        f"{'active units':<28}{report['active_units']:>10} of {report['latent_dim']}",
+    ]
+    if by_dimension is not None:
+        ranked = sorted(by_dimension, reverse=True)
+        shown = " ".join(f"{value:.2f}" for value in ranked[:20])
+        lines.append(f"{'KL by dimension':<28}{shown}{' ...' if len(ranked) > 20 else ''}")
+    return "\n".join(lines)
+
+
+def card(folder: RunFolder, trained: Mapping[str, Any], evaluated: Mapping[str, Any] | None) -> str:
+    """The run's README: data, settings, numbers."""
+    config = folder.config()
+    facts, settings = config["data"], config["settings"]
+    rows = facts["rows"]
+    lines = [
+        f"# A variational auto-encoder of {facts['name']}",
+        "",
+        f"Data: {facts['name']}, {rows['train']} training, {rows['validation']} validation and "
+        f"{rows['test']} test rows of shape {tuple(facts['shape'])} (split: {facts['split']}); "
+        f"binarize: {facts['binarize']}; fingerprint {facts['fingerprint']}.",
+        "",
+        "| setting | value |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in settings.items() if value is not None),
+        "",
+        f"Trained for {trained['epochs']} epochs; the model kept is that of epoch "
+        f"{trained['best_epoch']}.",
+        "",
+        "| nats per datum | bound | reconstruction | KL |",
+        "|---|---|---|---|",
+    ]
+    for name in ("train", "validation"):
+        parts = trained[name]
+        if parts is not None:
+            lines.append(
+                f"| {name} | {parts['elbo']:.3f} | {parts['reconstruction']:.3f} | "
+                f"{parts['kl']:.3f} |"
+            )
+    if evaluated is not None:
+        lines += ["", "```", evaluation_table(evaluated), "```"]
+    return "\n".join(lines) + "\n"
+
+
+# -- pictures -------------------------------------------------------------------------------------
+
+
+def picture(folder: RunFolder, kind: str, target: Path, *, seed: int = 0) -> Path:
+    """Draw one picture of a run; UsageError where the run has nothing such to show."""
+    return plots.save(PICTURES[kind](folder, seed), target)
+
+
+def draw_rows(folder: RunFolder, array: Array, target: Path, beside: Rows | None = None) -> Path:
+    """Draw rows (N, X) as the pictures they are, beside the data they belong to if given."""
+    shape = tuple(folder.config()["data"]["shape"])
+    pictures = _pictures(array, shape)
+    if beside is None:
+        return plots.save(plots.samples(pictures), target)
+    data = _pictures(beside.all().double().numpy(), shape)
+    return plots.save(plots.reconstructions(data, pictures), target)
+
+
+def _curve(folder: RunFolder, seed: int) -> Axes:
+    return plots.learning_curve(folder.history())
+
+
+def _reconstructions(folder: RunFolder, seed: int) -> Axes:
+    data = folder.dataset()
+    rows = data.test.limit(30)
+    model, posterior = folder.load()
+    posterior = folder.posterior_for(model, posterior, rows)
+    shown = codes.reconstruct(model, posterior, rows)
+    return plots.reconstructions(
+        _pictures(rows.all().double().numpy(), data.shape), _pictures(shown, data.shape)
+    )
+
+
+def _samples(folder: RunFolder, seed: int) -> Axes:
+    model, _ = folder.load()
+    shape = tuple(folder.config()["data"]["shape"])
+    return plots.samples(_pictures(codes.sample(model, 100, seed=seed), shape))
+
+
+def _manifold(folder: RunFolder, seed: int) -> Axes:
+    model, _ = folder.load()
+    if model.prior().event_shape[0] != 2:
+        raise UsageError("the manifold needs two latent dimensions: train with --latent-dim 2")
+    shape = tuple(folder.config()["data"]["shape"])
+    return plots.manifold(lambda z: codes.decode(model, z), shape)
+
+
+def _latent(folder: RunFolder, seed: int) -> Axes:
+    rows = folder.dataset().test.limit(5000)
+    model, posterior = folder.load()
+    posterior = folder.posterior_for(model, posterior, rows)
+    return plots.latent_scatter(codes.encode(model, posterior, rows), rows.labels)
+
+
+PICTURES: dict[str, Callable[[RunFolder, int], Axes]] = {
+    "curve": _curve,
+    "reconstructions": _reconstructions,
+    "samples": _samples,
+    "manifold": _manifold,
+    "latent": _latent,
+}
+
+
+def _pictures(array: Array, shape: tuple[int, ...]) -> Array:
+    """Rows as images, held to [0, 1]; tables stay rows."""
+    return array.reshape(-1, *shape).clip(0, 1) if len(shape) == 3 else array
+
+
+# -- data -----------------------------------------------------------------------------------------
+
+
+def data_table() -> list[dict[str, Any]]:
+    """A row for each named data set."""
+    return [_row(asdict(summary(name))) for name in NAMES]
+
+
+def describe_data(name: str) -> dict[str, Any]:
+    """Fetch a data set or read a file, and say what it is."""
+    data = split(open_source(name))
+    about = asdict(summary(name)) if name in NAMES else {}
+    extra = {key: about[key] for key in ("citation", "licence", "note") if about.get(key)}
+    return {
+        "name": data.name,
+        "rows": len(data.source.values),
+        "shape": "x".join(map(str, data.shape)),
+        "train": len(data.train),
+        "validation": len(data.validation),
+        "test": len(data.test),
+        "likelihood": data.source.likelihood,
+        "reason": data.source.reason,
+        "binarize": data.source.binarize,
+        "mean": round(float(np.mean([x.double().mean() for _, x in data.train.chunks(10_000)])), 6),
+        "fingerprint": data.source.fingerprint,
+        **extra,
+    }
+
+
+def _row(facts: dict[str, Any]) -> dict[str, Any]:
+    size = sum(size for _, size in facts["files"])
+    return facts | {
+        "shape": "x".join(map(str, facts["shape"])),
+        "megabytes": math.ceil(size / 1e6),
+    }

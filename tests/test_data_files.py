@@ -1,0 +1,442 @@
+"""Laws and errors of the readers of the user's own files."""
+
+import pickle
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from aevb.data import readers
+from aevb.data.readers import fingerprint, first_cell, read_file, suggest
+from aevb.errors import DataError
+
+QUICK = settings(max_examples=60, deadline=None)
+NUMBERS = [np.uint8, np.int16, np.int64, np.bool_, np.float16, np.float32, np.float64, ">f4"]
+
+
+def save(folder: Path, array: Any, name: str = "rows.npy") -> Path:
+    path = folder / name
+    np.save(path, array)
+    return path
+
+
+def text(folder: Path, content: str, encoding: str = "utf-8") -> Path:
+    path = folder / "rows.csv"
+    path.write_bytes(content.encode(encoding))
+    return path
+
+
+def refusal(path: Path) -> str:
+    """The sentence a file is refused with; it names the file and is one line."""
+    with pytest.raises(DataError) as caught:
+        read_file(path)
+    sentence = str(caught.value)
+    assert str(path) in sentence
+    assert "\n" not in sentence
+    assert caught.value.exit_code == 3
+    return sentence
+
+
+def tables(dtype: Any = np.float32) -> st.SearchStrategy[np.ndarray]:
+    shape = hnp.array_shapes(min_dims=2, max_dims=2, min_side=2, max_side=6)
+    finite = {"allow_nan": False, "allow_infinity": False} if np.dtype(dtype).kind == "f" else {}
+    return hnp.arrays(dtype, shape, elements=hnp.from_dtype(np.dtype(dtype), **finite))
+
+
+# --- round trips -------------------------------------------------------------------------------
+
+
+@QUICK
+@given(st.sampled_from(NUMBERS).flatmap(lambda dtype: tables(dtype)))
+def test_arrays_survive_npy_and_npz_with_dtype(array: np.ndarray) -> None:
+    array = np.where(np.abs(array.astype(np.float64)) < 3e38, array, 0).astype(array.dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        path = save(Path(folder), array)
+        packed = Path(folder) / "rows.npz"
+        np.savez(packed, anything=array, labels=np.arange(len(array)))
+        for source in (read_file(path), read_file(packed)):
+            np.testing.assert_array_equal(source.values, array)
+            assert source.values.dtype == array.dtype
+            assert source.shape == array.shape[1:]
+            assert source.splits is None
+        np.testing.assert_array_equal(source.labels, np.arange(len(array)))
+
+
+@QUICK
+@given(tables(), st.booleans(), st.sampled_from(["\n", "\r\n"]), st.sampled_from(["", "\ufeff"]))
+def test_csv_gives_back_float32_exactly(
+    array: np.ndarray, header: bool, newline: str, mark: str
+) -> None:
+    lines = [",".join(repr(float(cell)) for cell in row) for row in array]
+    names = [",".join(f"c{i}" for i in range(array.shape[1]))] if header else []
+    with tempfile.TemporaryDirectory() as folder:
+        source = read_file(text(Path(folder), mark + newline.join(names + lines) + newline))
+    assert source.values.dtype == np.float32
+    np.testing.assert_array_equal(source.values, array)
+
+
+def test_the_caller_may_write_to_a_small_array_without_touching_the_file(tmp_path: Path) -> None:
+    path = save(tmp_path, np.zeros((3, 2), np.float32))
+    values: Any = read_file(path).values
+    assert not isinstance(values, np.memmap)
+    values[:] = 7
+    assert not np.load(path).any()
+
+
+# --- event shapes and memory maps --------------------------------------------------------------
+
+LAYOUTS: list[tuple[tuple[int, ...], tuple[int, ...], Callable[[np.ndarray], np.ndarray]]] = [
+    ((5, 7), (7,), lambda a: a),
+    ((5, 6, 4), (1, 6, 4), lambda a: a[:, None]),
+    ((5, 3, 6, 7), (3, 6, 7), lambda a: a),
+    ((5, 1, 6, 7), (1, 6, 7), lambda a: a),
+    ((5, 6, 7, 3), (3, 6, 7), lambda a: np.moveaxis(a, 3, 1)),
+    ((5, 6, 7, 4), (4, 6, 7), lambda a: np.moveaxis(a, 3, 1)),
+    ((5, 6, 7, 1), (1, 6, 7), lambda a: np.moveaxis(a, 3, 1)),
+    ((5, 3, 6, 4), (3, 6, 4), lambda a: a),
+    ((5, 2, 6, 5), (60,), lambda a: a.reshape(5, -1)),
+    ((5, 2, 2, 2, 3), (24,), lambda a: a.reshape(5, -1)),
+]
+
+
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize(("shape", "event", "expected"), LAYOUTS)
+def test_event_shapes_are_channels_first_and_maps_are_only_viewed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shape: tuple[int, ...],
+    event: tuple[int, ...],
+    expected: Callable[[np.ndarray], np.ndarray],
+    resident: bool,
+) -> None:
+    array = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    if not resident:
+        monkeypatch.setattr(readers, "RESIDENT_BYTES", array.nbytes - 1)
+    source = read_file(save(tmp_path, array))
+    assert source.shape == event
+    assert source.values.shape == (5, *event)
+    np.testing.assert_array_equal(source.values, expected(array))
+    # numpy drops the map from a copy, and keeps it in a view.
+    assert (getattr(source.values, "_mmap", None) is None) == resident
+
+
+def test_an_array_as_large_as_the_limit_is_read_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = np.zeros((4, 4), np.float32)
+    monkeypatch.setattr(readers, "RESIDENT_BYTES", array.nbytes)
+    assert not isinstance(read_file(save(tmp_path, array)).values, np.memmap)
+
+
+def test_a_map_in_fortran_order_is_viewed_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "RESIDENT_BYTES", 0)
+    array = np.asfortranarray(np.random.default_rng(0).normal(size=(5, 6, 7)))
+    source = read_file(save(tmp_path, array))
+    np.testing.assert_array_equal(source.values, array[:, None])
+    assert source.values._mmap is not None  # type: ignore[attr-defined]
+    odd = save(tmp_path, np.asfortranarray(array.reshape(5, 2, 3, 7, 1)), "odd.npy")
+    assert "np.ascontiguousarray" in refusal(odd)
+
+
+# --- scale and likelihood ----------------------------------------------------------------------
+
+SUGGESTIONS = [
+    (np.array([[0, 1], [1, 1]], np.uint8), 1.0, "bernoulli"),
+    (np.array([[0, 255], [255, 0]], np.uint8), 1 / 255, "bernoulli"),
+    (np.array([[0, 128], [255, 0]], np.uint8), 1 / 255, "continuous-bernoulli"),
+    (np.array([[0, 1], [2, 0]], np.uint8), 1 / 255, "continuous-bernoulli"),
+    (np.array([[0, 2], [2, 0]], np.uint8), 1.0, "negative-binomial"),
+    (np.array([[True, False], [True, True]]), 1.0, "bernoulli"),
+    (np.array([[0, 1], [2, 300]], np.int64), 1.0, "negative-binomial"),
+    (np.array([[0.0, 1.0], [2.0, 3.0]]), 1.0, "negative-binomial"),
+    (np.array([[0, 1], [-1, 3]], np.int32), 1.0, "gaussian"),
+    (np.array([[0.0, 0.5], [1.0, 1.0]]), 1.0, "continuous-bernoulli"),
+    (np.array([[0.0, 0.5], [1.0, 1.0]], np.float16), 1.0, "continuous-bernoulli"),
+    (np.array([[0.0, 0.5], [1.0, 1.5]]), 1.0, "gaussian"),
+    (np.array([[-0.1, 0.5], [1.0, 0.5]]), 1.0, "gaussian"),
+]
+
+
+@pytest.mark.parametrize(("array", "scale", "likelihood"), SUGGESTIONS)
+def test_scale_and_likelihood_follow_from_the_values(
+    tmp_path: Path, array: np.ndarray, scale: float, likelihood: str
+) -> None:
+    source = read_file(save(tmp_path, array))
+    assert source.scale == scale
+    assert (source.likelihood, source.reason) == suggest(array, scale)
+    assert source.likelihood == likelihood
+
+
+def test_reasons_are_short_clauses() -> None:
+    assert suggest(np.eye(3), 1.0)[1] == "every value is 0 or 1"
+    assert suggest(np.eye(3) / 2, 1.0)[1] == "every value lies in [0, 1]"
+    assert "count" in suggest(np.eye(3) * 2, 1.0)[1]
+
+
+def test_the_suggestion_says_that_it_saw_the_first_rows_only() -> None:
+    values = np.zeros((readers.SUGGESTION_ROWS + 1, 1))
+    values[-1] = 0.5
+    assert suggest(values, 1.0) == ("bernoulli", "every value of the first 10,000 rows is 0 or 1")
+    assert suggest(values[1:], 1.0)[0] == "continuous-bernoulli"
+
+
+def test_the_scale_sees_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "_CHUNK_BYTES", 4)
+    values = np.zeros((readers.SUGGESTION_ROWS + 9, 2), np.uint8)
+    values[-2:] = [[3, 0], [9, 0]]
+    assert read_file(save(tmp_path, values)).scale == 1 / 255
+
+
+# --- cells that are no finite number -----------------------------------------------------------
+
+
+@QUICK
+@given(hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=7)))
+def test_first_cell_is_the_first_in_reading_order(mask: np.ndarray) -> None:
+    if not mask.any():
+        with pytest.raises(ValueError, match="at least one"):
+            first_cell(mask)
+    else:
+        assert first_cell(mask) == tuple(np.argwhere(mask)[0] + 1)
+
+
+@QUICK
+@given(
+    hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, min_side=2, max_side=6)),
+    st.sampled_from([np.nan, np.inf, -np.inf, 1e300]),
+    st.integers(1, 100),
+)
+def test_the_first_bad_cell_and_the_count_are_named(
+    mask: np.ndarray, bad: float, chunk: int
+) -> None:
+    mask[-1, -1] = True
+    array = np.where(mask, bad, 0.5)
+    row, column = first_cell(mask)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "_CHUNK_BYTES", chunk)
+        sentence = refusal(save(Path(folder), array))
+        table = text(Path(folder), "\n".join(",".join(map(str, line)) for line in array))
+        assert f"row {row}, column {column}:" in refusal(table)
+        table = text(Path(folder), "h" + ",h" * (array.shape[1] - 1) + "\n" + table.read_text())
+        assert f"row {row + 1}, column {column}:" in refusal(table)
+    assert f"row {row}, column {column}: found {bad}" in sentence
+    assert f"({mask.sum()} such cell" in sentence
+
+
+def test_the_column_of_a_picture_is_counted_in_the_order_of_the_file(tmp_path: Path) -> None:
+    array = np.zeros((3, 4, 5, 3), np.float32)
+    array[1, 0, 1, 2] = np.nan
+    assert "row 2, column 6:" in refusal(save(tmp_path, array))
+
+
+# --- tables as text ----------------------------------------------------------------------------
+
+BAD_TABLES = [
+    ("a,b\n1,2\n3,x\n", "row 3, column 2: expected a number, found 'x'"),
+    ("1,2\n3,\n", "row 2, column 2: expected a number, found an empty cell"),
+    ("1,\n3,4\n", "row 1, column 2: expected a number, found an empty cell"),
+    ("a,b\n1,2\n ,4\n", "row 3, column 1: expected a number, found an empty cell"),
+    ("1,2\n3,4,5\n", "row 2, column 3: expected 2 cells as in the first row, found 3"),
+    ("a,b,c\n1,2,3\n4,5\n", "row 3, column 3: expected 3 cells as in the first row, found 2"),
+    ("1,2\n\n3,4\n", "row 2, column 1: expected a number, found an empty line"),
+    ("1\n1_000\n", "row 2, column 1: expected a number, found '1_000'"),
+    ("a;b\n1;2\n3;4\n", "row 2, column 1: expected a number, found '1;2'; separate cells"),
+    ('1,2\n3,"4\n', "found something else after row"),
+    ("a,b\n", "expected rows of numbers, found none"),
+    ("\n\n", "expected rows of numbers, found none"),
+    ("a,b\n1,2\n", "expected at least 2 rows, found 1"),
+    ("1,2\n3,1e39\n", "row 2, column 2: found inf (1 such cell in all)"),
+]
+
+
+@pytest.mark.parametrize(("content", "expected"), BAD_TABLES)
+def test_a_bad_cell_is_named_by_line_and_column(
+    tmp_path: Path, content: str, expected: str
+) -> None:
+    assert expected in refusal(text(tmp_path, content))
+
+
+def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    assert "UTF-8" in refusal(text(tmp_path, "größe\n1\n2\n", "latin-1"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["1,2\n3,4", "1,2\n3,4\n\n\n", '"1","2"\n3,4\n', " 1 , 2\n3,4\n", "x,2\n1,2\n3,4\n"],
+)
+def test_harmless_variety_is_read(tmp_path: Path, content: str) -> None:
+    np.testing.assert_array_equal(read_file(text(tmp_path, content)).values, [[1, 2], [3, 4]])
+
+
+# --- archives ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["x", "X", "data", "images"])
+@pytest.mark.parametrize("label", ["labels", "y"])
+def test_the_archive_is_searched_by_name(tmp_path: Path, name: str, label: str) -> None:
+    path = tmp_path / "rows.npz"
+    marks = np.array([3, 1, 2], np.uint8)
+    np.savez_compressed(path, **{name: np.eye(3), "weights": np.eye(9), label: marks})  # type: ignore[arg-type]
+    source = read_file(path)
+    np.testing.assert_array_equal(source.values, np.eye(3))
+    assert source.labels is not None
+    assert source.labels.dtype == np.int64
+    np.testing.assert_array_equal(source.labels, marks)
+
+
+BAD_ARCHIVES: list[tuple[dict[str, Any], str]] = [
+    ({"train": np.eye(3), "test": np.eye(3)}, "found train, test"),
+    ({"x": np.eye(3), "data": np.eye(3)}, "found x, data"),
+    ({}, "found none"),
+    ({"x": np.eye(3), "y": np.arange(2)}, "one integer (64 bits, signed) for each of 3 rows"),
+    ({"x": np.eye(3), "y": np.zeros(3)}, "found float64 of shape (3,)"),
+    ({"x": np.eye(3), "labels": np.array(["a", "b", "c"])}, "found text of shape (3,)"),
+    ({"x": np.eye(3), "labels": np.array([1, 2, 2**63], np.uint64)}, "found uint64"),
+    ({"x": np.array([[None, 1], [2, 3]], object)}, "Python objects"),
+]
+
+
+@pytest.mark.parametrize(("arrays", "expected"), BAD_ARCHIVES)
+def test_an_archive_that_leaves_a_doubt_is_refused(
+    tmp_path: Path, arrays: dict[str, Any], expected: str
+) -> None:
+    path = tmp_path / "rows.npz"
+    np.savez(path, **arrays)
+    assert expected in refusal(path)
+
+
+# --- files that are none -----------------------------------------------------------------------
+
+BAD_ARRAYS = [
+    (np.array([[None, 1], [2, 3]], object), "Python objects"),
+    (np.eye(3, dtype=complex), "expected real numbers, found complex numbers"),
+    (np.array([["a", "b"], ["c", "d"]]), "expected real numbers, found text"),
+    (np.zeros((3, 2), "M8[s]"), "expected real numbers, found datetime64[s]"),
+    (np.zeros((0, 4)), "expected at least 2 rows, found 0"),
+    (np.zeros((1, 4)), "expected at least 2 rows, found 1"),
+    (np.zeros((4, 0)), "expected at least 1 column, found an array of shape (4, 0)"),
+    (np.zeros(4), "reshape it to (N, 1)"),
+    (np.zeros(()), "expected rows and columns"),
+]
+
+
+@pytest.mark.parametrize(("array", "expected"), BAD_ARRAYS)
+def test_an_array_that_holds_no_rows_of_numbers_is_refused(
+    tmp_path: Path, array: np.ndarray, expected: str
+) -> None:
+    assert expected in refusal(save(tmp_path, array))
+
+
+def test_what_is_no_readable_file_is_refused(tmp_path: Path) -> None:
+    assert "does not exist" in refusal(tmp_path / "nothing.npy")
+    assert "is a folder" in refusal(tmp_path)
+    for name in ("rows.npy", "rows.npz", "rows.csv"):
+        (tmp_path / name).touch()
+        assert "is empty (0 bytes)" in refusal(tmp_path / name)
+    for name, found in (("rows.xlsx", "'.xlsx'"), ("rows", "no extension")):
+        (tmp_path / name).write_text("1,2\n")
+        assert f".npy, .npz, .csv, found {found}" in refusal(tmp_path / name)
+
+
+def test_the_extension_may_be_in_capitals(tmp_path: Path) -> None:
+    (tmp_path / "ROWS.CSV").write_text("1,2\n3,4\n")
+    assert read_file(str(tmp_path / "ROWS.CSV")).name == "ROWS.CSV"
+
+
+def good_bytes(suffix: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"rows{suffix}"
+        array = np.arange(40, dtype=np.float32).reshape(8, 5)
+        if suffix == ".npy":
+            np.save(path, array)
+        else:
+            np.savez_compressed(path, x=array, labels=np.arange(8))
+        return path.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_every_truncation_is_refused(tmp_path: Path, suffix: str) -> None:
+    content = good_bytes(suffix)
+    for length in range(1, len(content), 7):
+        path = tmp_path / f"rows{suffix}"
+        path.write_bytes(content[:length])
+        assert "is damaged, cut off or no" in refusal(path)
+
+
+@pytest.mark.filterwarnings("ignore:Reading `.npy`", "ignore:Data type alias")
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from([".npy", ".npz"]),
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4),
+)
+def test_damage_gives_a_source_or_a_sentence(suffix: str, edits: list[tuple[int, int]]) -> None:
+    content = bytearray(good_bytes(suffix))
+    for position, value in edits:
+        # The header of .npy is where damage is not just another number.
+        content[position % (128 if suffix == ".npy" else len(content))] = value
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"rows{suffix}"
+        path.write_bytes(content)
+        sentence = ""
+        try:
+            read_file(path)
+        except DataError as error:
+            sentence = str(error)
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_a_pickle_is_never_loaded(tmp_path: Path, suffix: str) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "sprung",)
+
+    path = tmp_path / f"rows{suffix}"
+    path.write_bytes(pickle.dumps(Trap()))
+    refusal(path)
+    np.save(tmp_path / "object.npy", np.array([[Trap()], [Trap()]], object), allow_pickle=True)
+    refusal(tmp_path / "object.npy")
+    assert not (tmp_path / "sprung").exists()
+
+
+# --- fingerprints ------------------------------------------------------------------------------
+
+
+def test_a_fingerprint_tells_contents_apart(tmp_path: Path) -> None:
+    first = save(tmp_path, np.eye(3), "a.npy")
+    again = save(tmp_path, np.eye(3), "b.npy")
+    other = save(tmp_path, np.eye(3) * 2, "c.npy")
+    assert re.fullmatch("sha256:[0-9a-f]{64}", fingerprint(first))
+    assert fingerprint(first) == fingerprint(again) == read_file(first).fingerprint
+    assert fingerprint(first) != fingerprint(other)
+    with pytest.raises(DataError, match=r"nothing\.npy cannot be read"):
+        fingerprint(tmp_path / "nothing.npy")
+
+
+def test_every_byte_of_a_small_file_counts_and_both_ends_of_a_large_one(tmp_path: Path) -> None:
+    path = tmp_path / "blob"
+    for size, offsets in ((200_000, (0, 70_001, 199_999)), (9_000_000, (0, 8_999_999))):
+        path.write_bytes(bytes(size))
+        seen = {fingerprint(path)}
+        for offset in offsets:
+            path.write_bytes(bytes(offset) + b"\x01" + bytes(size - offset - 1))
+            seen.add(fingerprint(path))
+        assert len(seen) == 1 + len(offsets)
+    path.write_bytes(bytes(9_000_001))
+    assert fingerprint(path) not in seen
+
+
+def test_a_large_file_is_sampled_in_64_blocks() -> None:
+    offsets = list(readers._block_offsets(1 << 40))
+    assert len(offsets) == 64
+    assert offsets[-1] == (1 << 40) - readers.FINGERPRINT_BLOCK_BYTES
+    assert len(set(np.diff(offsets) // 1000)) == 1
