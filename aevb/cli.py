@@ -161,6 +161,8 @@ def evaluate(
     from aevb.progress import bar
     from aevb.workflow import evaluation_table, score
 
+    if values is not None and values.suffix not in (".npy", ".csv"):
+        raise UsageError(f"--values {values} must end in .npy or .csv")
     folder = _open(run, threads)
     with bar("evaluating", quiet=quiet or json_) as progress:
         report, per_datum = score(
@@ -424,6 +426,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     as_json = "--json" in given
     try:
         code = app(args=given, prog_name="aevb", standalone_mode=False)
+        if code == 130:  # typer's answer to Ctrl-C, which says nothing
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except Exception as error:
         if debug:

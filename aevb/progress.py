@@ -41,7 +41,7 @@ class _Bar:
         )
 
     def say(self, sentence: str) -> None:
-        self.progress.console.print(sentence, highlight=False)
+        self.progress.console.print(sentence, highlight=False, markup=False)
 
 
 class _Lines:

@@ -48,9 +48,15 @@ def settle(
 ) -> tuple[Settings, bool]:
     """The settings of a run and whether it resumes one: the folder's own where it does.
 
-    Errors: UsageError where the folder holds a run and neither was asked for, or where an explicit
-    option differs from what the run was begun with.
+    Errors: UsageError where the folder holds a run and neither was asked for, where it holds files
+    of something else that a run would overwrite, or where an explicit option differs from what the
+    run was begun with.
     """
+    if strangers := folder.strangers():
+        raise UsageError(
+            f"{folder.path} holds {', '.join(strangers)}, but no run: they would be overwritten, "
+            "so move them away, or name another folder with --out"
+        )
     if not folder.exists:
         return check_settings(dict(options)), False
     if force:
@@ -310,7 +316,7 @@ def picture(folder: RunFolder, kind: str, target: Path, *, seed: int = 0) -> Pat
 
 def draw_rows(folder: RunFolder, array: Array, target: Path, beside: Rows | None = None) -> Path:
     """Draw rows (N, X) as the pictures they are, beside the data they belong to if given."""
-    shape = tuple(folder.config()["data"]["shape"])
+    shape = folder.shape
     pictures = _pictures(array, shape)
     if beside is None:
         return plots.save(plots.samples(pictures), target)
@@ -335,7 +341,7 @@ def _reconstructions(folder: RunFolder, seed: int) -> Axes:
 
 def _samples(folder: RunFolder, seed: int) -> Axes:
     model, _ = folder.load()
-    shape = tuple(folder.config()["data"]["shape"])
+    shape = folder.shape
     return plots.samples(_pictures(codes.sample(model, 100, seed=seed), shape))
 
 
@@ -343,7 +349,7 @@ def _manifold(folder: RunFolder, seed: int) -> Axes:
     model, _ = folder.load()
     if model.prior().event_shape[0] != 2:
         raise UsageError("the manifold needs two latent dimensions: train with --latent-dim 2")
-    shape = tuple(folder.config()["data"]["shape"])
+    shape = folder.shape
     return plots.manifold(lambda z: codes.decode(model, z), shape)
 
 

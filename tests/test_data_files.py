@@ -1,8 +1,10 @@
 """Laws and errors of the readers of the user's own files."""
 
+import io
 import pickle
 import re
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,8 +48,8 @@ def refusal(path: Path) -> str:
 
 def tables(dtype: Any = np.float32) -> st.SearchStrategy[np.ndarray]:
     shape = hnp.array_shapes(min_dims=2, max_dims=2, min_side=2, max_side=6)
-    finite = {"allow_nan": False, "allow_infinity": False} if np.dtype(dtype).kind == "f" else {}
-    return hnp.arrays(dtype, shape, elements=hnp.from_dtype(np.dtype(dtype), **finite))
+    cells = hnp.from_dtype(np.dtype(dtype), allow_nan=False, allow_infinity=False)
+    return hnp.arrays(dtype, shape, elements=cells)
 
 
 # --- round trips -------------------------------------------------------------------------------
@@ -370,6 +372,42 @@ def test_every_truncation_is_refused(tmp_path: Path, suffix: str) -> None:
         path = tmp_path / f"rows{suffix}"
         path.write_bytes(content[:length])
         assert "is damaged, cut off or no" in refusal(path)
+
+
+def test_damage_that_numpy_does_not_name_is_refused_too(tmp_path: Path) -> None:
+    packed = bytearray(good_bytes(".npz"))
+    encrypted = packed.copy()
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        encrypted[encrypted.index(mark) + flags] |= 1
+    misplaced = packed.copy()
+    misplaced[-4] = 255
+    keys = good_bytes(".npy").replace(b"'fortran_order'", b"b'ortran_order'")
+    zeros = good_bytes(".npy").replace(b"(8, 5)", b"(08,5)")
+    files: dict[str, bytes | bytearray] = {
+        "a.npz": encrypted,
+        "b.npz": misplaced,
+        "c.npy": keys,
+        "d.npy": zeros,
+    }
+    for name, content in files.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        assert "is damaged, cut off or no" in refusal(path)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_a_header_that_claims_more_than_there_is_cannot_exhaust_the_memory(
+    tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"rows{suffix}"
+    header = io.BytesIO()
+    facts = {"descr": "<f4", "fortran_order": False, "shape": (10**15, 8)}
+    np.lib.format.write_array_header_1_0(header, facts)
+    path.write_bytes(header.getvalue())
+    if suffix == ".npz":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x.npy", header.getvalue())
+    assert "is damaged, cut off or no" in refusal(path)
 
 
 @pytest.mark.filterwarnings("ignore:Reading `.npy`", "ignore:Data type alias")

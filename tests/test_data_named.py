@@ -34,7 +34,7 @@ OFFICIAL = {
 }
 CLASSES = {"digits": range(10), "mnist": range(10), "fashion-mnist": range(10)}
 TREATMENT = {
-    "digits": ("bernoulli", "epoch", 1 / 16),
+    "digits": ("continuous-bernoulli", "none", 1 / 16),
     "mnist": ("bernoulli", "epoch", 1 / 255),
     "binarized-mnist": ("bernoulli", "none", 1.0),
     "fashion-mnist": ("continuous-bernoulli", "none", 1 / 255),
@@ -151,6 +151,11 @@ def test_omniglot_says_that_it_cannot_be_compared() -> None:
     assert labels is not None
     assert labels[:19_280].max() == 964
     assert labels[19_280:].min() == 965
+
+
+def test_the_digest_of_the_digits_is_that_of_their_bytes() -> None:
+    digest = hashlib.sha256(opened("digits").values.tobytes()).hexdigest()
+    assert opened("digits").fingerprint == f"sha256:{digest}"
 
 
 @with_files
@@ -328,7 +333,7 @@ def test_the_plain_text_of_binarized_mnist_is_as_good(
     offer(monkeypatch, mirror, "binarized-mnist", contents)
     entry = named._TABLE["binarized-mnist"]
     packed = [RemoteFile(f"{file.path}.gz", 1, "0" * 64, other=file) for file in entry.files]
-    monkeypatch.setitem(named._TABLE, "binarized-mnist", replace(entry, files=tuple(packed)))  # type: ignore[arg-type]
+    monkeypatch.setitem(named._TABLE, "binarized-mnist", replace(entry, files=tuple(packed)))
     source = open_named("binarized-mnist")
     np.testing.assert_array_equal(source.values, np.concatenate(parts))
     assert source.splits is not None

@@ -9,8 +9,10 @@ The whole step is one function of tensors: forward, backward, clipping and the o
 """
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -207,18 +209,20 @@ class AEVB:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             self._loss(state.parameters, state.buffers, batch, noise, scalars[1])
         if self.compiled:
-            eager, compiled = self._function, torch.compile(self._function, fullgraph=True)
+            eager, compiled = self._advance, self._compile()
 
             def attempt(*arguments: Any) -> dict[str, Tensor]:
                 try:
-                    gradients: dict[str, Tensor] = compiled(*arguments)
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")  # those of the compiler's own modules
+                        gradients: dict[str, Tensor] = compiled(*arguments)
                 except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
                     if state.t > 1 and self._function is compiled:
                         raise
                     self.compiled, self._function = False, eager
                     self.note = (
                         "the step runs uncompiled, at a lower speed and with the same numbers, "
-                        f"because compiling it failed: {_first_line(error)}"
+                        f"because compiling it failed: {_reason(error)}"
                     )
                     plain: dict[str, Tensor] = eager(*arguments)
                     return plain
@@ -226,6 +230,13 @@ class AEVB:
                 return gradients
 
             self._function = attempt
+
+    def _compile(self) -> Callable[..., dict[str, Tensor]]:
+        # Torch keeps compiled graphs with the code object and refuses a ninth; a copy of the code
+        # gives each learner graphs of its own. Static shapes: a short last batch gets its own too.
+        code = AEVB._advance.__code__.replace()
+        own = MethodType(FunctionType(code, AEVB._advance.__globals__), self)
+        return torch.compile(own, fullgraph=True, dynamic=False)
 
     def _outside(
         self, optimizer: torch.optim.Optimizer, gradients: dict[str, Tensor], rate_factor: float
@@ -276,5 +287,7 @@ def _clip(gradients: dict[str, Tensor], bound: float) -> dict[str, Tensor]:
     return {name: g * factor for name, g in gradients.items()}
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+def _reason(error: Exception) -> str:
+    """The two lines of torch's report that say what happened, as one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or repr(error)

@@ -249,10 +249,10 @@ _TABLE: Mapping[str, _Entry] = {
     "digits": _Entry(
         rows=1797,
         shape=(1, 8, 8),
-        likelihood="bernoulli",
-        reason="grey levels from 0 to 16 taken as probabilities of ink",
+        likelihood="continuous-bernoulli",
+        reason="grey levels from 0 to 16",
         scale=1 / 16,
-        binarize="epoch",
+        binarize="none",
         citation="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI 1998",
         licence="CC BY 4.0",
         read=_read_digits,

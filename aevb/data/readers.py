@@ -36,7 +36,7 @@ _LARGEST = np.finfo(np.float32).max
 
 # What numpy and zipfile were seen to raise when bytes of a good file are changed or cut off.
 _BAD_HEADER = (ValueError, TypeError, SyntaxError, tokenize.TokenError, OverflowError, MemoryError)
-_BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, OSError)
+_BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError)
 
 
 class _Table(NamedTuple):

@@ -36,16 +36,22 @@ def kl(q: Distribution, p: Distribution) -> Tensor | None:
     by_dimension = kl_by_dimension(q, p)
     if by_dimension is not None:
         return by_dimension.sum(-1)
-    return _closed_form(_joint(q), _joint(p))
+    base = p.base_dist if isinstance(p, Independent) else p
+    if isinstance(q, MultivariateNormal) and isinstance(base, Normal):
+        return _full_against_diagonal(q, base)
+    return _closed_form(q, p)
 
 
-def _joint(d: Distribution) -> Distribution:
-    """A factorized Gaussian seen as a multivariate one, so that torch finds its formula."""
-    if isinstance(d, Independent) and isinstance(d.base_dist, Normal):
-        return MultivariateNormal(
-            d.base_dist.loc, scale_tril=d.base_dist.scale.diag_embed(), validate_args=False
-        )
-    return d
+def _full_against_diagonal(q: MultivariateNormal, p: Normal) -> Tensor:
+    """1/2 (tr(P^-1 L L^T) + (m - n)^T P^-1 (m - n) - D + log det P - log det L L^T).
+
+    Torch's own formula wants both sides full, and cannot be traced into a compiled step.
+    """
+    log_determinants = 2 * (
+        p.scale.log().expand(q.loc.shape) - q.scale_tril.diagonal(dim1=-2, dim2=-1).log()
+    )
+    squares = q.scale_tril.square().sum(-1) + (q.loc - p.loc).square()
+    return 0.5 * (squares / p.variance - 1 + log_determinants).sum(-1)
 
 
 def _closed_form(q: Distribution, p: Distribution) -> Tensor | None:

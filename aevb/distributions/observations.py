@@ -56,7 +56,7 @@ def log_normalizer(logits: Tensor) -> Tensor:
     safe = torch.where(small, torch.ones_like(logits), logits).abs()
     # log tanh(l/2) = log(1 - exp(-l)) - log(1 + exp(-l)), without overflow for large l
     exact = safe.log() - torch.log(-torch.expm1(-safe)) + torch.log1p(torch.exp(-safe))
-    square = logits * logits
+    square = torch.where(small, logits, torch.zeros_like(logits)).square()
     series = 0.6931471805599453 + square * (
         1 / 12 - square * (7 / 1440 - square * (31 / 90720 - square * (127 / 4838400)))
     )

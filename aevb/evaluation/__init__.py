@@ -2,7 +2,7 @@
 
 from aevb.evaluation.certificate import Certificate, treatment
 from aevb.evaluation.diagnosis import Diagnosis, diagnose
-from aevb.evaluation.evidence import Evidence, bound_parts, elbo, evaluating, evidence, importance
+from aevb.evaluation.estimates import Evidence, bound_parts, elbo, evaluating, evidence, importance
 from aevb.evaluation.refit import refit
 
 __all__ = [

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from aevb.data import Rows
 from aevb.distributions import kl_by_dimension
-from aevb.evaluation.evidence import evaluating
+from aevb.evaluation.estimates import evaluating
 from aevb.model import Model
 from aevb.posterior import Batch, Posterior
 

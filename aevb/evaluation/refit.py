@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from aevb.data import Rows
-from aevb.evaluation.evidence import evaluating
+from aevb.evaluation.estimates import evaluating
 from aevb.model import Model
 from aevb.objectives import elbo_a
 from aevb.posterior import Batch, PerDatum, per_datum

@@ -3,11 +3,12 @@
 A checkpoint is a folder `step-000000123` with `state.safetensors`, `state.json` and, written last,
 `manifest.json` with the SHA-256 of both. It is written under a temporary name, flushed, renamed;
 only then does the pointer `latest` move to it. The one before is kept. What fails its checksum is
-named, skipped and never loaded.
+named, set aside and never loaded.
 """
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[
     """Write the checkpoint of a step, durable before the pointer names it; returns its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"step-{step:09d}"
-    final, beside = folder / name, folder / f".{name}.tmp"
+    final, beside, former = folder / name, folder / f".{name}.tmp", folder / f"{name}.former"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     content = {
@@ -53,21 +54,31 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[
     for file, data in content.items():
         write_durably(beside / file, data)
     sync_folder(beside)
-    shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step, met on resuming
+    if final.exists():  # of the same step; it may be the only one, so it goes last
+        shutil.rmtree(former, ignore_errors=True)
+        final.rename(former)
     beside.rename(final)
     sync_folder(folder)
+    shutil.rmtree(former, ignore_errors=True)
     replace_atomically(folder / POINTER, name.encode())
     _forget_old(folder, name)
     return final
 
 
 def newest(folder: Path, report: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole; each damaged one is reported and passed over."""
+    """The newest checkpoint that is whole; each damaged one is reported and set aside.
+
+    Left among the others it would count as the one before, and a good one be forgotten for it.
+    """
     for candidate in sorted(folder.glob("step-*"), reverse=True):
         try:
             return load(candidate)
         except ModelFileError as error:
             report(f"{error}; trying the one before")
+            aside = folder / f"damaged-{candidate.name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            with suppress(OSError):
+                candidate.rename(aside)
     return None
 
 

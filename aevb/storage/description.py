@@ -8,8 +8,10 @@ and restored by handing it in again.
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from typing import Any, get_type_hints
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
 from aevb import conditional, distributions, networks, posterior
@@ -50,6 +52,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 MAX_WIDTH = 10_000_000
 MAX_LAYERS = 1_000
 MAX_DEPTH = 20
+MAX_ITEMS = 10_000
 
 
 def describe(value: Any) -> Any:
@@ -75,15 +78,32 @@ def describe(value: Any) -> Any:
 def restore(tree: Any, modules: Mapping[str, nn.Module], path: str) -> Any:
     """Build what `describe` wrote down; external modules come from `modules` by their path.
 
-    Errors: ModelFileError for a name outside the table, arguments that are not the class's, sizes
-    beyond the limits, or an external module that was not handed in.
+    Errors: ModelFileError for a name outside the table, arguments that are not the class's or of
+    another type, sizes beyond the limits, or an external module that was not handed in.
     """
+    if _more_items_than(MAX_ITEMS, tree):
+        raise ModelFileError(f"the description of {path} has more than {MAX_ITEMS} items")
+    return _restore(tree, modules, path)
+
+
+def _more_items_than(limit: int, tree: Any) -> bool:
+    """Whether a tree has more than so many items, counted without recursion."""
+    waiting, count = [tree], 0
+    while waiting and count <= limit:
+        item = waiting.pop()
+        count += 1
+        if isinstance(item, dict | list):
+            waiting.extend(item.values() if isinstance(item, dict) else item)
+    return count > limit
+
+
+def _restore(tree: Any, modules: Mapping[str, nn.Module], path: str) -> Any:
     if path.count(".") > MAX_DEPTH:
         raise ModelFileError(f"the description of {path} is nested too deeply")
     if isinstance(tree, list):
         if len(tree) > MAX_LAYERS:
             raise ModelFileError(f"{path} lists {len(tree)} items, more than {MAX_LAYERS}")
-        return [restore(item, modules, path) for item in tree]
+        return tuple(_restore(item, modules, f"{path}.{i}") for i, item in enumerate(tree))
     if isinstance(tree, dict):
         return _restore_object(tree, modules, path)
     if isinstance(tree, int) and not isinstance(tree, bool) and not 0 <= tree <= MAX_WIDTH:
@@ -106,13 +126,35 @@ def _restore_object(tree: dict[str, Any], modules: Mapping[str, nn.Module], path
             kind = CLASSES[name]
             if set(given) != set(_arguments(kind)):
                 raise ModelFileError(f"{path}: the arguments of {name} are not those of the class")
-            built = {k: restore(v, modules, f"{path}.{k}") for k, v in given.items()}
+            built = {k: _restore(v, modules, f"{path}.{k}") for k, v in given.items()}
+            for argument, value in built.items():
+                if f"{path}.{argument}" not in modules:
+                    _require_type(kind, argument, value, path)
             try:
                 return kind(**built)
             except (AevbError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-                raise ModelFileError(f"{path}: {name} cannot be built ({error})") from error
+                said = " ".join(str(error).split())
+                raise ModelFileError(f"{path}: {name} cannot be built ({said})") from error
         case _:
             raise ModelFileError(f"{path} names nothing that this version knows: {str(tree)[:80]}")
+
+
+def _require_type(kind: type[nn.Module], argument: str, value: Any, path: str) -> None:
+    """Hold an argument to its annotation: a text where a number belongs would fail much later."""
+    try:
+        _adapter(kind.__name__, argument).validate_python(value, strict=True)
+    except ValidationError as error:
+        said = error.errors()[0]["msg"]
+        raise ModelFileError(
+            f"{path}.{argument} does not fit {kind.__name__}: {said[0].lower()}{said[1:]}, "
+            f"found {str(value)[:80]!r}"
+        ) from error
+
+
+@cache
+def _adapter(name: str, argument: str) -> TypeAdapter[Any]:
+    config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+    return TypeAdapter(get_type_hints(CLASSES[name].__init__)[argument], config=config)
 
 
 def _arguments(kind: type[nn.Module]) -> list[str]:

@@ -42,11 +42,13 @@ def to_json(value: Any) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of at most 1 MiB without repeated keys; ModelFileError otherwise."""
+    """A JSON object of at most 1 MiB without repeated keys or NaN; ModelFileError otherwise."""
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ModelFileError(f"{path} is larger than 1 MiB: it is no description of a run")
-        value = json.loads(path.read_bytes(), object_pairs_hook=_without_repeats)
+        value = json.loads(
+            path.read_bytes(), object_pairs_hook=_without_repeats, parse_constant=_refuse
+        )
     except FileNotFoundError:
         raise ModelFileError(
             f"{path} does not exist: name a folder that `aevb train` or `aevb.save` wrote"
@@ -68,3 +70,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(set(keys)) < len(keys):
         raise ValueError("a key is given twice")
     return dict(pairs)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number in JSON")

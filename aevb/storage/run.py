@@ -25,7 +25,7 @@ from aevb.storage.files import read_json, replace_atomically, to_json
 from aevb.storage.settings import Settings, check_settings
 
 METRICS, CARD, LOCK = "metrics.jsonl", "README.md", ".lock"
-OWN = (weights.WEIGHTS, weights.CONFIG, METRICS, CARD, "checkpoints", "figures")
+OWN = (weights.WEIGHTS, METRICS, CARD, "checkpoints", "figures", weights.CONFIG)
 
 
 class RunFolder:
@@ -79,8 +79,12 @@ class RunFolder:
             self._held = False
             os.close(handle)
 
+    def strangers(self) -> list[str]:
+        """What lies here under a name that a run would write to, where no run was begun."""
+        return [] if self.exists else [name for name in OWN if (self.path / name).exists()]
+
     def clear(self) -> None:
-        """Remove what an earlier run left here, and nothing else."""
+        """Remove what an earlier run left here, and nothing else; what marks it as a run last."""
         for name in OWN:
             target = self.path / name
             if target.is_dir() and not target.is_symlink():
@@ -93,17 +97,20 @@ class RunFolder:
 
     def write_config(self, model: Model, posterior: Posterior, facts: Mapping[str, Any]) -> None:
         content = weights.config_of(model, posterior, facts)
-        replace_atomically(self.path / weights.CONFIG, to_json(content))
+        with self._writing():
+            replace_atomically(self.path / weights.CONFIG, to_json(content))
 
     def load(self, modules: Mapping[str, nn.Module] | None = None) -> tuple[Model, Posterior]:
         """The selected model, in evaluation mode; ModelFileError where there is none."""
         return weights.load(self.path, modules)
 
     def save_weights(self, model: Model, posterior: Posterior) -> None:
-        weights.save_weights(self.path, model, posterior)
+        with self._writing():
+            weights.save_weights(self.path, model, posterior)
 
     def write_card(self, text: str) -> None:
-        replace_atomically(self.path / CARD, text.encode())
+        with self._writing():
+            replace_atomically(self.path / CARD, text.encode())
 
     def history(self) -> list[dict[str, Any]]:
         """The metrics of each epoch that was written whole."""
@@ -111,23 +118,34 @@ class RunFolder:
             lines = (self.path / METRICS).read_bytes().splitlines(keepends=True)
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in lines if line.endswith(b"\n")]
+        records = []
+        for number, line in enumerate(lines, start=1):
+            if line.endswith(b"\n"):
+                try:
+                    records.append(json.loads(line))
+                except ValueError as error:
+                    raise ModelFileError(
+                        f"{self.path / METRICS}, line {number}, is damaged ({error}): remove it"
+                    ) from error
+        return records
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         line = json.dumps(dict(record), sort_keys=True, allow_nan=False) + "\n"
-        with (self.path / METRICS).open("ab") as file:
+        with self._writing(), (self.path / METRICS).open("ab") as file:
             file.write(line.encode())
 
     def keep_epochs(self, n: int) -> None:
         """Cut the metrics back to the first n epochs, where a checkpoint resumes."""
         kept = [json.dumps(r, sort_keys=True) + "\n" for r in self.history() if r["epoch"] <= n]
         if kept or (self.path / METRICS).exists():
-            replace_atomically(self.path / METRICS, "".join(kept).encode())
+            with self._writing():
+                replace_atomically(self.path / METRICS, "".join(kept).encode())
 
     def save_checkpoint(
         self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
     ) -> None:
-        checkpoints.save(self._checkpoints, step, tensors, facts)
+        with self._writing():
+            checkpoints.save(self._checkpoints, step, tensors, facts)
 
     def newest_checkpoint(self, report: Callable[[str], None]) -> Checkpoint | None:
         return checkpoints.newest(self._checkpoints, report)
@@ -140,6 +158,28 @@ class RunFolder:
                 f"{self.path} was saved from Python and has no settings: load it with aevb.load"
             )
         return check_settings(found, str(self.path / weights.CONFIG))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The event shape of a datum of the run."""
+        facts = self.config().get("data")
+        if not isinstance(facts, dict) or not isinstance(facts.get("shape"), list):
+            raise ModelFileError(
+                f"{self.path} does not say the shape of its data: it was saved from Python, or "
+                f"its {weights.CONFIG} was changed"
+            )
+        return tuple(facts["shape"])
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say in one sentence what the operating system refuses, a full disk above all."""
+        try:
+            yield
+        except OSError as error:
+            raise TrainingError(
+                f"{self.path} cannot be written ({error.strerror or error}): make room, then go "
+                "on with --resume"
+            ) from error
 
     def dataset(self) -> Dataset:
         """The data of the run, split as then; DataError where their content has changed."""
@@ -169,7 +209,7 @@ class RunFolder:
             Binarization(settings.binarize or "none"),
             all_labels=source.labels,
         )
-        width = math.prod(self.config()["data"]["shape"])
+        width = math.prod(self.shape)
         if rows.width != width:
             raise DataError(
                 f"{name_or_path} has rows of {rows.width} numbers, the model is of rows of {width}"

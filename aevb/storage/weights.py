@@ -20,6 +20,8 @@ from aevb.storage.files import read_json, replace_atomically, to_json
 FORMAT = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 MAX_HEADER_BYTES = 10 << 20
+FLOATS = ("F16", "BF16", "F32", "F64")
+OTHERS = {torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}
 
 
 def save(
@@ -89,14 +91,21 @@ def load(
 def load_weights(folder: Path, model: Model, posterior: Posterior) -> None:
     """Fill the modules from `model.safetensors`, after comparing names, shapes and dtypes."""
     path = folder / WEIGHTS
-    expected = {name: tuple(t.shape) for name, t in _state(model, posterior).items()}
-    found = _header(path)
-    if found != expected:
-        odd = sorted(set(found.items()) ^ set(expected.items()))[0][0]
-        raise ModelFileError(
-            f"{path} does not belong to its config.json: {odd} has shape {found.get(odd)}, "
-            f"expected {expected.get(odd)}"
-        )
+    state, header = _state(model, posterior), _header(path)
+    expected = {name: tuple(t.shape) for name, t in state.items()}
+    found = {name: shape for name, (shape, _) in header.items()}
+    for odd in sorted(found.keys() | expected.keys()):
+        if found.get(odd) != expected.get(odd):
+            raise ModelFileError(
+                f"{path} does not belong to its config.json: {odd[:200]} has shape "
+                f"{found.get(odd)}, expected {expected.get(odd)}"
+            )
+        allowed = FLOATS if state[odd].is_floating_point() else (OTHERS.get(state[odd].dtype),)
+        if header[odd][1] not in allowed:
+            raise ModelFileError(
+                f"{path} does not belong to its config.json: {odd[:200]} is of type "
+                f"{str(header[odd][1])[:20]}, expected {' or '.join(map(str, allowed))}"
+            )
     try:
         tensors = safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as error:
@@ -117,8 +126,8 @@ def _state(model: Model, posterior: Posterior) -> dict[str, Tensor]:
     }
 
 
-def _header(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes as the file states them, read without touching the weights."""
+def _header(path: Path) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Names, shapes and dtypes as the file states them, read without touching the weights."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -126,8 +135,20 @@ def _header(path: Path) -> dict[str, tuple[int, ...]]:
                 raise ModelFileError(f"{path} is damaged: its header claims {length} bytes")
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
-        return {name: tuple(entry["shape"]) for name, entry in header.items()}
+        return {
+            name: (tuple(int(n) for n in entry["shape"]), entry["dtype"])
+            for name, entry in header.items()
+        }
     except FileNotFoundError:
         raise ModelFileError(f"{path} does not exist: the run has not saved a model yet") from None
-    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+        struct.error,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise ModelFileError(f"{path} is damaged: its header cannot be read") from error

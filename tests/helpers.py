@@ -1,0 +1,70 @@
+"""Small models and an independent derivation of the bound, in numpy and double precision."""
+
+import math
+
+import numpy as np
+import torch
+from scipy.special import expit, logsumexp
+
+from aevb import MLP, Model, bernoulli, mean_field, standard_normal
+from aevb.data import Rows
+
+
+def small_pair(latent=2, width=6, hidden=5, dtype=torch.float64, seed=0, spread=1.0):
+    """A Bernoulli model and its encoder with weights that are not small."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Model(standard_normal(latent), bernoulli(MLP(latent, [hidden], width)))
+        posterior = mean_field(MLP(width, [hidden], 2 * latent))
+        for module in (model, posterior):
+            for p in module.parameters():
+                torch.nn.init.normal_(p, std=spread * 0.5)
+    return model.to(dtype), posterior.to(dtype)
+
+
+def binary_rows(n=7, width=6, seed=0):
+    values = (np.random.default_rng(seed).random((n, width)) < 0.4).astype(np.uint8)
+    return Rows(values, np.arange(n), (width,))
+
+
+def noise(shape, seed=0, dtype=torch.float64):
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape)).to(dtype)
+
+
+def weights(module):
+    return {k: v.detach().numpy() for k, v in module.named_parameters()}
+
+
+def perceptron(parameters, prefix, x):
+    """W2 tanh(W1 x + b1) + b2."""
+    w1, b1 = parameters[f"{prefix}body.0.weight"], parameters[f"{prefix}body.0.bias"]
+    w2, b2 = parameters[f"{prefix}head.weight"], parameters[f"{prefix}head.bias"]
+    return np.tanh(x @ w1.T + b1) @ w2.T + b2
+
+
+def numpy_bounds(model, posterior, x, eps):
+    """(elbo_a, elbo_b, iwae), each (N,), written out from the paper without torch."""
+    theta, phi = weights(model), weights(posterior)
+    heads = perceptron(phi, "conditional.network.", x)
+    latent = heads.shape[1] // 2
+    mean, log_variance = heads[:, :latent], heads[:, latent:]
+    deviation = np.sqrt(np.exp(log_variance))
+    z = mean + deviation * eps
+    probability = expit(perceptron(theta, "likelihood.network.", z))
+    log_p_x = (x * np.log(probability) + (1 - x) * np.log(1 - probability)).sum(-1)
+    log_p_z = (-0.5 * z**2 - 0.5 * math.log(2 * math.pi)).sum(-1)
+    standard = (z - mean) / deviation
+    log_q_z = (-0.5 * standard**2 - np.log(deviation) - 0.5 * math.log(2 * math.pi)).sum(-1)
+    kl = -0.5 * (1 + log_variance - mean**2 - np.exp(log_variance)).sum(-1)
+    log_w = log_p_x + log_p_z - log_q_z
+    return log_w.mean(0), log_p_x.mean(0) - kl, logsumexp(log_w, axis=0) - math.log(len(eps))
+
+
+def quadrature(model, x, side=400, limit=8.0):
+    """log p(x) of a model with two latent dimensions, by the trapezoid rule on a grid."""
+    points = np.linspace(-limit, limit, side)
+    z = np.stack(np.meshgrid(points, points, indexing="ij"), -1).reshape(-1, 2)
+    logits = perceptron(weights(model), "likelihood.network.", z)
+    log_p_x = x @ logits.T - np.logaddexp(0, logits).sum(-1)
+    log_p_z = -0.5 * (z**2).sum(-1) - math.log(2 * math.pi)
+    return logsumexp(log_p_x + log_p_z, axis=1) + 2 * math.log(points[1] - points[0])

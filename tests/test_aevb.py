@@ -1,0 +1,231 @@
+"""The learner: compiled step and eager twin, optimizers against torch's, buffers, clipping."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import binary_rows, noise, small_pair
+from torch import nn
+
+import aevb
+from aevb.algorithms import AEVB
+from aevb.errors import DataError, UsageError
+from aevb.objectives import draw
+from aevb.optimizers import constant, cosine, linear, steps
+from aevb.posterior import Batch
+
+STEPS = 50
+
+
+def run(learner, n=STEPS, dtype=torch.float64, samples=2, rows=None, latent=2):
+    rows = binary_rows(30) if rows is None else rows
+    state = learner.init()
+    for t in range(n):
+        positions = np.random.default_rng(t).permutation(len(rows))[:10]
+        batch = Batch(rows.take(positions), torch.from_numpy(positions))
+        eps = noise((samples, 10, latent), t, dtype)
+        learner.step(state, batch, eps, rate_factor=1 - t / n, temper=min(1.0, t / 20))
+    return torch.cat([p.flatten() for p in state.parameters.values()]).double(), state
+
+
+def pair_of(likelihood, posterior, dtype):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        posteriors = {
+            "mean-field": lambda: aevb.mean_field(aevb.MLP(6, [5], 4)),
+            "full": lambda: aevb.full_covariance(aevb.MLP(6, [5], 5)),
+            "per-datum": lambda: aevb.per_datum(30, 2),
+            "convolutional": lambda: aevb.mean_field(aevb.ConvolutionalEncoder((1, 3, 2), [4], 4)),
+        }
+        likelihoods = {
+            "bernoulli": lambda: aevb.bernoulli(aevb.MLP(2, [5], 6)),
+            "continuous": lambda: aevb.continuous_bernoulli(aevb.MLP(2, [5], 6)),
+            "gaussian": lambda: aevb.gaussian(aevb.MLP(2, [5], 12), sigmoid_mean=True),
+            "shared": lambda: aevb.gaussian(aevb.MLP(2, [5], 6), noise_shape=(6,)),
+            "full-gaussian": lambda: aevb.full_gaussian(aevb.MLP(2, [5], 27)),
+            "categorical": lambda: aevb.categorical(aevb.MLP(2, [5], 12), 2),
+            "poisson": lambda: aevb.poisson(aevb.MLP(2, [5], 6)),
+            "negative-binomial": lambda: aevb.negative_binomial(aevb.MLP(2, [5], 12)),
+            "convolutional": lambda: aevb.bernoulli(aevb.ConvolutionalDecoder(2, [4], (1, 3, 2))),
+        }
+        model = aevb.Model(aevb.standard_normal(2), likelihoods[likelihood]())
+        return model.to(dtype), posteriors[posterior]().to(dtype)
+
+
+CASES = [
+    ("bernoulli", "mean-field", aevb.elbo_b, aevb.Adam(), torch.float64),
+    ("bernoulli", "mean-field", aevb.elbo_b, aevb.Adam(), torch.float32),
+    ("continuous", "full", aevb.elbo_a, aevb.Adagrad(), torch.float64),
+    ("gaussian", "per-datum", aevb.iwae, aevb.Adam(), torch.float64),
+    ("negative-binomial", "mean-field", aevb.free_bits(0.5), aevb.SGD(), torch.float64),
+]
+MORE = [
+    ("convolutional", "convolutional", aevb.elbo_b, aevb.Adam(), torch.float64),
+    ("convolutional", "convolutional", aevb.elbo_b, aevb.Adam(), torch.float32),
+    ("shared", "mean-field", aevb.elbo_b, aevb.Adam(), torch.float64),
+    ("full-gaussian", "full", aevb.elbo_b, aevb.Adam(), torch.float64),
+    ("categorical", "mean-field", aevb.iwae, aevb.Adagrad(), torch.float64),
+    ("poisson", "mean-field", aevb.elbo_a, aevb.Adam(), torch.float64),
+]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [*CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in MORE)],
+    ids=lambda case: f"{case[0]}-{case[1]}-{case[2].name}-{str(case[4])[6:]}",
+)
+def test_compiled_step_equals_its_eager_twin(case):
+    likelihood, posterior, objective, optimizer, dtype = case
+    results = []
+    for compiled in (False, True):
+        learner = AEVB(
+            *pair_of(likelihood, posterior, dtype),
+            objective,
+            optimizer,
+            weight_prior_rows=30,
+            clip=1.0,
+            compiled=compiled,
+        )
+        results.append(run(learner, dtype=dtype))
+        assert learner.note is None
+        assert learner.compiled is compiled
+    tolerance = 1e-10 if dtype == torch.float64 else 1e-5
+    assert torch.allclose(results[0][0], results[1][0], rtol=tolerance, atol=tolerance)
+    assert torch.allclose(results[0][1].totals, results[1][1].totals, rtol=tolerance)
+    start = AEVB(*pair_of(likelihood, posterior, dtype)).init().parameters
+    moved = torch.cat([p.flatten() for p in start.values()]).double() - results[0][0]
+    assert float(moved.abs().max()) > 1e-3
+
+
+WITHOUT_A_COMPILER = """
+import torch
+from helpers import small_pair
+from test_aevb import run
+from aevb.algorithms import AEVB
+
+learner = AEVB(*small_pair(), compiled=True)
+assert torch.equal(run(learner, 3)[0], run(AEVB(*small_pair()), 3)[0])
+assert not learner.compiled
+print(learner.note)
+"""
+
+
+def test_without_a_compiler_the_eager_twin_runs_and_says_so(tmp_path):
+    environment = {
+        **os.environ,
+        "CXX": str(tmp_path / "no-compiler"),
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_A_COMPILER], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "runs uncompiled" in done.stdout
+    assert "compiler" in done.stdout.lower().split("because")[1]
+    assert len(done.stdout.splitlines()) == 1
+
+
+OPTIMIZERS = [
+    (
+        aevb.Adam(learning_rate=0.01, beta1=0.8, beta2=0.95, eps=1e-6),
+        lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.8, 0.95), eps=1e-6),
+    ),
+    (aevb.Adagrad(learning_rate=0.05), lambda p: torch.optim.Adagrad(p, lr=0.05, eps=1e-10)),
+    (aevb.SGD(learning_rate=0.1), lambda p: torch.optim.SGD(p, lr=0.1)),
+]
+
+
+@pytest.mark.parametrize("ours_and_theirs", OPTIMIZERS, ids=["adam", "adagrad", "sgd"])
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_optimizers_and_clipping_equal_torch(ours_and_theirs, clip):
+    ours, theirs = ours_and_theirs
+    result, _ = run(AEVB(*small_pair(), aevb.elbo_b, ours, clip=clip))
+    model, posterior = small_pair()
+    parameters = [*model.parameters(), *posterior.parameters()]
+    optimizer = theirs(parameters)
+    rate = optimizer.param_groups[0]["lr"]
+    rows = binary_rows(30)
+    for t in range(STEPS):
+        x = rows.take(np.random.default_rng(t).permutation(30)[:10]).double()
+        d = draw(model, posterior, x, noise((2, 10, 2), t))
+        optimizer.zero_grad()
+        (-aevb.elbo_b.reduce(d, min(1.0, t / 20)).mean()).backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(parameters, clip)
+        optimizer.param_groups[0]["lr"] = rate * (1 - t / STEPS)
+        optimizer.step()
+    expected = torch.cat([p.detach().flatten() for p in parameters])
+    assert torch.allclose(result, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_any_torch_optimizer_works_outside_the_step():
+    model, posterior = small_pair()
+    optimizer = torch.optim.Adam([*model.parameters(), *posterior.parameters()], lr=1e-3)
+    outside, _ = run(AEVB(model, posterior, optimizer=optimizer))
+    inside, _ = run(AEVB(*small_pair(), optimizer=aevb.Adam()))
+    assert torch.allclose(outside, inside, rtol=1e-12, atol=1e-12)
+
+
+def test_the_modules_themselves_are_moved_and_frozen_ones_are_not():
+    model, posterior = small_pair()
+    model.likelihood.network.body.requires_grad_(False)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    learner = AEVB(model, posterior)
+    run(learner, 3)
+    changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {"likelihood.network.head.weight", "likelihood.network.head.bias"}
+
+
+def test_batch_normalization_keeps_its_running_statistics():
+    class Net(nn.Sequential):
+        pass
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = Net(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 4)).double()
+    model, _ = small_pair()
+    posterior = aevb.mean_field(encoder).train()
+    learner = AEVB(model, posterior, optimizer=aevb.SGD(learning_rate=0.0))
+    run(learner, 4, samples=1)
+    reference = nn.BatchNorm1d(5).double()
+    with torch.no_grad():
+        for t in range(4):
+            x = binary_rows(30).take(np.random.default_rng(t).permutation(30)[:10]).double()
+            reference(encoder[0](x))
+    assert torch.allclose(encoder[1].running_mean, reference.running_mean)
+    assert torch.allclose(encoder[1].running_var, reference.running_var)
+    assert int(encoder[1].num_batches_tracked) == 4
+
+
+def test_the_first_step_that_is_not_finite_is_remembered():
+    learner = AEVB(*small_pair(), optimizer=aevb.SGD(learning_rate=0.0))
+    state = learner.init()
+    x, eps = binary_rows(4).all().double(), noise((1, 4, 2))
+    for t in range(5):
+        learner.step(state, x, eps * float("nan") if t in (2, 3) else eps)
+    assert int(state.totals[-1]) == 3
+
+
+def test_bad_data_are_refused_before_the_first_step():
+    learner = AEVB(*small_pair(), compiled=True)
+    with pytest.raises(DataError, match="zeros and ones"):
+        learner.step(learner.init(), torch.full((2, 6), 0.5).double(), noise((1, 2, 2)))
+
+
+@pytest.mark.parametrize("option", ["clip", "weight_prior_rows"])
+def test_options_must_be_positive(option):
+    with pytest.raises(UsageError, match=f"{option} must be positive"):
+        AEVB(*small_pair(), **{option: 0})
+
+
+def test_schedules():
+    assert [constant(f) for f in (0.0, 0.99)] == [1.0, 1.0]
+    assert [steps(f) for f in (0.0, 0.69, 0.7, 0.9)] == [1.0, 1.0, 1 / 3, 1 / 9]
+    assert cosine(0.0) == 1.0
+    assert abs(cosine(0.5) - 0.5) < 1e-12
+    assert [linear(f) for f in (0.0, 0.25)] == [1.0, 0.75]

@@ -1,0 +1,245 @@
+"""Families against scipy, quadrature and their own samples: laws over one table of objects."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aevb.distributions import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    MultivariateNormal,
+    NegativeBinomial,
+    Normal,
+    Poisson,
+    kl,
+    kl_by_dimension,
+    reparameterize,
+    route,
+)
+from aevb.distributions.observations import log_normalizer
+from aevb.errors import DataError, UsageError
+
+RNG = np.random.default_rng(0)
+FAMILIES = {
+    "bernoulli": (Bernoulli(), np.array([0.0, 1.0])),
+    "continuous-bernoulli": (ContinuousBernoulli(), None),
+    "categorical": (Categorical(3), np.array([0.0, 1.0, 2.0])),
+    "poisson": (Poisson(), np.arange(200.0)),
+    "negative-binomial": (NegativeBinomial(), np.arange(2000.0)),
+    "normal": (Normal(0.01), None),
+    "normal-sigmoid": (Normal(0.01, sigmoid_mean=True), None),
+    "normal-shared": (Normal(0.0, noise_shape=(1,)), None),
+}
+GRIDS = {
+    "continuous-bernoulli": np.linspace(0, 1, 200_001),
+    "normal": np.linspace(-30, 30, 400_001),
+    "normal-sigmoid": np.linspace(-30, 30, 400_001),
+    "normal-shared": np.linspace(-30, 30, 400_001),
+}
+
+
+def one_element(family, seed):
+    raw = np.random.default_rng(seed).standard_normal((1, family.outputs(1)))
+    return family(torch.from_numpy(raw), 1)
+
+
+def log_prob(p, points):
+    return p.log_prob(torch.from_numpy(points)[:, None]).detach().numpy()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("seed", range(3))
+def test_integrates_to_one_with_the_stated_mean(name, seed):
+    family, atoms = FAMILIES[name]
+    p = one_element(family, seed)
+    if atoms is None:
+        grid = GRIDS[name]
+        density = np.exp(log_prob(p, grid))
+        total, mean = np.trapezoid(density, grid), np.trapezoid(grid * density, grid)
+    else:
+        mass = np.exp(log_prob(p, atoms))
+        total, mean = mass.sum(), (atoms * mass).sum()
+    assert abs(total - 1) < 1e-6
+    if name != "categorical":
+        assert abs(mean - float(p.mean.detach())) < 1e-5
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_shapes_and_blocks(name):
+    family, _ = FAMILIES[name]
+    if name == "normal-shared":
+        family = Normal(0.0, noise_shape=(4,))
+    raw = torch.randn(2, 3, family.outputs(4), dtype=torch.float64)
+    p = family(raw, 2)
+    assert p.batch_shape == (2, 3)
+    assert p.event_shape == (4,)
+    assert family.expectation(p).shape == (2, 3, 4)
+    assert torch.isfinite(family.expectation(p)).all()
+    image = family(
+        torch.randn(2, family.outputs(1), 4) if name != "normal-shared" else torch.randn(2, 4), 1
+    )
+    assert image.batch_shape == (2,)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_marginal_start_matches_the_mean_of_the_data(name):
+    family, atoms = FAMILIES[name]
+    if name == "normal-shared":
+        family = Normal(0.0, noise_shape=(5,))
+    rng = np.random.default_rng(3)
+    x = rng.choice(atoms[:3], (4000, 5)) if atoms is not None else rng.random((4000, 5))
+    raw = family.encode_marginals(torch.from_numpy(x))
+    p = family(raw[None], 1)
+    if name == "categorical":
+        frequencies = torch.stack([(torch.from_numpy(x) == k).double().mean(0) for k in range(3)])
+        assert torch.allclose(p.base_dist.probs[0].T, frequencies, atol=1e-3)
+    else:
+        assert torch.allclose(p.mean[0], torch.from_numpy(x.mean(0)), atol=1e-3)
+
+
+@given(st.lists(st.floats(-4, 4), min_size=6, max_size=6), st.integers(0, 40), st.integers(0, 40))
+def test_counts_equal_scipy(raw, a, b):
+    raw, x = np.array(raw)[None], np.array([[a, b]], dtype=float)
+    p = Poisson()(torch.from_numpy(raw[:, :2]), 1).log_prob(torch.from_numpy(x))
+    assert np.allclose(p, scipy.stats.poisson.logpmf(x, np.exp(raw[:, :2])).sum(), rtol=1e-10)
+    q = NegativeBinomial()(torch.from_numpy(raw[:, :4]), 1).log_prob(torch.from_numpy(x))
+    mean, count = np.exp(raw[:, :2]), np.exp(raw[:, 2:4])
+    expected = scipy.stats.nbinom.logpmf(x, count, count / (count + mean)).sum()
+    assert np.allclose(q, expected, rtol=1e-8)
+
+
+def test_full_covariance_equals_scipy():
+    raw = RNG.standard_normal((4, 9))
+    p = MultivariateNormal(0.05)(torch.from_numpy(raw), 1)
+    x = RNG.standard_normal((4, 3))
+    for n in range(4):
+        factor = np.diag(np.sqrt(np.exp(raw[n, 3:6]) + 0.05))
+        factor[1, 0], factor[2, 0], factor[2, 1] = raw[n, 6:]
+        expected = scipy.stats.multivariate_normal.logpdf(x[n], raw[n, :3], factor @ factor.T)
+        assert abs(float(p.log_prob(torch.from_numpy(x))[n]) - expected) < 1e-10
+
+
+def test_variance_floor_holds():
+    raw = torch.tensor([[0.0, -1000.0]])
+    assert float(Normal(1e-4)(raw, 1).variance) == pytest.approx(1e-4, rel=1e-5)
+    full = MultivariateNormal(1e-4)(torch.tensor([[0.0, 0.0, -1000.0, -1000.0, 0.0]]), 1)
+    assert torch.allclose(full.variance, torch.full((1, 2), 1e-4))
+
+
+@pytest.mark.parametrize("logit", [0.0, 1e-9, 1e-3, 0.0999, 0.1001, 1.0, -5.0, 30.0, -300.0, 1e4])
+def test_continuous_bernoulli_normalizer_is_exact(logit):
+    import mpmath
+
+    mpmath.mp.dps = 50
+    eta = mpmath.mpf(logit)
+    expected = mpmath.log(2) if logit == 0 else mpmath.log(eta / mpmath.tanh(eta / 2))
+    value = log_normalizer(torch.tensor(logit, dtype=torch.float64))
+    assert abs(float(value) - float(expected)) < 1e-13 * max(1, abs(float(expected)))
+    single = log_normalizer(torch.tensor(logit, dtype=torch.float32))
+    assert abs(float(single) - float(expected)) < 1e-6 * max(1, abs(float(expected)))
+
+
+def test_continuous_bernoulli_gradients():
+    eta = torch.tensor(
+        [-20.0, -0.1, -1e-3, 0.0, 1e-3, 0.0999, 0.1001, 50.0],
+        dtype=torch.float64,
+        requires_grad=True,
+    )
+    assert torch.autograd.gradcheck(log_normalizer, (eta,), eps=1e-6, atol=1e-7)
+    extreme = torch.tensor([1e30, -1e30], requires_grad=True)
+    log_normalizer(extreme).sum().backward()
+    assert torch.isfinite(extreme.grad).all()
+
+
+@pytest.mark.parametrize(
+    ("family", "bad", "said"),
+    [
+        (Bernoulli(), 0.5, "zeros and ones, found 0.5 in row 2, column 3"),
+        (ContinuousBernoulli(), 1.5, "between 0 and 1, found 1.5 in row 2, column 3"),
+        (Categorical(3), 3.0, "from 0 to 2, found 3 in row 2, column 3"),
+        (Poisson(), -1.0, "counts .* found -1 in row 2, column 3"),
+        (NegativeBinomial(), 0.5, "counts .* found 0.5 in row 2, column 3"),
+        (Normal(), float("nan"), "finite numbers, found nan in row 2, column 3"),
+        (Normal(), float("inf"), "finite numbers, found inf in row 2, column 3"),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_wrong_domain_names_the_first_cell(family, bad, said):
+    x = torch.zeros(4, 5)
+    family.check(x)
+    x[1, 2], x[3, 0] = bad, bad
+    with pytest.raises(DataError, match=said):
+        family.check(x)
+
+
+def test_wrong_sizes_are_usage_errors():
+    with pytest.raises(UsageError, match="gives 5 numbers, expected a multiple of 2"):
+        Normal()(torch.zeros(1, 5), 1)
+    with pytest.raises(UsageError, match="full covariance"):
+        MultivariateNormal()(torch.zeros(1, 4), 1)
+    with pytest.raises(UsageError, match="at least 2 classes"):
+        Categorical(1)
+    for family in (Normal, MultivariateNormal):
+        with pytest.raises(UsageError, match="negative"):
+            family(-1.0)
+
+
+# -- reparameterization and divergences -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", [Normal(), MultivariateNormal()], ids=["diagonal", "full"])
+def test_draws_follow_the_density(family):
+    raw = torch.from_numpy(RNG.standard_normal((1, family.outputs(2))))
+    q = family(raw, 1)
+    eps = torch.from_numpy(np.random.default_rng(1).standard_normal((50_000, 1, 2)))
+    z = reparameterize(q, eps)
+    mean, cov = q.mean[0].numpy(), np.cov(z[:, 0].T.numpy())
+    exact = (
+        q.covariance_matrix[0].numpy()
+        if hasattr(q, "covariance_matrix")
+        else np.diag(q.variance[0].numpy())
+    )
+    assert np.abs(z.mean(0)[0].numpy() - mean).max() < 5 * np.sqrt(np.diag(exact).max() / 50_000)
+    assert np.abs(cov - exact).max() < 5 * np.diag(exact).max() * math.sqrt(2 / 50_000)
+    # E[log q(z)] = -entropy ties the map to log_prob
+    log_q = q.log_prob(z)
+    assert abs(float(log_q.mean() + q.entropy())) < 5 * float(log_q.std()) / math.sqrt(50_000)
+
+
+def test_noise_of_the_wrong_shape_and_unknown_families():
+    q = Normal()(torch.zeros(3, 4), 1)
+    for shape in [(2, 3, 3), (2, 4, 2), (2,)]:
+        with pytest.raises(UsageError, match=r"noise must have shape \(S, 3, 2\)"):
+            reparameterize(q, torch.zeros(shape))
+    with pytest.raises(UsageError, match="no reparameterization of Gamma is known"):
+        route(torch.distributions.Gamma(torch.ones(2), torch.ones(2)))
+
+
+@given(st.lists(st.floats(-2, 2), min_size=10, max_size=10))
+def test_full_covariance_divergence_against_the_formula(raw):
+    raw = torch.tensor([raw[:5]], dtype=torch.float64)
+    q = MultivariateNormal()(raw, 1)
+    p = Normal()(torch.tensor([0.3, -0.2, 0.5, -1.0], dtype=torch.float64), 0)
+    mean, cov = q.mean[0].numpy() - p.mean.numpy(), q.covariance_matrix[0].numpy()
+    precision = np.diag(1 / p.variance.numpy())
+    expected = 0.5 * (
+        np.trace(precision @ cov)
+        + mean @ precision @ mean
+        - 2
+        - np.linalg.slogdet(precision @ cov)[1]
+    )
+    assert np.allclose(kl(q, p).numpy(), expected, rtol=1e-9, atol=1e-9)
+    assert kl_by_dimension(q, p) is None
+    assert np.allclose(kl(q, q).numpy(), 0, atol=1e-9)
+
+
+def test_no_closed_form_is_none():
+    q = torch.distributions.Independent(torch.distributions.Cauchy(torch.zeros(1, 2), 1.0), 1)
+    p = torch.distributions.Independent(torch.distributions.Gumbel(torch.zeros(2), 1.0), 1)
+    assert kl(q, p) is None

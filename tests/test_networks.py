@@ -1,0 +1,75 @@
+"""Networks: shapes for any size, Glorot's start, errors in a sentence."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from aevb import MLP, ConvolutionalDecoder, ConvolutionalEncoder
+from aevb.errors import UsageError
+
+SIDES = st.integers(1, 33)
+
+
+@given(st.integers(1, 4), SIDES, SIDES, st.lists(st.integers(1, 5), max_size=4), st.integers(1, 3))
+def test_convolutions_fit_any_image(c, h, w, channels, outputs):
+    encoder = ConvolutionalEncoder((c, h, w), channels, 6)
+    decoder = ConvolutionalDecoder(6, channels, (c, h, w), outputs)
+    code = encoder(torch.randn(2, c * h * w))
+    assert code.shape == (2, 6)
+    assert decoder(code).shape == (2, outputs * c * h * w)
+
+
+def test_convolution_sees_pixels_where_they_are():
+    """A flat row is (C, H, W) in that order: moving one pixel moves the answer as torch says."""
+    encoder = ConvolutionalEncoder((2, 6, 4), [3], 5, nn.Identity)
+    x = torch.randn(2, 48)
+    image = encoder.body[0](x.view(2, 2, 6, 4)).flatten(1)
+    assert torch.allclose(encoder(x), encoder.head(image))
+    decoder = ConvolutionalDecoder(5, [3], (2, 6, 4), 2)
+    code = torch.randn(2, 5)
+    image = decoder.head(decoder.body(code).view(2, 3, 3, 2))
+    assert image.shape == (2, 4, 6, 4)
+    assert torch.equal(decoder(code), image.reshape(2, -1))
+
+
+def test_mlp_is_the_formula():
+    net = MLP(3, [4], 2)
+    x = torch.randn(5, 6, 3)
+    hidden = torch.tanh(x @ net.body[0].weight.T + net.body[0].bias)
+    assert torch.allclose(net(x), hidden @ net.head.weight.T + net.head.bias)
+    assert len(MLP(3, [4, 5, 6], 2, nn.ReLU).body) == 6
+    assert isinstance(MLP(3, [], 2).body, nn.Sequential)
+
+
+def test_start_is_glorot_with_zero_biases():
+    net = MLP(300, [200], 10)
+    weight = net.body[0].weight.detach()
+    bound = math.sqrt(6 / 500)
+    assert float(weight.abs().max()) <= bound
+    assert abs(float(weight.std()) - bound / math.sqrt(3)) < 0.01 * bound
+    assert not net.body[0].bias.any()
+    assert not net.head.bias.any()
+
+
+def test_start_at_sets_the_constant_output():
+    net = MLP(3, [4], 2)
+    net.start_at(torch.tensor([1.0, -2.0]))
+    assert torch.allclose(net(torch.zeros(1, 3)), torch.tensor([[1.0, -2.0]]))
+    for channels in ([3, 4], []):
+        conv = ConvolutionalDecoder(2, channels, (2, 4, 4), 1)
+        output = torch.cat([torch.full((16,), 0.5), torch.full((16,), -1.0)])
+        conv.start_at(output)
+        assert torch.allclose(conv(torch.zeros(1, 2))[0], output)
+
+
+def test_errors():
+    with pytest.raises(UsageError, match="at least 1 unit"):
+        MLP(3, [0], 2)
+    with pytest.raises(UsageError, match="channels, height, width"):
+        ConvolutionalEncoder((28, 28), [4], 2)
+    with pytest.raises(UsageError, match="rows of 16 numbers were expected"):
+        ConvolutionalEncoder((1, 4, 4), [4], 2)(torch.zeros(2, 15))

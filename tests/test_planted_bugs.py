@@ -1,0 +1,326 @@
+"""Bugs seen in public code, planted one at a time: each must be caught by the law beside it.
+
+missing half of the divergence          divergence averaged over dimensions
+divergence dropped                      divergence with the wrong sign
+divergence the wrong way round          log-variance taken for the deviation
+likelihood averaged over pixels         log-sum-exp over data, not samples
+log K forgotten                         importance weights of minus the bound
+prior hard-coded in the weights         prior hard-coded in the divergence
+noise not used                          noise of the first step reused
+draws without gradient                  encoder without gradient
+softmax over the wrong axis             batch averages averaged
+chunk averages averaged                 one sample too few
+one sample too many in the mean         train-mode layers at evaluation
+weight prior not divided by N           weight prior on the encoder too
+beta ignored                            beta in the reported bound
+objective minimized                     test rows in training
+binarization drawn once, called fresh   the same row noise for all data
+"""
+
+import math
+import re
+from contextlib import contextmanager
+
+import laws
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Categorical as TorchCategorical
+from torch.distributions import Independent, Normal
+
+from aevb import data, distributions, model, objectives, training
+from aevb.algorithms import aevb as learner_module
+from aevb.data import dataset
+from aevb.distributions import divergences, observations
+from aevb.evaluation import estimates
+from aevb.objectives import Draw, Objective
+
+
+def kl_as(change):
+    """Replace KL by dimension wherever it enters a bound."""
+    original = divergences.kl_by_dimension
+
+    def plant(patch):
+        for module in (divergences, objectives, laws):
+            patch.setattr(module, "kl_by_dimension", lambda q, p: change(original, q, p))
+
+    return plant
+
+
+def attribute(owner, name, value):
+    return lambda patch: patch.setattr(owner, name, value)
+
+
+def standard(q):
+    zero = torch.zeros(q.event_shape, dtype=q.mean.dtype)
+    return Independent(Normal(zero, zero + 1), 1)
+
+
+def averaged_kl(patch):
+    original = Draw.closed_kl
+    patch.setattr(Draw, "closed_kl", lambda d: original(d) / d.z.shape[-1])
+
+
+def mean_over_pixels(patch):
+    original = model.Model.log_likelihood
+    patch.setattr(model.Model, "log_likelihood", lambda m, x, z: original(m, x, z) / x.shape[1])
+
+
+def other_iwae(reduce):
+    return attribute(objectives, "iwae", Objective("iwae", reduce))
+
+
+def hard_coded_prior_in_weights(patch):
+    def log_weights(d, temper=1.0):
+        return d.log_likelihood + temper * (
+            standard(d.posterior).log_prob(d.z) - d.posterior.log_prob(d.z)
+        )
+
+    patch.setattr(Draw, "log_weights", log_weights)
+
+
+def first_noise_reused(patch):
+    original = training._Loop._noise
+    patch.setattr(training._Loop, "_noise", lambda loop, m, t: original(loop, m, 0))
+
+
+def detached_encoder(patch):
+    original = distributions.reparameterize
+
+    def reparameterize(q, noise):
+        base = q.base_dist
+        return original(Independent(Normal(base.loc.detach(), base.scale.detach()), 1), noise)
+
+    patch.setattr(objectives, "reparameterize", reparameterize)
+
+
+def softmax_over_elements(patch):
+    def forward(self, raw, batch_ndim):
+        logits = torch.stack(observations.blocks(raw, batch_ndim, self.classes), dim=-1)
+        logits = logits - logits.logsumexp(-2, keepdim=True)
+
+        class Wrong(TorchCategorical):
+            def log_prob(self, value):
+                return logits.gather(-1, value[..., None].long())[..., 0]
+
+        return observations.independent(Wrong(logits=logits, validate_args=False), batch_ndim)
+
+    patch.setattr(observations.Categorical, "forward", forward)
+
+
+def batch_averages_averaged(patch):
+    original = learner_module.AEVB._loss
+
+    def loss(self, parameters, buffers, batch, noise, temper):
+        value, (sums, rest) = original(self, parameters, buffers, batch, noise, temper)
+        return value, (sums / len(batch.x), rest)
+
+    patch.setattr(learner_module.AEVB, "_loss", loss)
+
+
+def chunk_averages_averaged(patch):
+    original = estimates.bound_parts
+
+    def bound_parts(m, q, rows, *, seed=0, chunk=1000):
+        starts = range(0, len(rows), chunk)
+        parts = [
+            original(m, q, rows.pick(np.arange(s, min(s + chunk, len(rows)))), seed=seed)
+            for s in starts
+        ]
+        return {k: float(np.mean([p[k] for p in parts])) for k in parts[0]}
+
+    patch.setattr(laws, "bound_parts", bound_parts)
+
+
+def samples_changed(by):
+    def plant(patch):
+        original = estimates._stream
+        patch.setattr(
+            estimates, "_stream", lambda m, q, b, k, seed: original(m, q, b, k + by, seed)
+        )
+
+    return plant
+
+
+@contextmanager
+def without_evaluation_mode(*modules):
+    with torch.no_grad():
+        yield
+
+
+def weight_prior_everywhere(patch):
+    original = learner_module._log_weight_prior
+    patch.setattr(
+        learner_module,
+        "_log_weight_prior",
+        lambda parameters: original({f"model.{k}": v for k, v in parameters.items()}),
+    )
+
+
+def unscaled_weight_prior(patch):
+    original = learner_module._log_weight_prior
+    patch.setattr(learner_module, "_log_weight_prior", lambda parameters: 50 * original(parameters))
+
+
+def beta_in_the_report(patch):
+    def forward(self, batch, noise, objective, temper):
+        d = objectives.draw(self.model, self.posterior, batch, noise)
+        return objective.reduce(d, temper), d.reconstruction(), temper * d.kl_estimate()
+
+    patch.setattr(learner_module._Pair, "forward", forward)
+
+
+def minimized(patch):
+    original = learner_module.AEVB._loss
+
+    def loss(self, *arguments):
+        value, rest = original(self, *arguments)
+        return -value, rest
+
+    patch.setattr(learner_module.AEVB, "_loss", loss)
+
+
+def all_rows_train(patch):
+    original = dataset._parts
+
+    def parts(source, seed):
+        return original(source, seed) | {"train": np.arange(len(source.values))}
+
+    patch.setattr(dataset, "_parts", parts)
+
+
+def one_noise_for_all_rows(patch):
+    original = estimates.generator
+    patch.setattr(
+        estimates,
+        "generator",
+        lambda seed, stream, n, *rest: original(seed, stream, 0, *rest),
+    )
+
+
+BUGS = {
+    "missing half of the divergence": (
+        kl_as(lambda kl, q, p: 2 * kl(q, p)),
+        laws.bounds_equal_the_numpy_derivation,
+    ),
+    "divergence averaged over dimensions": (averaged_kl, laws.bounds_equal_the_numpy_derivation),
+    "divergence dropped": (
+        attribute(Draw, "closed_kl", lambda d: d.z.new_zeros(d.z.shape[1])),
+        laws.bounds_equal_the_numpy_derivation,
+    ),
+    "divergence with the wrong sign": (
+        kl_as(lambda kl, q, p: -kl(q, p)),
+        laws.divergence_equals_quadrature,
+    ),
+    "divergence the wrong way round": (
+        kl_as(lambda kl, q, p: kl(p, q)),
+        laws.divergence_equals_quadrature,
+    ),
+    "log-variance taken for the deviation": (
+        attribute(distributions.Normal, "_scale", lambda self, v: torch.exp(v)),
+        laws.bounds_equal_the_numpy_derivation,
+    ),
+    "likelihood averaged over pixels": (mean_over_pixels, laws.bounds_equal_the_numpy_derivation),
+    "log-sum-exp over data, not samples": (
+        other_iwae(
+            lambda d, t: (
+                d.log_weights(t).logsumexp(1).mean().expand(d.z.shape[1]) - math.log(d.z.shape[1])
+            )
+        ),
+        laws.bounds_equal_the_numpy_derivation,
+    ),
+    "log K forgotten": (
+        other_iwae(lambda d, t: d.log_weights(t).logsumexp(0)),
+        laws.bounds_equal_the_numpy_derivation,
+    ),
+    "importance weights of minus the bound": (
+        other_iwae(lambda d, t: ((-d.log_weights(t)).softmax(0) * d.log_weights(t)).sum(0)),
+        laws.bounds_equal_the_numpy_derivation,
+    ),
+    "prior hard-coded in the weights": (
+        hard_coded_prior_in_weights,
+        laws.the_prior_of_the_model_is_used,
+    ),
+    "prior hard-coded in the divergence": (
+        kl_as(lambda kl, q, p: kl(q, standard(q))),
+        laws.the_prior_of_the_model_is_used,
+    ),
+    "noise not used": (
+        attribute(objectives, "reparameterize", lambda q, eps: q.mean + 0 * eps),
+        laws.noise_is_fresh_and_used,
+    ),
+    "noise of the first step reused": (first_noise_reused, laws.noise_is_fresh_and_used),
+    "draws without gradient": (
+        attribute(
+            objectives,
+            "reparameterize",
+            lambda q, eps: distributions.reparameterize(q, eps).detach(),
+        ),
+        laws.gradients_equal_finite_differences,
+    ),
+    "encoder without gradient": (detached_encoder, laws.gradients_equal_finite_differences),
+    "softmax over the wrong axis": (
+        softmax_over_elements,
+        laws.categorical_normalizes_over_classes,
+    ),
+    "batch averages averaged": (
+        batch_averages_averaged,
+        laws.training_metrics_weigh_every_datum_alike,
+    ),
+    "chunk averages averaged": (chunk_averages_averaged, laws.evaluation_weighs_every_datum_alike),
+    "one sample too few": (
+        samples_changed(-1),
+        laws.evaluation_takes_exactly_the_samples_asked_for,
+    ),
+    "one sample too many in the mean": (
+        samples_changed(1),
+        laws.evaluation_takes_exactly_the_samples_asked_for,
+    ),
+    "train-mode layers at evaluation": (
+        attribute(estimates, "evaluating", without_evaluation_mode),
+        laws.layers_are_in_evaluation_mode_when_evaluating,
+    ),
+    "weight prior not divided by N": (
+        unscaled_weight_prior,
+        laws.weight_prior_is_scaled_by_the_number_of_data,
+    ),
+    "weight prior on the encoder too": (
+        weight_prior_everywhere,
+        laws.weight_prior_is_scaled_by_the_number_of_data,
+    ),
+    "beta ignored": (
+        attribute(
+            objectives, "elbo_b", Objective("elbo_b", lambda d, t: d.reconstruction() - d.kl())
+        ),
+        laws.beta_scales_the_divergence_in_the_objective,
+    ),
+    "beta in the reported bound": (
+        beta_in_the_report,
+        laws.reported_bound_is_the_bound_whatever_the_objective,
+    ),
+    "objective minimized": (minimized, laws.training_raises_the_bound),
+    "test rows in training": (all_rows_train, laws.test_rows_never_reach_training),
+    "binarization drawn once, called fresh": (
+        attribute(data.Rows, "batch", lambda rows, positions, step: rows.take(positions)),
+        laws.dynamic_binarization_is_fresh_each_epoch_and_unbiased,
+    ),
+    "the same row noise for all data": (
+        one_noise_for_all_rows,
+        laws.evaluation_takes_exactly_the_samples_asked_for,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_planted_bug_is_caught(name, monkeypatch):
+    plant, law = BUGS[name]
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        law()
+
+
+def test_the_list_above_is_complete():
+    lines = __doc__.splitlines()[2:]
+    listed = [name for line in lines for name in re.split(r"\s{2,}", line.strip())]
+    assert sorted(filter(None, listed)) == sorted(BUGS)
+    assert len(BUGS) >= 20
