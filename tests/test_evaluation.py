@@ -1,0 +1,191 @@
+"""Evaluation: independence of chunking, certificates, errors that cover, diagnosis, refitting."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers import binary_rows, quadrature, small_pair
+
+import aevb
+from aevb import codes
+from aevb.data import Binarization, Rows
+from aevb.errors import UsageError
+from aevb.evaluation import Certificate, diagnose, estimates, evidence, refit, treatment
+
+
+def test_no_number_depends_on_the_chunking(monkeypatch):
+    model, posterior = small_pair()
+    rows = binary_rows(23)
+    results = []
+    for cells in (1, 40_000, 10**9):
+        monkeypatch.setattr(estimates, "CELLS_AT_ONCE", cells)
+        results.append(evidence(model, posterior, rows, 700))
+    for other in results[1:]:
+        assert np.allclose(results[0].importance.values, other.importance.values, atol=1e-12)
+        assert np.allclose(results[0].elbo.values, other.elbo.values, atol=1e-12)
+        assert np.allclose(results[0].importance.errors, other.importance.errors, atol=1e-12)
+
+
+def test_errors_cover_the_truth_as_often_as_they_claim():
+    model, posterior = small_pair(spread=0.8)
+    rows = binary_rows(4)
+    truth = quadrature(model, rows.all().double().numpy())
+    inside = []
+    for seed in range(200):
+        result = evidence(model, posterior, rows, 400, seed=seed).importance
+        inside.append(np.abs(result.values - truth) < 2 * result.errors)
+    covered = np.mean(inside)
+    assert 0.92 < covered < 0.985
+
+
+def test_more_samples_are_tighter_and_never_above():
+    model, posterior = small_pair(spread=0.8)
+    rows = binary_rows(40)
+    truth = quadrature(model, rows.all().double().numpy()).mean()
+    results = [evidence(model, posterior, rows, k).importance for k in (1, 10, 100, 2000)]
+    assert all(r.mean < truth + 5 * r.monte_carlo_error for r in results[1:])
+    assert results[0].mean < results[2].mean
+    assert math.isnan(results[0].monte_carlo_error)
+    assert results[0].as_dict()["monte_carlo_error"] is None
+
+
+def test_certificate_is_plain_statistics():
+    values, errors = np.array([-1.0, -2.0, -6.0]), np.array([0.3, 0.0, 0.4])
+    c = Certificate("m", "log p(x)", "lower", 5, values, errors, 2.5, 8, "d", "none")
+    assert c.mean == -3.0
+    assert c.standard_error == pytest.approx(values.std(ddof=1) / math.sqrt(3))
+    assert c.monte_carlo_error == pytest.approx(0.5 / 3)
+    assert c.bits_per_dimension == pytest.approx(3 / (8 * math.log(2)))
+    expected = {
+        "method",
+        "estimand",
+        "direction",
+        "unit",
+        "samples",
+        "n",
+        "mean",
+        "standard_error",
+        "monte_carlo_error",
+        "effective_sample_size",
+        "bits_per_dimension",
+        "data",
+        "binarize",
+    }
+    assert set(json.loads(json.dumps(c.as_dict()))) == expected
+    assert "lower bound on log p(x)" in str(c)
+
+
+def test_effective_sample_size_is_k_at_the_exact_posterior():
+    class Half(torch.nn.Module):
+        def forward(self, x):
+            return torch.cat([x / 2, torch.full_like(x, math.log(0.5))], -1)
+
+    class Identity(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.p = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, z):
+            return torch.cat([z, torch.zeros_like(z)], -1)
+
+    model = aevb.Model(
+        aevb.standard_normal(1), aevb.gaussian(Identity(), min_variance=0.0)
+    ).double()
+    values = np.linspace(-2, 2, 9)[:, None]
+    rows = Rows(values, np.arange(9), (1,))
+    result = evidence(model, aevb.mean_field(Half()), rows, 64)
+    assert result.importance.effective_sample_size == pytest.approx(64, rel=1e-6)
+    assert result.importance.monte_carlo_error < 1e-6
+    exact = torch.distributions.Normal(0.0, math.sqrt(2.0)).log_prob(
+        torch.from_numpy(values.astype(np.float32)).double()
+    )
+    assert np.allclose(result.importance.values, exact[:, 0].numpy(), atol=1e-9)
+    assert np.allclose(result.reconstruction - result.kl, result.elbo.values)
+
+
+def test_active_units_and_divergence_by_dimension():
+    model, posterior = small_pair(latent=3, width=6)
+    head = posterior.conditional.network.head
+    with torch.no_grad():
+        head.weight[1] = 0.0  # the mean of dimension 2 does not move: a dead unit
+        head.weight[4] = 0.0
+        head.bias[[1, 4]] = 0.0
+    rows = binary_rows(200)
+    d = diagnose(model, posterior, rows)
+    q = posterior(rows.all().double())
+    kl = torch.distributions.kl_divergence(q.base_dist, model.prior().base_dist).mean(0).detach()
+    assert np.allclose(d.kl_by_dimension, kl.numpy())
+    assert d.kl_by_dimension[1] == pytest.approx(0, abs=1e-12)
+    assert d.active_units == 2
+    x_hat = torch.sigmoid(model.likelihood.network(q.mean)).detach()
+    error = (rows.all().double() - x_hat).square().sum(1).mean()
+    assert d.reconstruction_error == pytest.approx(float(error))
+    assert json.dumps(d.as_dict())
+
+
+def test_refitted_parameters_beat_the_encoder():
+    model, posterior = small_pair(spread=0.8)
+    rows = binary_rows(12)
+    fitted = refit(model, 2, rows)
+    ours = evidence(model, fitted, rows, 2000).elbo
+    encoder = evidence(model, posterior, rows, 2000).elbo
+    truth = quadrature(model, rows.all().double().numpy())
+    assert (ours.values < truth + 5 * ours.errors).all()
+    assert ours.mean > encoder.mean
+    assert ours.mean > truth.mean() - 0.1
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_treatment_stands_beside_the_number():
+    rows = binary_rows(3)
+    assert treatment(rows) == "none"
+    drawn = Rows(rows.values, rows.index, rows.shape, binarize=Binarization.EPOCH, seed=4)
+    assert treatment(drawn) == "epoch (one draw, seed 4)"
+
+
+def test_samples_must_be_positive():
+    with pytest.raises(UsageError, match="at least 1"):
+        evidence(*small_pair(), binary_rows(2), 0)
+
+
+# -- codes ----------------------------------------------------------------------------------------
+
+
+def test_codes_there_and_back():
+    model, posterior = small_pair()
+    rows = binary_rows(2500)
+    z = codes.encode(model, posterior, rows)
+    assert np.allclose(z, posterior(rows.all().double()).mean.detach().numpy())
+    assert (codes.encode(model, posterior, rows) == z).all()
+    x = codes.reconstruct(model, posterior, rows)
+    assert np.allclose(x, codes.decode(model, z))
+    expected = torch.sigmoid(model.likelihood.network(torch.from_numpy(z))).detach().numpy()
+    assert np.allclose(x, expected)
+    with pytest.raises(UsageError, match=r"codes must have shape \(N, 2\), found \(3, 4\)"):
+        codes.decode(model, np.zeros((3, 4)))
+
+
+def test_samples_follow_the_model():
+    model, _ = small_pair(spread=1.5)
+    means, draws = codes.sample(model, 40_000), codes.sample(model, 40_000, draw=True)
+    assert (codes.sample(model, 5) == codes.sample(model, 5)).all()
+    assert (codes.sample(model, 5) != codes.sample(model, 5, seed=1)).any()
+    assert set(np.unique(draws)) == {0.0, 1.0}
+    assert np.abs(means.mean(0) - draws.mean(0)).max() < 5 * 0.5 / math.sqrt(40_000)
+    every = np.array([[(i >> k) & 1 for k in range(6)] for i in range(64)], dtype=float)
+    probability = np.exp(quadrature(model, every))
+    counts = np.bincount((draws @ (2 ** np.arange(6))).astype(int), minlength=64) / 40_000
+    error = np.sqrt(probability * (1 - probability) / 40_000)
+    assert probability.sum() == pytest.approx(1, abs=1e-6)
+    assert (np.abs(counts - probability) < 5 * error + 1e-9).all()
+
+
+def test_interpolation_is_a_straight_line_with_both_ends():
+    line = codes.interpolate(np.array([0.0, 2.0]), np.array([4.0, 0.0]), 5)
+    assert line.tolist() == [[0, 2], [1, 1.5], [2, 1], [3, 0.5], [4, 0]]
+    with pytest.raises(UsageError, match="at least 2"):
+        codes.interpolate(line[0], line[1], 1)
+    with pytest.raises(UsageError, match="at least 1"):
+        codes.sample(small_pair()[0], 0)

@@ -1,0 +1,204 @@
+"""The loop: plans, selection, early stopping, failure, layers that draw, memory maps."""
+
+import math
+import re
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import binary_rows, small_pair
+from laws import dataset
+from torch import nn
+
+import aevb
+from aevb.algorithms import AEVB
+from aevb.data import Rows, Source, split
+from aevb.errors import TrainingError, UsageError
+from aevb.evaluation import bound_parts
+from aevb.optimizers import constant
+from aevb.storage import RunFolder
+from aevb.training import Plan, train, worth_compiling, worth_threads
+
+
+def pair(**kwargs):
+    return small_pair(dtype=torch.float32, **kwargs)
+
+
+def test_warm_up_must_finish_before_training_does():
+    data = dataset(binary_rows(20))
+    with pytest.raises(UsageError, match=r"6 steps would not finish: the run has 6 steps"):
+        train(AEVB(*pair()), data, Plan(epochs=3, batch_size=10, warmup_steps=6))
+    history = train(AEVB(*pair()), data, Plan(epochs=3, batch_size=10, warmup_steps=5, beta=2.0))
+    assert [record["beta"] for record in history] == pytest.approx([0.8, 1.6, 2.0])
+    plan = Plan(warmup_steps=4, beta=0.5)
+    assert [plan.temper(t) for t in (1, 2, 4, 9)] == [0.125, 0.25, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"samples": 0},
+        {"patience": 0},
+        {"beta": -1.0},
+        {"warmup_steps": -1},
+    ],
+)
+def test_plans_are_checked(wrong):
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        Plan(**wrong)
+
+
+def test_the_model_kept_is_the_best_on_validation_data():
+    train_rows, validation = binary_rows(30), binary_rows(15, seed=5)
+    data = dataset(train_rows)
+    data = type(data)(data.source, data.train, validation, validation)
+    model, posterior = pair()
+    learner = AEVB(model, posterior, optimizer=aevb.Adam(learning_rate=0.3))
+    history = train(learner, data, Plan(epochs=25, batch_size=5, schedule=constant))
+    bounds = [record["validation"]["elbo"] for record in history]
+    assert max(bounds) > bounds[-1]
+    assert bound_parts(model, posterior, validation)["elbo"] == pytest.approx(max(bounds), abs=1e-6)
+
+
+def test_patience_stops_the_run():
+    data = dataset(binary_rows(30))
+    model, posterior = pair()
+    learner = AEVB(model, posterior, optimizer=aevb.SGD(learning_rate=1e-12))
+    assert len(train(learner, data, Plan(epochs=50, patience=3))) == 4
+
+
+def test_non_finite_objective_stops_with_a_sentence_and_keeps_the_checkpoint(tmp_path):
+    class Fragile(nn.Module):
+        """Gives NaN once its weight has moved far enough."""
+
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 6)
+
+        def forward(self, z):
+            y = self.layer(z)
+            far = self.layer.bias.detach().abs().sum() > 1.0
+            return y + torch.where(far, math.nan, 0.0)
+
+    _, posterior = pair()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        fragile = Fragile()
+    nn.init.zeros_(fragile.layer.bias)
+    model = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(fragile))
+    learner = AEVB(model, posterior, optimizer=aevb.Adam(learning_rate=0.02))
+    run = RunFolder(tmp_path / "run")
+    plan = Plan(epochs=50, batch_size=10, schedule=constant, checkpoint_seconds=0)
+    with pytest.raises(
+        TrainingError, match=r"not finite (at|after) .*step \d+.*--lr.*checkpoint is kept"
+    ):
+        train(learner, dataset(binary_rows(30)), plan, run=run)
+    with run.locked():
+        found = run.newest_checkpoint(pytest.fail)
+    assert found is not None
+    assert all(bool(torch.isfinite(t).all()) for t in found.tensors.values())
+
+
+def test_training_leaves_the_generators_of_others_alone():
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    train(AEVB(*pair()), dataset(binary_rows(20)), Plan(epochs=2))
+    assert torch.equal(before, torch.get_rng_state())
+    assert (numpy_before == np.random.get_state()[1]).all()  # noqa: NPY002
+
+
+def test_layers_that_draw_follow_the_seed():
+    def bounds(seed):
+        _, posterior = pair()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = nn.Sequential(nn.Linear(2, 20), nn.Dropout(0.5), nn.Linear(20, 6))
+        model = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(network))
+        torch.manual_seed(np.random.randint(1000))  # noqa: NPY002
+        history = train(AEVB(model, posterior), dataset(binary_rows(20)), Plan(epochs=3, seed=seed))
+        return [record["train"]["elbo"] for record in history]
+
+    assert bounds(1) == bounds(1)
+    assert bounds(1) != bounds(2)
+
+
+def test_free_parameters_train_without_validation():
+    model, _ = pair()
+    posterior = aevb.per_datum(30, 2)
+    learner = AEVB(model, posterior, optimizer=aevb.Adam(learning_rate=0.05))
+    history = train(learner, dataset(binary_rows(30)), Plan(epochs=40, batch_size=10))
+    assert history[0]["validation"] is None
+    assert history[-1]["train"]["elbo"] > history[0]["train"]["elbo"]
+
+
+def test_importance_weighted_objective_trains_its_bound():
+    model, posterior = pair()
+    learner = AEVB(model, posterior, aevb.iwae, aevb.Adam(learning_rate=0.01))
+    history = train(learner, dataset(binary_rows(50)), Plan(epochs=20, samples=5, batch_size=10))
+    last = history[-1]["train"]
+    assert last["objective"] > history[0]["train"]["objective"]
+    assert last["objective"] > last["elbo"]
+
+
+def test_a_memory_map_is_read_row_by_row(tmp_path):
+    """256 MB of rows train under a limit on memory that they alone would break."""
+    rows, width = 65_536, 1024
+    path = tmp_path / "large.npy"
+    values = np.lib.format.open_memmap(path, "w+", np.float32, (rows, width))
+    values[::7] = 1.0
+    values.flush()
+    del values
+    mapped = np.load(path, mmap_mode="r")
+    source = Source("large", mapped, (width,), "bernoulli", "", "none")
+    data = split(source, limit=2000)
+    assert isinstance(data.train.values, np.memmap)
+    with torch.random.fork_rng(devices=[]):
+        model = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(aevb.MLP(2, [4], width)))
+        posterior = aevb.mean_field(aevb.MLP(width, [4], 4))
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    status = Path("/proc/self/status").read_text()
+    used = int(re.search(r"VmData:\s+(\d+)", status).group(1)) * 1024
+    resource.setrlimit(resource.RLIMIT_DATA, (used + 150 * 2**20, before[1]))
+    try:
+        plan = Plan(epochs=1, batch_size=200)
+        history = train(
+            AEVB(model, posterior),
+            type(data)(source, data.train, data.validation.limit(500), data.test),
+            plan,
+        )
+        with pytest.raises(MemoryError):
+            np.ones((rows, width), dtype=np.float32)
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+    assert np.isfinite(history[0]["train"]["elbo"])
+
+
+def test_whether_to_compile_and_thread_depends_on_sizes_alone():
+    small = AEVB(*pair())
+    assert not worth_compiling(small, 1000, Plan())
+    assert not worth_threads(small, 1000, Plan())
+    with torch.random.fork_rng(devices=[]):
+        model = aevb.Model(aevb.standard_normal(20), aevb.bernoulli(aevb.MLP(20, [500], 784)))
+        large = AEVB(model, aevb.mean_field(aevb.MLP(784, [500], 40)))
+    assert worth_compiling(large, 50_000, Plan())
+    assert worth_threads(large, 50_000, Plan())
+    assert not worth_compiling(large, 1000, Plan(epochs=2))
+
+
+def test_rows_are_given_out_in_order_and_without_loss():
+    values = np.arange(24, dtype=np.uint8).reshape(12, 2)
+    rows = Rows(values, np.arange(12)[::2], (2,), scale=0.5, all_labels=np.arange(12))
+    assert torch.equal(rows.all(), torch.from_numpy(values[::2] * 0.5).float())
+    assert rows.labels.tolist() == [0, 2, 4, 6, 8, 10]
+    chunks = list(rows.chunks(4))
+    assert [len(x) for _, x in chunks] == [4, 2]
+    assert np.concatenate([p for p, _ in chunks]).tolist() == list(range(6))
+    assert rows.limit(None) is rows
+    assert rows.limit(3).index.tolist() == rows.limit(3).index.tolist()
+    assert set(rows.limit(3).index) < set(rows.index)
+    with pytest.raises(UsageError, match="at least 1"):
+        rows.limit(0)
+    assert values[3, 1] == 7
