@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from aevb import data, plots
+    from aevb import codes, data, plots
     from aevb.algorithms import AEVB
     from aevb.conditional import (
         Conditional,
@@ -59,13 +59,14 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     *_HOME,
+    "codes",
     "data",
     "plots",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("data", "plots"):
+    if name in ("codes", "data", "plots"):
         return import_module(f"aevb.{name}")
     if name in _HOME:
         return getattr(import_module(f"aevb.{_HOME[name]}"), name)

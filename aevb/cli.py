@@ -405,7 +405,7 @@ def _write_array(target: Path, array: "NDArray[np.float64]") -> None:
         np.savetxt(buffer, array, delimiter=",", fmt="%.9g")
     else:
         raise UsageError(f"{target} must end in .npy, .csv or, for pictures, .png")
-    from aevb.storage import replace_atomically
+    from aevb.files import replace_atomically
 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -50,7 +50,8 @@ def sample(model: Model, n: int, *, seed: int = 0, draw: bool = False) -> Array:
     Errors: UsageError for n < 1.
     Example:
         >>> import aevb
-        >>> model = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(aevb.MLP(2, [8], 64)))
+        >>> decoder = aevb.MLP(2, [8], 64)
+        >>> model = aevb.Model(aevb.standard_normal(2), aevb.continuous_bernoulli(decoder))
         >>> sample(model, 3).shape
         (3, 64)
     """

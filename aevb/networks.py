@@ -24,6 +24,7 @@ class MLP(nn.Module):
     Errors: UsageError for a width below 1.
     Source: Kingma & Welling (2013), appendix C; `hidden=[]` gives a linear map.
     Example:
+        >>> import torch
         >>> MLP(784, [500], 2 * 20)(torch.zeros(3, 784)).shape
         torch.Size([3, 40])
     """
@@ -66,6 +67,7 @@ class ConvolutionalEncoder(nn.Module):
     Errors: UsageError for a row of another length.
     Source: the usual form since Radford et al. (2016), "Unsupervised representation learning".
     Example:
+        >>> import torch
         >>> ConvolutionalEncoder((1, 28, 28), [32, 64], 40)(torch.zeros(3, 784)).shape
         torch.Size([3, 40])
     """
@@ -109,6 +111,7 @@ class ConvolutionalDecoder(nn.Module):
     Errors: UsageError for an image shape that is not (C, H, W).
     Source: as `ConvolutionalEncoder`.
     Example:
+        >>> import torch
         >>> ConvolutionalDecoder(20, [32, 64], (1, 28, 20), outputs=2)(torch.zeros(3, 20)).shape
         torch.Size([3, 1120])
     """

@@ -133,7 +133,8 @@ def train(
     Example:
         >>> import aevb
         >>> digits = aevb.data.load("digits")
-        >>> model = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(aevb.MLP(2, [32], 64)))
+        >>> decoder = aevb.MLP(2, [32], 64)
+        >>> model = aevb.Model(aevb.standard_normal(2), aevb.continuous_bernoulli(decoder))
         >>> posterior = aevb.mean_field(aevb.MLP(64, [32], 4))
         >>> history = train(aevb.AEVB(model, posterior), digits, Plan(epochs=2))
         >>> history[1]["validation"]["elbo"] > history[0]["validation"]["elbo"]

@@ -141,7 +141,12 @@ def fit(
         )
         facts = {"settings": settings.model_dump(), "data": _facts(data), "used": _used(settings)}
         folder.write_config(model, posterior, facts)
-    history = train(algorithm, data, plan, run=folder, resume=resume, callback=callback)
+    try:
+        history = train(algorithm, data, plan, run=folder, resume=resume, callback=callback)
+    except UsageError:
+        if not resume:  # nothing was begun, so nothing is in the way of another try
+            folder.clear()
+        raise
     report = _report(folder, settings, history, "compiled" if algorithm.compiled else "eager")
     folder.write_card(card(folder, report, None))
     return report

@@ -11,7 +11,7 @@ import aevb
 
 PACKAGE = Path(aevb.__file__).parent
 ORDER = [
-    {"errors"},
+    {"errors", "files"},
     {"randomness"},
     {"data", "networks", "optimizers"},
     {"distributions"},

@@ -49,7 +49,8 @@ def diagnose(model: Model, posterior: Posterior, rows: Rows, *, chunk: int = 100
     Example:
         >>> import aevb
         >>> digits = aevb.data.load("digits")
-        >>> model = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(aevb.MLP(2, [8], 64)))
+        >>> decoder = aevb.MLP(2, [8], 64)
+        >>> model = aevb.Model(aevb.standard_normal(2), aevb.continuous_bernoulli(decoder))
         >>> diagnose(model, aevb.mean_field(aevb.MLP(64, [8], 4)), digits.test).active_units <= 2
         True
     """

@@ -96,7 +96,8 @@ def evidence(
     Example:
         >>> import aevb
         >>> digits = aevb.data.load("digits")
-        >>> model = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(aevb.MLP(2, [8], 64)))
+        >>> decoder = aevb.MLP(2, [8], 64)
+        >>> model = aevb.Model(aevb.standard_normal(2), aevb.continuous_bernoulli(decoder))
         >>> result = evidence(model, aevb.mean_field(aevb.MLP(64, [8], 4)), digits.test, 10)
         >>> result.importance.mean >= result.elbo.mean
         True

@@ -1,6 +1,5 @@
 """Run folders, model files and settings: here, and in the command line, names are strings."""
 
-from aevb.storage.files import replace_atomically
 from aevb.storage.run import RunFolder
 from aevb.storage.settings import (
     Settings,
@@ -21,6 +20,5 @@ __all__ = [
     "learner",
     "load",
     "pick_schedule",
-    "replace_atomically",
     "save",
 ]

@@ -17,14 +17,8 @@ import safetensors.torch
 from torch import Tensor
 
 from aevb.errors import ModelFileError
-from aevb.storage.files import (
-    read_json,
-    replace_atomically,
-    sha256,
-    sync_folder,
-    to_json,
-    write_durably,
-)
+from aevb.files import replace_atomically, sync_folder, write_durably
+from aevb.storage.files import read_json, sha256, to_json
 
 KEPT = 2
 POINTER = "latest"

@@ -1,39 +1,13 @@
-"""Files that are whole or not there: written beside, flushed to the disk, then renamed."""
+"""JSON that is read with care, and checksums."""
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from aevb.errors import ModelFileError
 
 MAX_JSON_BYTES = 1 << 20
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write and flush to the disk; the caller renames."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename in it survives a crash."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def replace_atomically(path: Path, content: bytes) -> None:
-    """Put content at path in one step: readers see the old file or the new one, whole."""
-    beside = path.with_name(f".{path.name}.tmp")
-    write_durably(beside, content)
-    beside.replace(path)
-    sync_folder(path.parent)
 
 
 def to_json(value: Any) -> bytes:

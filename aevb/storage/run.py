@@ -17,11 +17,12 @@ from aevb.data import Binarization, Dataset, Rows, open_source
 from aevb.data import load as load_data
 from aevb.errors import DataError, ModelFileError, TrainingError
 from aevb.evaluation import refit
+from aevb.files import replace_atomically
 from aevb.model import Model
 from aevb.posterior import PerDatum, Posterior
 from aevb.storage import checkpoints, weights
 from aevb.storage.checkpoints import Checkpoint
-from aevb.storage.files import read_json, replace_atomically, to_json
+from aevb.storage.files import read_json, to_json
 from aevb.storage.settings import Settings, check_settings
 
 METRICS, CARD, LOCK = "metrics.jsonl", "README.md", ".lock"
@@ -144,6 +145,7 @@ class RunFolder:
     def save_checkpoint(
         self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
     ) -> None:
+        weights.require_finite({k: v for k, v in tensors.items() if k.startswith("parameters/")})
         with self._writing():
             checkpoints.save(self._checkpoints, step, tensors, facts)
 

@@ -11,11 +11,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from aevb.errors import ModelFileError
+from aevb.errors import ModelFileError, TrainingError
+from aevb.files import replace_atomically
 from aevb.model import Model
 from aevb.posterior import Posterior
 from aevb.storage.description import describe, restore
-from aevb.storage.files import read_json, replace_atomically, to_json
+from aevb.storage.files import read_json, to_json
 
 FORMAT = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -32,7 +33,8 @@ def save(
 ) -> None:
     """Write model and posterior into a folder, each file in one step; `facts` join the config.
 
-    Errors: ModelFileError where the folder cannot be written.
+    Errors: ModelFileError where the folder cannot be written; TrainingError for parameters that
+    are not finite.
     Example: `aevb.save("my-model", model, posterior)`, then `aevb.load("my-model")`.
     """
     folder = Path(folder)
@@ -57,8 +59,20 @@ def config_of(
 
 
 def save_weights(folder: Path, model: Model, posterior: Posterior) -> None:
-    """Write `model.safetensors` alone."""
+    """Write `model.safetensors` alone; TrainingError for parameters that are not finite."""
+    for prefix, module in (("model", model), ("posterior", posterior)):
+        require_finite({f"{prefix}.{name}": p for name, p in module.named_parameters()})
     replace_atomically(folder / WEIGHTS, safetensors.torch.save(_state(model, posterior)))
+
+
+def require_finite(parameters: Mapping[str, Tensor]) -> None:
+    """TrainingError, naming the first one, unless all parameters are finite."""
+    for name, p in parameters.items():
+        if not bool(torch.isfinite(p).all()):
+            raise TrainingError(
+                f"the parameters are not finite, in {name}: they are not saved; try a smaller "
+                "learning rate (--lr) or gradient clipping (--clip 10)"
+            )
 
 
 def load(

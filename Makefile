@@ -1,0 +1,47 @@
+# make demo   set up .venv, train a 2-D model of real digits, evaluate it, draw it
+# make test   set up .venv, run the tests        make test-slow   those that take minutes
+# make lint   ruff and mypy                      make bench       the benchmarks
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := runs/demo
+
+.PHONY: demo test test-slow lint bench clean
+
+demo: .venv/aevb
+	$(BIN)/aevb train digits --latent-dim 2 --hidden 256 --lr 3e-3 --epochs 400 --out $(RUN) --force
+	@echo
+	@$(BIN)/aevb evaluate $(RUN)
+	@echo
+	@$(BIN)/aevb plot $(RUN) all
+
+test: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+
+test-slow: .venv/dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/aevb
+	$(BIN)/python benchmarks/step.py
+
+# torch comes first and pinned: left free, an installer may choose a build of several gigabytes.
+.venv/torch: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	@touch $@
+
+.venv/aevb: .venv/torch pyproject.toml
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/dev: .venv/aevb
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
