@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from aevb import __version__
 from aevb.errors import AevbError, UsageError
 
 if TYPE_CHECKING:
@@ -24,13 +25,25 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="aevb",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Fit variational auto-encoders, and know how good they are.",
     epilog="Every command takes --json, and --debug for a traceback on errors.",
 )
+
+
+@app.callback()
+def version(
+    show: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True)
+    ] = False,
+) -> None:
+    """Fit variational auto-encoders, and know how good they are."""
+    if show:
+        print(f"aevb {__version__}")
+        raise typer.Exit
+
 
 Run = Annotated[Path, typer.Argument(help="A run folder that `aevb train` wrote.")]
 RowsOf = Annotated[
@@ -53,11 +66,16 @@ def train(
     data: Annotated[str, typer.Argument(help="A data set's name, or a file.")] = "digits",
     latent_dim: Annotated[int, typer.Option(help="Latent dimensions.")] = 20,
     hidden: Annotated[
-        str, typer.Option(help="Hidden widths (or channels), encoder first: 500 or 200,200.")
-    ] = "500",
+        str | None,
+        typer.Option(help="Widths, encoder first, like 200,200 [default: 500; channels 32,64]."),
+    ] = None,
     activation: Annotated[
-        str, typer.Option(help="tanh, relu, elu, gelu, silu, softplus, leaky-relu, sigmoid.")
-    ] = "tanh",
+        str | None,
+        typer.Option(
+            help="tanh, relu, elu, gelu, silu, softplus, leaky-relu, sigmoid "
+            "[default: tanh; convolutional relu]."
+        ),
+    ] = None,
     network: Annotated[
         Literal["mlp", "convolutional"], typer.Option(help="Kind of networks.")
     ] = "mlp",
@@ -120,7 +138,7 @@ def train(
     options = {
         k: v for k, v in ctx.params.items() if k not in ("out", "resume", "force", "json_", "quiet")
     }
-    options["hidden"] = _widths(hidden)
+    options["hidden"] = None if hidden is None else _widths(hidden)
     explicit = {k for k in options if str(ctx.get_parameter_source(k)).endswith("COMMANDLINE")}
     if resume and out is None:
         raise UsageError("--resume needs the folder of the run: name it with --out")
@@ -424,6 +442,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     debug = "--debug" in given
     given = [word for word in given if word != "--debug"]
     as_json = "--json" in given
+    given = given or ["--help"]
     try:
         code = app(args=given, prog_name="aevb", standalone_mode=False)
         if code == 130:  # typer's answer to Ctrl-C, which says nothing

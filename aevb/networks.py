@@ -148,12 +148,6 @@ class ConvolutionalDecoder(nn.Module):
         y: Tensor = self.head(self.body(z).unflatten(-1, self._small))
         return y.flatten(1)
 
-    def start_at(self, output: Tensor) -> None:
-        """Let each output channel begin at its mean over the image; `output` is flat."""
-        bias = (self.head[-1] if len(self.head) else self.body).bias
-        assert isinstance(bias, nn.Parameter)
-        bias.data.copy_(output.view(len(bias), -1).mean(1))
-
 
 def _glorot(layer: Layer) -> Layer:
     nn.init.xavier_uniform_(layer.weight)

@@ -103,6 +103,12 @@ def test_marginal_start_matches_the_mean_of_the_data(name):
         assert torch.allclose(p.mean[0], torch.from_numpy(x.mean(0)), atol=1e-3)
 
 
+def test_continuous_bernoulli_has_a_largest_density():
+    p = ContinuousBernoulli()(torch.tensor([[-1e6, 1e6]]), 1)
+    value = float(p.log_prob(torch.tensor([[0.0, 1.0]])))
+    assert value == pytest.approx(2 * math.log(100), rel=1e-5)
+
+
 @given(st.lists(st.floats(-4, 4), min_size=6, max_size=6), st.integers(0, 40), st.integers(0, 40))
 def test_counts_equal_scipy(raw, a, b):
     raw, x = np.array(raw)[None], np.array([[a, b]], dtype=float)

@@ -9,6 +9,9 @@ from torch.distributions import Distribution, constraints
 from aevb.distributions.family import Family, blocks, independent
 from aevb.errors import UsageError
 
+MAX_LOGIT = 100.0
+"""Bound on the logits of a continuous Bernoulli, whose deviation is 1 / |logit| near 0 and 1."""
+
 
 class Bernoulli(Family):
     """Independent coin flips for data in {0, 1}.
@@ -68,6 +71,8 @@ class ContinuousBernoulli(Family):
 
         p(x) = C(l) exp(x l) / (1 + exp(l)),  log C(l) = log(l / tanh(l / 2))
 
+    Logits are held to [-100, 100]: a pixel that is always 0 would otherwise have a density without
+    bound, as under a Gaussian without a least variance (there the deviation is at least 0.01 too).
     Shapes: raw (*batch, X) logits. Units: nats, a density on [0, 1].
     Errors: DataError from `check` for values outside [0, 1].
     Source: Loaiza-Ganem & Cunningham (2019), "The continuous Bernoulli".
@@ -84,12 +89,15 @@ class ContinuousBernoulli(Family):
 
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
         return independent(
-            ContinuousBernoulliDistribution(logits=raw, validate_args=False), batch_ndim
+            ContinuousBernoulliDistribution(
+                logits=raw.clamp(-MAX_LOGIT, MAX_LOGIT), validate_args=False
+            ),
+            batch_ndim,
         )
 
     def encode_marginals(self, x: Tensor) -> Tensor:
         # The mean is a steep but monotone function of the logit: a few bisections invert it.
-        target = x.mean(0).flatten().clamp(1e-3, 1 - 1e-3)
+        target = x.mean(0).flatten().clamp(0.02, 0.98)
         low, high = torch.full_like(target, -1000.0), torch.full_like(target, 1000.0)
         for _ in range(50):
             middle = (low + high) / 2

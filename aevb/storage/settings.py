@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import nn
 
 from aevb.algorithms import AEVB
@@ -42,6 +42,10 @@ SCHEDULES: dict[str, Schedule] = {
     "linear": linear,
 }
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+NETWORK_DEFAULTS: dict[str, dict[str, Any]] = {
+    "mlp": {"hidden": (500,), "activation": "tanh"},
+    "convolutional": {"hidden": (32, 64), "activation": "relu"},
+}
 ROWS_FOR_START = 10_000
 
 
@@ -78,6 +82,13 @@ class Settings(BaseModel):
     precision: Literal["float32", "float64"] = "float32"
     threads: int | None = Field(None, ge=1, le=1024)
     step: Literal["compiled", "eager", "auto"] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fit_the_network(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Widths and activation that were left out are those that suit the kind of network."""
+        usual = NETWORK_DEFAULTS.get(values.get("network", "mlp"), {})
+        return values | {k: v for k, v in usual.items() if values.get(k) is None}
 
 
 def check_settings(values: dict[str, Any], where: str | None = None) -> Settings:
