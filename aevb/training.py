@@ -24,7 +24,7 @@ from torch import Tensor
 from aevb.algorithms import AEVB, State
 from aevb.data import Dataset, Rows
 from aevb.distributions import route
-from aevb.errors import Interrupted, TrainingError, UsageError
+from aevb.errors import Interrupted, ModelFileError, TrainingError, UsageError
 from aevb.evaluation import bound_parts, evaluating
 from aevb.optimizers import Schedule, steps
 from aevb.posterior import Batch, PerDatum
@@ -144,6 +144,11 @@ def train(
     with run.locked() if run is not None else nullcontext(), loop.running():
         if resume:
             loop.resume()
+        elif run is not None and run.begun:
+            raise UsageError(
+                f"{run.path} holds the checkpoints or metrics of another run: resume it, or name "
+                "another folder"
+            )
         return loop.run_to_end()
 
 
@@ -306,7 +311,8 @@ class _Loop:
             )
 
     def _last_good(self) -> str:
-        return f"; the last good checkpoint is kept in {self.run.path}" if self.run else ""
+        kept = self.run is not None and self.run.has_checkpoint
+        return f"; the last good checkpoint is kept in {self.run.path}" if self.run and kept else ""
 
     def _checkpoint_if_due(self) -> None:
         if self.run and time.monotonic() - self.saved_at >= self.plan.checkpoint_seconds:
@@ -328,6 +334,12 @@ class _Loop:
         if found is None:
             self.run.keep_epochs(0)
             return
+        shapes = {name: tensor.shape for name, tensor in self.state.tensors().items()}
+        if shapes != {n: t.shape for n, t in found.tensors.items() if n in shapes}:
+            raise ModelFileError(
+                f"the checkpoint in {self.run.path} is not of this model and optimizer: resume "
+                "with those that the run was begun with"
+            )
         for name, tensor in self.state.tensors().items():
             tensor.copy_(found.tensors[name])
         self.learner.load_outside_tensors(found.tensors)
@@ -345,9 +357,11 @@ class _Loop:
         name = signal.Signals(self.stop_signal or signal.SIGINT).name
         assert self.run is not None
         self._checkpoint()
+        command, call = f"aevb train --out {self.run.path} --resume", "train(..., resume=True)"
+        how = command if self.run.exists else f"{call} in {self.run.path}"
+        where = f"step {self.state.t} of {self.total}"
         raise Interrupted(
-            f"stopped by {name} at step {self.state.t} of {self.total}, and saved: go on with "
-            f"aevb train --out {self.run.path} --resume",
+            f"stopped by {name} at {where}, and saved: go on with {how}",
             self.stop_signal or signal.SIGINT,
         )
 

@@ -6,6 +6,7 @@ The faces of the project (the command line, the page) parse and print; the work 
 import math
 import platform
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,7 @@ from aevb import __version__, codes, plots
 from aevb.data import Dataset, Rows, open_source, split
 from aevb.data.dataset import Binarization
 from aevb.data.named import NAMES, summary
-from aevb.errors import UsageError
+from aevb.errors import TrainingError, UsageError
 from aevb.evaluation import diagnose, evidence, treatment
 from aevb.storage import (
     RunFolder,
@@ -57,18 +58,18 @@ def settle(
             f"{folder.path} holds {', '.join(strangers)}, but no run: they would be overwritten, "
             "so move them away, or name another folder with --out"
         )
+    asked = check_settings(dict(options) | {"data": _lasting(options["data"])})
     if not folder.exists:
-        return check_settings(dict(options)), False
+        return asked, False
     if force:
         folder.clear()
-        return check_settings(dict(options)), False
+        return asked, False
     if not resume:
         raise UsageError(
             f"{folder.path} holds a run already: add --resume to go on with it, --force to replace "
             "it, or name another folder with --out"
         )
     stored = folder.settings()
-    asked = check_settings(dict(options))
     for name in sorted(explicit):
         then, now = getattr(stored, name), getattr(asked, name)
         if now not in (then, "auto"):
@@ -77,6 +78,11 @@ def settle(
                 "begun with: leave it out to resume, or start anew with --force"
             )
     return stored, True
+
+
+def _lasting(data: str) -> str:
+    """A name as it is, a path from the root: the run must find its data from any folder."""
+    return data if data in NAMES or not Path(data).exists() else str(Path(data).resolve())
 
 
 def resolve(settings: Settings) -> tuple[Settings, Dataset]:
@@ -239,7 +245,9 @@ def score(
     history = folder.history()
     if history:
         step = folder.config()["settings"]["step"]
-        folder.write_card(card(folder, _report(folder, folder.settings(), history, step), report))
+        with suppress(TrainingError):  # a run that may be read but not written is evaluated too
+            text = card(folder, _report(folder, folder.settings(), history, step), report)
+            folder.write_card(text)
     return report, chosen.values
 
 

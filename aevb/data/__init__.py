@@ -4,6 +4,7 @@ from pathlib import Path
 
 from aevb.data.dataset import Binarization, Dataset, Rows, split
 from aevb.data.source import Source
+from aevb.errors import DataError
 
 __all__ = ["Binarization", "Dataset", "Rows", "Source", "load", "open_source", "split"]
 
@@ -20,7 +21,12 @@ def open_source(name_or_path: str | Path) -> Source:
 
     if str(name_or_path) in NAMES:
         return open_named(str(name_or_path))
-    return read_file(Path(name_or_path))
+    path = Path(name_or_path)
+    if not path.suffix and not path.exists():
+        raise DataError(
+            f"{name_or_path} is neither a file nor one of the data sets {', '.join(NAMES)}"
+        )
+    return read_file(path)
 
 
 def load(

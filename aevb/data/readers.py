@@ -319,7 +319,7 @@ def _kind(values: NDArray[np.generic]) -> str:
 
 
 def _check_array(file: Path, values: NDArray[np.generic]) -> None:
-    """Hold an array to numbers in at least two rows and one column."""
+    """Hold an array to numbers in at least one row and one column."""
     if values.dtype.kind not in "biuf":
         raise DataError(
             f"{file}: expected real numbers, found {_kind(values)}; convert it before saving"
@@ -329,8 +329,8 @@ def _check_array(file: Path, values: NDArray[np.generic]) -> None:
             f"{file}: expected rows and columns, found an array of shape {values.shape}; "
             f"reshape it to (N, 1) if every number is a datum"
         )
-    if len(values) < 2:
-        raise DataError(f"{file}: expected at least 2 rows, found {len(values)}; add rows")
+    if not len(values):
+        raise DataError(f"{file}: expected at least 1 row, found none; add rows")
     if values.size == 0:
         raise DataError(
             f"{file}: expected at least 1 column, found an array of shape {values.shape}"

@@ -43,19 +43,22 @@ class Family(nn.Module, ABC):
         """The value to show for a distribution: its mean, (*batch, *X)."""
         return distribution.mean
 
-    def check(self, x: Tensor) -> None:
-        """Raise DataError, naming the first offending cell, unless x (N, ...) is in the support."""
+    def check(self, x: Tensor, first_row: int = 1) -> None:
+        """Raise DataError, naming the first offending cell, unless x (N, ...) is in the support.
+
+        `first_row` is the number of the first row of x, where x is part of something longer.
+        """
         inside = self.support.check(x) & torch.isfinite(x)
         if bool(inside.all()):
             return
         flat = inside.reshape(len(x), -1)
         row = int((~flat).any(1).int().argmax())
         column = int((~flat[row]).int().argmax())
+        value = float(x.reshape(len(x), -1)[row, column])
         raise DataError(
-            f"{type(self).__name__} expects {self.domain}, found "
-            f"{float(x.reshape(len(x), -1)[row, column]):g} in row {row + 1}, column {column + 1}"
-            f" ({int((~flat).sum())} of {flat.numel()} cells do not fit): "
-            "choose a likelihood for such data, or binarize them"
+            f"{type(self).__name__} expects {self.domain}, found {value:g} in row "
+            f"{row + first_row}, column {column + 1} ({int((~flat).sum())} of {flat.numel()} cells "
+            "do not fit): choose a likelihood for such data, or binarize them"
         )
 
 

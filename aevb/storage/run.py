@@ -46,6 +46,15 @@ class RunFolder:
         return (self.path / weights.CONFIG).exists()
 
     @property
+    def begun(self) -> bool:
+        """Whether training has left checkpoints or metrics here."""
+        return self.has_checkpoint or (self.path / METRICS).exists()
+
+    @property
+    def has_checkpoint(self) -> bool:
+        return any(self._checkpoints.glob("step-*"))
+
+    @property
     def figures(self) -> Path:
         return self.path / "figures"
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -160,20 +161,13 @@ def build(settings: Settings, data: Dataset) -> tuple[Model, Posterior]:
 def check_domain(model: Model, data: Dataset) -> None:
     """Look at every row of the data once: DataError at the first cell outside the domain."""
     family = getattr(model.likelihood, "family", None)
-    if family is None:
-        return
-    for part, rows in (
-        ("training", data.train),
-        ("validation", data.validation),
-        ("test", data.test),
-    ):
-        for positions, x in rows.chunks(max(1, 10_000_000 // rows.width)):
+    everything = replace(data.train, index=np.arange(len(data.source.values)))
+    if isinstance(family, Family):
+        for positions, x in everything.chunks(max(1, 10_000_000 // everything.width)):
             try:
-                family.check(x)
+                family.check(x, int(positions[0]) + 1)
             except DataError as error:
-                raise DataError(
-                    f"{data.name}, {part} rows from {positions[0] + 1} on: {error}"
-                ) from error
+                raise DataError(f"{data.name}: {error}") from error
 
 
 def learner(settings: Settings, model: Model, posterior: Posterior, rows: int) -> AEVB:

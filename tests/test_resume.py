@@ -1,0 +1,514 @@
+"""Resume is exact: a run that is stopped anywhere ends in the same bytes as one that never was."""
+
+import json
+import math
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers import binary_rows, small_pair
+from laws import dataset
+from torch import nn
+
+import aevb
+from aevb import cli
+from aevb.data import Binarization, Source, split
+from aevb.errors import Interrupted, ModelFileError, UsageError
+from aevb.evaluation import bound_parts
+from aevb.storage import RunFolder, weights
+from aevb.training import Silent
+
+X, D, ROWS = 6, 2, 40
+PLAN = aevb.Plan(epochs=5, batch_size=10, checkpoint_seconds=math.inf)
+PER_EPOCH, TOTAL = 4, 20  # 32 training rows in batches of 10
+TIMES = ("rows_per_second", "overhead", "seconds")
+
+
+def data(treatment=Binarization.EPOCH):
+    values = np.random.default_rng(3).random((ROWS, X))
+    return split(Source("grey", values, (X,), "bernoulli", "grey", "none"), treatment)
+
+
+class Dropout(nn.Module):
+    """A network of a user's that draws for itself and keeps running averages."""
+
+    def __init__(self):
+        super().__init__()
+        layers = [nn.Linear(X, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.4)]
+        self.layers = nn.Sequential(*layers, nn.Linear(8, 2 * D))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def pair(encoder=None, posterior=None):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model = aevb.Model(aevb.standard_normal(D), aevb.bernoulli(aevb.MLP(D, [5], X)))
+        if posterior is not None:
+            return model, posterior()
+        return model, aevb.mean_field(encoder() if encoder else aevb.MLP(X, [5], 2 * D))
+
+
+def learner(optimizer=None, outside=None, encoder=None, posterior=None, **options):
+    """A fresh learner, the same at every call, as a new process would build it."""
+    model, q = pair(encoder, posterior)
+    if outside is not None:
+        optimizer = outside([*model.parameters(), *q.parameters()])
+    return aevb.AEVB(model, q, optimizer=optimizer or aevb.Adam(0.02), **options)
+
+
+CASES = {
+    "adam": (learner, PLAN),
+    "several samples": (lambda: learner(objective=aevb.iwae), replace(PLAN, samples=3)),
+    "adagrad": (lambda: learner(aevb.Adagrad(0.1)), PLAN),
+    "clipped, with a weight prior": (lambda: learner(clip=0.5, weight_prior_rows=32), PLAN),
+    "warm-up": (learner, replace(PLAN, warmup_steps=13, beta=0.7)),
+    "early stopping": (lambda: learner(aevb.Adam(1.0)), replace(PLAN, epochs=50, patience=2)),
+    "a best epoch that is not the last": (lambda: learner(aevb.Adam(0.3)), PLAN),
+    "dropout": (lambda: learner(encoder=Dropout), PLAN),
+    "torch's Adam": (lambda: learner(outside=lambda p: torch.optim.Adam(p, 0.02)), PLAN),
+    "torch's SGD with momentum": (
+        lambda: learner(outside=lambda p: torch.optim.SGD(p, 0.05, momentum=0.9)),
+        PLAN,
+    ),
+    "free parameters": (
+        lambda: learner(aevb.Adam(0.1), posterior=lambda: aevb.per_datum(32, D)),
+        PLAN,
+    ),
+}
+
+
+class At(Silent):
+    """Calls a function at one step, and notes what it is told."""
+
+    def __init__(self, step=None, action=None):
+        self.at, self.action, self.said = step, action, []
+
+    def step(self, t):
+        if t == self.at:
+            self.action()
+
+    def say(self, sentence):
+        self.said.append(sentence)
+
+
+def asked(number):
+    return lambda: os.kill(os.getpid(), number)
+
+
+class Crash(Exception):
+    """As a kill is: nothing is saved."""
+
+
+def crash():
+    raise Crash
+
+
+def outcome(folder):
+    """All that two equal runs must have in common."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    metrics = [json.loads(line) for line in lines]
+    for record in metrics:
+        for name in TIMES:
+            del record[name]
+    newest = max((folder / "checkpoints").glob("step-*"))
+    files = [folder / "model.safetensors", newest / "state.safetensors", newest / "state.json"]
+    return metrics, newest.name, [file.read_bytes() for file in files]
+
+
+def go(folder, case, callback=None, resume=False, **changes):
+    make, plan = CASES[case]
+    return aevb.train(
+        make(),
+        data(),
+        replace(plan, **changes),
+        run=RunFolder(folder),
+        resume=resume,
+        callback=callback,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The outcome of each case without a stop, made when first asked for."""
+    outcomes = {}
+
+    def outcome_of(case):
+        if case not in outcomes:
+            folder = tmp_path_factory.mktemp("whole")
+            go(folder, case)
+            outcomes[case] = outcome(folder)
+        return outcomes[case]
+
+    return outcome_of
+
+
+def last_step(whole, case):
+    return int(whole(case)[1].removeprefix("step-"))
+
+
+# --- signals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("where", ["the middle of an epoch", "an epoch's end", "the last step"])
+def test_a_run_that_was_asked_to_stop_resumes_exactly(tmp_path, whole, case, where):
+    last = last_step(whole, case)
+    k = {"the middle of an epoch": PER_EPOCH + 2, "an epoch's end": 2 * PER_EPOCH}.get(where, last)
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted) as caught:
+        go(tmp_path, case, At(k, asked(signal.SIGTERM)))
+    assert caught.value.exit_code == 143
+    assert f"SIGTERM at step {k} of" in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+    assert handlers == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
+    assert not (tmp_path / "model.safetensors").exists()
+    resumed = At()
+    history = go(tmp_path, case, resumed, resume=True)
+    assert resumed.said == []
+    assert outcome(tmp_path) == whole(case)
+    assert [record["epoch"] for record in history] == list(range(1, len(whole(case)[0]) + 1))
+
+
+def test_the_cases_end_as_they_should(whole):
+    # A patience that never runs out, or a best epoch that is the last, would prove nothing.
+    assert last_step(whole, "adam") == TOTAL
+    assert PER_EPOCH * 3 <= last_step(whole, "early stopping") < 50 * PER_EPOCH
+    for case in ("early stopping", "a best epoch that is not the last"):
+        bounds = [record["validation"]["elbo"] for record in whole(case)[0]]
+        assert np.argmax(bounds) < len(bounds) - 1
+    assert [record["beta"] for record in whole("warm-up")[0]][:2] != [0.7, 0.7]
+    assert whole("free parameters")[0][0]["validation"] is None
+
+
+@pytest.mark.parametrize("stop", [None, PER_EPOCH * 2 + 1, TOTAL])
+def test_the_model_of_the_best_epoch_is_saved(tmp_path, stop):
+    case = "a best epoch that is not the last"
+    if stop is not None:
+        with pytest.raises(Interrupted):
+            go(tmp_path, case, At(stop, asked(signal.SIGTERM)))
+    history = go(tmp_path, case, resume=stop is not None)
+    model, posterior = pair()
+    weights.load_weights(tmp_path, model, posterior)
+    found = bound_parts(model, posterior, data().validation, seed=PLAN.seed)["elbo"]
+    bounds = [record["validation"]["elbo"] for record in history]
+    assert found == max(bounds) > bounds[-1]
+
+
+def test_every_case_is_a_run_of_its_own(whole):
+    files = [whole(case)[2][0] for case in CASES]
+    assert len(set(files)) == len(files)
+
+
+def test_ctrl_c_has_its_own_exit_code(tmp_path, whole):
+    with pytest.raises(Interrupted) as caught:
+        go(tmp_path, "adam", At(7, asked(signal.SIGINT)))
+    assert caught.value.exit_code == 130
+    assert "SIGINT" in str(caught.value)
+    go(tmp_path, "adam", resume=True)
+    assert outcome(tmp_path) == whole("adam")
+
+
+def test_a_run_can_be_stopped_at_every_step(tmp_path, whole):
+    for k in range(1, TOTAL + 1):
+        with pytest.raises(Interrupted):
+            go(tmp_path, "adam", At(k, asked(signal.SIGTERM)), resume=True)
+    go(tmp_path, "adam", resume=True)
+    assert outcome(tmp_path) == whole("adam")
+
+
+def test_without_a_folder_ctrl_c_is_what_it_always_is():
+    make, plan = CASES["adam"]
+    with pytest.raises(KeyboardInterrupt):
+        aevb.train(make(), data(), plan, callback=At(3, asked(signal.SIGINT)))
+
+
+# --- crashes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("seconds", [0, math.inf], ids=["always saved", "never saved"])
+def test_a_run_that_crashed_again_and_again_resumes_exactly(tmp_path, whole, case, seconds):
+    last = last_step(whole, case)
+    for k in sorted({2, PER_EPOCH, PER_EPOCH + 1, last // 2, last}):
+        with pytest.raises(Crash):
+            go(tmp_path, case, At(k, crash), resume=True, checkpoint_seconds=seconds)
+    go(tmp_path, case, resume=True, checkpoint_seconds=seconds)
+    assert outcome(tmp_path) == whole(case)
+
+
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_a_damaged_checkpoint_costs_time_and_no_exactness(tmp_path, whole, damaged):
+    with pytest.raises(Crash):
+        go(tmp_path, "adam", At(11, crash), checkpoint_seconds=0)
+    found = sorted((tmp_path / "checkpoints").glob("step-*"))
+    assert [path.name[-2:] for path in found] == ["09", "10"]
+    for path in found[-damaged:]:
+        content = bytearray((path / "state.safetensors").read_bytes())
+        content[-3] ^= 4
+        (path / "state.safetensors").write_bytes(content)
+    callback = At()
+    go(tmp_path, "adam", callback, resume=True)
+    assert len(callback.said) == damaged
+    assert str(found[-1]) in callback.said[0]
+    assert outcome(tmp_path) == whole("adam")
+
+
+def test_a_torn_line_of_metrics_is_written_again(tmp_path, whole):
+    with pytest.raises(Crash):
+        go(tmp_path, "adam", At(9, crash), checkpoint_seconds=0)
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"beta": 1.0, "epo')
+    go(tmp_path, "adam", resume=True)
+    assert outcome(tmp_path) == whole("adam")
+
+
+def test_a_finished_run_resumes_to_itself(tmp_path, whole):
+    go(tmp_path, "early stopping")
+    callback = At()
+    go(tmp_path, "early stopping", callback, resume=True)
+    assert outcome(tmp_path) == whole("early stopping")
+
+
+def test_resuming_where_nothing_was_begun_starts_the_run(tmp_path, whole):
+    go(tmp_path, "adam", resume=True)
+    assert outcome(tmp_path) == whole("adam")
+
+
+def test_resuming_needs_a_folder():
+    make, plan = CASES["adam"]
+    with pytest.raises(UsageError, match="without a run folder"):
+        aevb.train(make(), data(), plan, resume=True)
+
+
+def test_a_run_does_not_disturb_the_callers_generator(tmp_path, whole):
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    go(tmp_path, "dropout")
+    assert torch.equal(torch.rand(3), expected)
+    torch.manual_seed(12)  # nor is it disturbed by it
+    assert outcome(tmp_path) == whole("dropout")
+
+
+# --- real processes ------------------------------------------------------------------------------
+
+DIGITS = ["train", "digits", "--hidden", "16", "--latent-dim", "2", "--patience", "300"]
+
+
+def in_process(arguments):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 0
+
+
+def epochs_written(folder):
+    file = folder / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def stop(command, number, when):
+    """Start a command, send it a signal as soon as `when()` holds; its exit code and stderr."""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None and not when():
+            time.sleep(0.005)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    return process.returncode, said.decode()
+
+
+def test_the_command_is_stopped_and_killed_and_resumes_exactly(tmp_path):
+    options = [*DIGITS, "--epochs", "150"]
+    in_process([*options, "--quiet", "--out", str(tmp_path / "whole")])
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "aevb.cli", *options, "--out", str(run), "--resume"]
+    draw = random.Random(1)
+    wait = draw.randint(5, 20)
+    code, said = stop(command, signal.SIGTERM, lambda: epochs_written(run) >= wait)
+    assert code == 143
+    assert re.search(r"aevb: stopped by SIGTERM at step \d+ of 2250, and saved", said)
+    assert "Traceback" not in said
+    assert str(run) in said
+    begun = epochs_written(run)
+    assert wait <= begun < 150
+    more = begun + draw.randint(5, 20)
+    code, _ = stop(command, signal.SIGKILL, lambda: epochs_written(run) >= more)
+    assert code == -signal.SIGKILL
+    assert epochs_written(run) < 150
+    in_process([*options, "--quiet", "--out", str(run), "--resume"])
+    assert outcome(run) == outcome(tmp_path / "whole")
+
+
+DRIVER = '''
+"""Run one command again and again, killed each time at the next of the given points.
+
+A point is a call that writes (a flush, a rename, a removal) or a step of the learner. Children are
+forked from one process that has imported everything, so that a kill costs no import.
+"""
+import dataclasses, json, os, signal, sys, warnings
+
+warnings.simplefilter("ignore")
+import torch._dynamo, torch._functorch.eager_transforms  # what the first step would import
+import aevb.data.readers, aevb.progress
+from aevb import cli, workflow
+from aevb.algorithms import AEVB
+from aevb.storage import RunFolder
+
+plan_of = workflow.plan_of
+workflow.plan_of = lambda s: dataclasses.replace(plan_of(s), checkpoint_seconds=0)
+count, limit, trace = 0, None, []
+
+
+def watch(owner, name):
+    call = getattr(owner, name)
+
+    def watched(*arguments, **named):
+        global count
+        count += 1
+        trace.append(name)
+        if count == limit:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*arguments, **named)
+
+    setattr(owner, name, watched)
+
+
+for name in ("fsync", "rename", "replace", "unlink", "rmdir", "mkdir"):
+    watch(os, name)
+watch(AEVB, "step")
+watch(RunFolder, "append_metrics")
+
+
+def attempt(point, arguments, report):
+    """One child; its wait status."""
+    global limit
+    pid = os.fork()
+    if pid == 0:
+        limit, code = point, 1
+        try:
+            cli.main(arguments)
+        except SystemExit as error:
+            code = error.code
+        if report:
+            with open(report, "w") as file:
+                json.dump(trace, file)
+        os._exit(code)
+    return os.waitpid(pid, 0)[1]
+
+
+job = json.load(sys.stdin)
+statuses = []
+for folder, points in job["runs"].items():
+    arguments = [*job["arguments"], "--out", folder, "--resume"]
+    for point in points:
+        statuses.append(attempt(point, arguments, None if point else job["report"]))
+print(json.dumps(statuses))
+'''
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory):
+    """Runs of a small table, each with a list of points at which to kill it, None for not at all.
+
+    Returns the wait statuses; and the folder, the outcome and the points of the whole run.
+    """
+    folder = tmp_path_factory.mktemp("driven")
+    np.save(folder / "rows.npy", np.random.default_rng(0).integers(0, 2, (40, X)))
+    (folder / "driver.py").write_text(DRIVER)
+    options = "--hidden 4 --latent-dim 2 --epochs 4 --batch-size 16 --lr 0.3 --patience 3 --quiet"
+
+    def drive(runs):
+        job = {
+            "arguments": ["train", str(folder / "rows.npy"), *options.split()],
+            "runs": {str(folder / name): points for name, points in runs.items()},
+            "report": str(folder / "points.json"),
+        }
+        process = subprocess.run(
+            [sys.executable, str(folder / "driver.py")],
+            input=json.dumps(job),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert process.returncode == 0, process.stderr
+        return json.loads(process.stdout.splitlines()[-1])
+
+    assert drive({"whole": [None]}) == [0]
+    points = json.loads((folder / "points.json").read_text())
+    return drive, folder, outcome(folder / "whole"), points
+
+
+def hits(points, name):
+    return [i for i, point in enumerate(points, start=1) if point == name]
+
+
+def test_kills_at_epoch_boundaries_and_inside_saves_leave_no_trace(drive):
+    run, folder, expected, points = drive
+    boundary, flushes = hits(points, "append_metrics"), hits(points, "fsync")
+    renames, steps = hits(points, "rename"), hits(points, "step")
+    assert len(boundary) == 4
+    assert len(steps) == 8
+    draw = random.Random(2)
+    chosen = [boundary[0], boundary[1] + 1, steps[2], steps[-1], renames[0], renames[-1]]
+    chosen += draw.sample(flushes, 4) + draw.sample(hits(points, "replace"), 2)
+    chosen += [hits(points, "unlink")[-1], hits(points, "rmdir")[-1], len(points)]
+    runs = {f"at-{n}": [n, None] for n in chosen}
+    assert run(runs) == [signal.SIGKILL, 0] * len(runs)
+    for name in runs:
+        assert outcome(folder / name) == expected, name
+
+
+def test_a_run_that_is_killed_over_and_over_ends_the_same(drive):
+    run, folder, expected, points = drive
+    draw = random.Random(3)
+    kills = [draw.randint(1, len(points) // 2) for _ in range(12)]
+    statuses = run({"again": [*kills, None]})
+    assert statuses.count(signal.SIGKILL) >= 5
+    assert set(statuses) <= {0, signal.SIGKILL}
+    assert outcome(folder / "again") == expected
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_point_whatever_leaves_no_trace(drive):
+    run, folder, expected, points = drive
+    runs = {f"every-{n}": [n, None] for n in range(1, len(points) + 1)}
+    assert run(runs) == [signal.SIGKILL, 0] * len(points)
+    for name in runs:
+        assert outcome(folder / name) == expected, name
+
+
+@pytest.mark.slow
+def test_a_command_killed_at_many_moments_ends_the_same(tmp_path):
+    options = [*DIGITS, "--epochs", "300", "--optimizer", "adagrad", "--binarize", "epoch"]
+    in_process([*options, "--quiet", "--out", str(tmp_path / "whole")])
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "aevb.cli", *options, "--out", str(run), "--resume"]
+    draw = random.Random(4)
+    for attempt in range(10):
+        until = time.monotonic() + draw.uniform(0, 8)
+        number = signal.SIGTERM if attempt % 2 else signal.SIGKILL
+        stop(command, number, lambda until=until: time.monotonic() > until)
+    in_process([*options, "--quiet", "--out", str(run), "--resume"])
+    assert outcome(run) == outcome(tmp_path / "whole")
+
+
+def test_a_used_folder_is_not_trained_into_without_resuming(tmp_path):
+    def learner():
+        return aevb.AEVB(*small_pair(dtype=torch.float32))
+
+    run, rows = RunFolder(tmp_path / "run"), dataset(binary_rows(20))
+    aevb.train(learner(), rows, aevb.Plan(epochs=1), run=run)
+    with pytest.raises(UsageError, match="of another run"):
+        aevb.train(learner(), rows, aevb.Plan(epochs=2), run=run)
+    other = aevb.AEVB(*small_pair(hidden=4, dtype=torch.float32))
+    with pytest.raises(ModelFileError, match="not of this model and optimizer"):
+        aevb.train(other, rows, aevb.Plan(epochs=2), run=run, resume=True)

@@ -1,0 +1,1027 @@
+"""Model files, checkpoints and locks: what goes in comes out, and what is damaged never does."""
+
+import json
+import math
+import os
+import pickle
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import aevb
+from aevb.conditional import Conditional, Unconditional
+from aevb.distributions import MultivariateNormal, Normal
+from aevb.errors import ModelFileError, TrainingError
+from aevb.files import replace_atomically
+from aevb.posterior import Amortized, Batch, PerDatum
+from aevb.storage import RunFolder, checkpoints
+from aevb.storage.description import ACTIVATIONS, CLASSES, describe, restore
+from aevb.storage.files import read_json, to_json
+
+N, X, D = 6, 20, 3
+IMAGE = (1, 5, 4)
+
+
+def binary(generator):
+    return torch.randint(0, 2, (N, X), generator=generator).float()
+
+
+def real(generator):
+    return torch.randn(N, X, generator=generator)
+
+
+def grey(generator):
+    return torch.rand(N, X, generator=generator)
+
+
+def counts(generator):
+    return torch.randint(0, 4, (N, X), generator=generator).float()
+
+
+def encoder(outputs=2 * D):
+    return aevb.MLP(X, [7], outputs)
+
+
+def decoder(outputs=X):
+    return aevb.MLP(D, [5, 4], outputs, nn.ELU)
+
+
+def convolutional():
+    model = aevb.Model(
+        aevb.standard_normal(D),
+        aevb.bernoulli(aevb.ConvolutionalDecoder(D, [2, 3], IMAGE)),
+    )
+    return model, aevb.mean_field(aevb.ConvolutionalEncoder(IMAGE, [2, 3], 2 * D))
+
+
+def full():
+    model = aevb.Model(
+        Unconditional(MultivariateNormal(), D, learnt=True),
+        aevb.full_gaussian(decoder(X * (X + 3) // 2)),
+    )
+    return model, aevb.full_covariance(encoder(D * (D + 3) // 2))
+
+
+def plain(likelihood):
+    def build():
+        return aevb.Model(aevb.standard_normal(D), likelihood()), aevb.mean_field(encoder())
+
+    return build
+
+
+def shared_noise():
+    likelihood = aevb.gaussian(decoder(), sigmoid_mean=True, noise_shape=(X,))
+    return aevb.Model(Unconditional(Normal(), D, learnt=True), likelihood), aevb.mean_field(
+        encoder()
+    )
+
+
+def free():
+    return aevb.Model(aevb.standard_normal(D), aevb.poisson(decoder())), aevb.per_datum(N, D)
+
+
+PAIRS = {
+    "bernoulli": (plain(lambda: aevb.bernoulli(decoder())), binary),
+    "linear": (plain(lambda: aevb.bernoulli(aevb.MLP(D, [], X))), binary),
+    "convolutional": (convolutional, binary),
+    "continuous-bernoulli": (plain(lambda: aevb.continuous_bernoulli(decoder())), grey),
+    "gaussian": (plain(lambda: aevb.gaussian(decoder(2 * X))), real),
+    "shared-noise": (shared_noise, grey),
+    "full-covariance": (full, real),
+    "categorical": (plain(lambda: aevb.categorical(decoder(4 * X), 4)), counts),
+    "negative-binomial": (plain(lambda: aevb.negative_binomial(decoder(2 * X))), counts),
+    "per-datum": (free, counts),
+}
+
+
+def perturbed(build, seed=0):
+    """A pair with weights and buffers that no constructor would give."""
+    model, posterior = build()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in (model, posterior):
+            for tensor in module.state_dict().values():
+                if tensor.is_floating_point():
+                    tensor.add_(0.1 * torch.randn(tensor.shape, generator=generator))
+    return model, posterior
+
+
+def bound(model, posterior, x, dtype=torch.float32):
+    noise = torch.randn(4, N, D, generator=torch.Generator().manual_seed(1)).to(dtype)
+    with torch.no_grad():
+        return aevb.elbo_a(model, posterior, Batch(x.to(dtype), torch.arange(N)), noise)
+
+
+def small():
+    return perturbed(PAIRS["bernoulli"][0])
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """The folder of a small saved model."""
+    folder = tmp_path / "model"
+    aevb.save(folder, *small())
+    return folder
+
+
+def refusal(folder, modules=None):
+    """The one sentence that a folder is refused with."""
+    with pytest.raises(ModelFileError) as caught:
+        aevb.load(folder, modules)
+    sentence = str(caught.value)
+    assert caught.value.exit_code == 4
+    assert "\n" not in sentence
+    assert 0 < len(sentence) < 1000
+    return sentence
+
+
+# --- round trips ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_a_saved_model_gives_the_same_bound_to_the_bit(tmp_path, name, dtype):
+    build, data = PAIRS[name]
+    model, posterior = (module.to(dtype) for module in perturbed(build))
+    x = data(torch.Generator().manual_seed(2))
+    before = bound(model, posterior, x, dtype)
+    aevb.save(tmp_path, model, posterior)
+    again = aevb.load(tmp_path)
+    assert torch.isfinite(before).all()
+    assert torch.equal(before, bound(*again, x, dtype))
+    assert not any(module.training for module in again)
+    for then, now in zip((model, posterior), again, strict=True):
+        assert describe(then) == describe(now)
+        assert {k: v.requires_grad for k, v in then.named_parameters()} == {
+            k: v.requires_grad for k, v in now.named_parameters()
+        }
+
+
+def test_the_round_trips_cover_every_class_of_the_table():
+    seen = set()
+    for build, _ in PAIRS.values():
+        for module in build():
+            seen |= {type(part).__name__ for part in module.modules()} & set(CLASSES)
+    assert seen == set(CLASSES)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_every_activation_is_described_and_restored(name):
+    network = aevb.MLP(2, [3], 1, ACTIVATIONS[name])
+    again = restore(json.loads(json.dumps(describe(network))), {}, "network")
+    assert type(again.body[1]) is ACTIVATIONS[name]
+
+
+def test_a_trained_model_goes_on_training_after_loading(saved):
+    model, posterior = aevb.load(saved)
+    data = aevb.data.split(table())
+    learner = aevb.AEVB(model, posterior)
+    before = {k: v.clone() for k, v in learner.init().parameters.items()}
+    aevb.train(learner, data, aevb.Plan(epochs=1))
+    assert all(not torch.equal(before[k], v) for k, v in learner.init().parameters.items())
+
+
+def table(rows=40):
+    values = np.random.default_rng(0).integers(0, 2, (rows, X)).astype(np.uint8)
+    return aevb.data.Source("table", values, (X,), "bernoulli", "0 and 1", "none")
+
+
+def test_facts_join_the_config_and_do_not_disturb_loading(tmp_path):
+    aevb.save(tmp_path, *small(), facts={"remark": [1, 2]})
+    assert read_json(tmp_path / "config.json")["remark"] == [1, 2]
+    aevb.load(tmp_path)
+
+
+def test_saving_where_nothing_can_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ModelFileError, match="cannot be written"):
+        aevb.save(tmp_path / "file", *small())
+
+
+# --- modules of the user's own -------------------------------------------------------------------
+
+
+class Own(nn.Module):
+    """A network that no table knows, with a buffer of integers."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(D)
+        self.out = nn.Linear(D, X)
+
+    def forward(self, z):
+        return self.out(torch.relu(self.norm(z)))
+
+
+class MLP(Own):
+    """A network of the user's with the name of one of ours."""
+
+
+def with_own(network):
+    return aevb.Model(aevb.standard_normal(D), aevb.bernoulli(network)), aevb.mean_field(encoder())
+
+
+@pytest.mark.parametrize("kind", [Own, MLP])
+def test_an_own_module_is_asked_for_by_its_path_and_works_when_handed_in(tmp_path, kind):
+    model, posterior = perturbed(lambda: with_own(kind()))
+    model.likelihood.network.norm.num_batches_tracked += 3
+    aevb.save(tmp_path, model.eval(), posterior)
+    sentence = refusal(tmp_path)
+    assert "model.likelihood.network" in sentence
+    assert kind.__name__ in sentence
+    assert "modules" in sentence
+    path = "model.likelihood.network"
+    again = aevb.load(tmp_path, modules={path: kind()})
+    x = binary(torch.Generator().manual_seed(2))
+    assert torch.equal(bound(model, posterior, x), bound(*again, x))
+    assert again[0].likelihood.network.norm.num_batches_tracked == 3
+
+
+def test_a_whole_model_of_the_users_own_cannot_come_from_the_file(tmp_path):
+    class Mine(aevb.Model):
+        pass
+
+    aevb.save(tmp_path, Mine(aevb.standard_normal(D), aevb.bernoulli(decoder())), small()[1])
+    assert refusal(tmp_path).startswith("model is a module of your own")
+    given = Mine(aevb.standard_normal(D), aevb.bernoulli(decoder()))
+    assert aevb.load(tmp_path, modules={"model": given})[0] is given
+
+
+def test_an_own_module_of_another_shape_is_refused(tmp_path):
+    aevb.save(tmp_path, *with_own(Own()))
+    other = Own()
+    other.out = nn.Linear(D, X + 1)
+    assert "out" in refusal(tmp_path, {"model.likelihood.network": other})
+
+
+# --- refusals: config.json -----------------------------------------------------------------------
+
+
+def config(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+def put(folder, value):
+    content = value if isinstance(value, str) else json.dumps(value)
+    (folder / "config.json").write_text(content)
+
+
+def network_of(tree):
+    return tree["model"]["arguments"]["likelihood"]["arguments"]["network"]
+
+
+def family_of(tree):
+    return tree["model"]["arguments"]["prior"]["arguments"]["family"]
+
+
+CHANGES = {
+    "unknown class": (lambda c: network_of(c).update({"class": "Perceptron"}), "network"),
+    "import string": (lambda c: network_of(c).update({"class": "os.system"}), "network"),
+    "class of torch": (lambda c: network_of(c).update({"class": "Linear"}), "network"),
+    "another key": (lambda c: network_of(c).update({"module": "os"}), "network"),
+    "extra argument": (lambda c: network_of(c)["arguments"].update(bias=True), "arguments of MLP"),
+    "missing argument": (lambda c: network_of(c)["arguments"].pop("hidden"), "arguments of MLP"),
+    "arguments in a list": (lambda c: network_of(c).update(arguments=[D, [5], X]), "network"),
+    "unknown activation": (
+        lambda c: network_of(c)["arguments"].update(activation={"activation": "os.system"}),
+        "activation",
+    ),
+    "no activation": (lambda c: network_of(c)["arguments"].update(activation=None), "activation"),
+    "negative width": (lambda c: network_of(c)["arguments"].update(out_features=-1), "size"),
+    "no units": (lambda c: network_of(c)["arguments"].update(hidden=[0]), "at least 1 unit"),
+    "width beyond the limit": (
+        lambda c: network_of(c)["arguments"].update(hidden=[10**12]),
+        "10000000",
+    ),
+    "too many layers": (lambda c: network_of(c)["arguments"].update(hidden=[1] * 1001), "1001"),
+    "text for a width": (lambda c: network_of(c)["arguments"].update(in_features="3"), "integer"),
+    "fraction for a width": (
+        lambda c: network_of(c)["arguments"].update(in_features=3.5),
+        "integer",
+    ),
+    "text for a flag": (lambda c: family_of(c)["arguments"].update(sigmoid_mean="no"), "boolean"),
+    "text for a variance": (
+        lambda c: family_of(c)["arguments"].update(min_variance="0"),
+        "min_variance",
+    ),
+    "negative variance": (
+        lambda c: family_of(c)["arguments"].update(min_variance=-0.5),
+        "min_variance",
+    ),
+    "a network for a family": (
+        lambda c: c["model"]["arguments"]["likelihood"]["arguments"].update(family=network_of(c)),
+        "Family",
+    ),
+    "no prior": (lambda c: c["model"]["arguments"].update(prior=None), "model.prior"),
+    "format of another version": (lambda c: c.update(format=2), "format 2"),
+    "no format": (lambda c: c.pop("format"), "format None"),
+    "no model": (lambda c: c.pop("model"), "no model"),
+    "model is a posterior": (lambda c: c.update(model=c["posterior"]), "no model"),
+    "posterior is a model": (lambda c: c.update(posterior=c["model"]), "no model"),
+    "model is a text": (lambda c: c.update(model="Model"), "no model"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_config_that_says_something_else_is_refused(saved, name):
+    change, said = CHANGES[name]
+    tree = config(saved)
+    change(tree)
+    put(saved, tree)
+    assert said in refusal(saved)
+
+
+def nested(n, left, right, inside="1"):
+    model = left * n + inside + right * n
+    return f'{{"format": 1, "posterior": null, "model": {model}}}'
+
+
+MODEL = ('{"class": "Model", "arguments": {"likelihood": null, "prior": ', "}}")
+TEXTS = {
+    "not an object": ("[1, 2]", "must hold a JSON object"),
+    "not JSON": ("model: MLP", "JSON"),
+    "empty": ("", "JSON"),
+    "not a number": ('{"format": 1, "model": NaN}', "NaN"),
+    "infinity": ('{"format": 1, "model": -Infinity}', "Infinity"),
+    "a key given twice": ('{"format": 1, "format": 1}', "twice"),
+    "a key given twice, deep": ('{"format": 1, "model": {"class": {"a": 1, "a": 2}}}', "twice"),
+    "more than 1 MiB": ('{"format": 1}' + " " * (1 << 20), "1 MiB"),
+    "lists in lists": (nested(600, "[", "]"), "nested too deeply"),
+    "models in models": (nested(100, *MODEL), "nested too deeply"),
+    "objects in objects": (nested(600, '{"a": ', "}"), "nothing that this version knows"),
+    "deeper than Python goes": (nested(100_000, "[", "]"), "JSON"),
+    "objects deeper than Python goes": (nested(100_000, '{"a":', "}"), "JSON"),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_config_that_is_no_description_is_refused(saved, name):
+    content, said = TEXTS[name]
+    put(saved, content)
+    assert said in refusal(saved)
+
+
+def test_bytes_that_are_no_text_are_refused(saved):
+    (saved / "config.json").write_bytes(b'{"format": "\xff\xfe"}')
+    assert "JSON" in refusal(saved)
+
+
+def reduction(command):
+    return {"__reduce__": ["os.system", [command]], "py/reduce": [{"py/function": "os.system"}]}
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        lambda run: reduction(run),
+        lambda run: {"class": "os.system", "arguments": {"command": run}},
+        lambda run: {"class": "builtins.eval", "arguments": {"source": run}},
+        lambda run: {"_target_": "os.system", "command": run},
+        lambda run: {"external": f"os.system({run!r})"},
+        lambda run: {"activation": f"__import__('os').system({run!r})"},
+    ],
+)
+def test_nothing_in_a_config_is_executed(saved, tree, tmp_path):
+    trace = tmp_path / "trace"
+    value = config(saved)
+    network_of(value)["arguments"]["activation"] = tree(f"touch {trace}")
+    put(saved, value)
+    refusal(saved)
+    assert not trace.exists()
+
+
+def test_huge_claims_cost_neither_time_nor_memory(saved):
+    width = 10_000_000
+    tree = config(saved)
+    network_of(tree)["arguments"].update(in_features=width, hidden=[width] * 3)
+    put(saved, tree)
+    started = time.monotonic()
+    assert "does not belong to its config.json" in refusal(saved)
+    (saved / "model.safetensors").write_bytes(with_header(claims(saved)))
+    assert "damaged" in refusal(saved)
+    assert time.monotonic() - started < 5
+
+
+def claims(folder):
+    """The header that a weights file of the config's sizes would have."""
+    with torch.device("meta"):
+        tree = config(folder)
+        modules = [("model", restore(tree["model"], {}, "model"))]
+        modules += [("posterior", restore(tree["posterior"], {}, "posterior"))]
+    header, start = {}, 0
+    for prefix, module in modules:
+        for name, tensor in module.state_dict().items():
+            stop = start + 4 * tensor.numel()
+            entry = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, stop]}
+            header[f"{prefix}.{name}"], start = entry, stop
+    return header
+
+
+def test_the_claimed_header_is_that_of_a_real_file(saved):
+    # Otherwise the test above would refuse for another reason than the missing bytes.
+    assert {k: v["shape"] for k, v in claims(saved).items()} == {
+        k: v["shape"] for k, v in header_of(saved).items()
+    }
+
+
+def test_many_small_things_are_refused_before_they_are_built(saved):
+    tree = config(saved)
+    mlp = json.loads(json.dumps(network_of(tree)))
+    mlp["arguments"]["hidden"] = [1] * 900
+    tree["model"]["arguments"]["likelihood"]["arguments"]["network"] = [mlp] * 300
+    put(saved, json.dumps(tree, separators=(",", ":")))
+    started = time.monotonic()
+    assert "items" in refusal(saved)
+    assert time.monotonic() - started < 5
+
+
+# --- refusals: model.safetensors -----------------------------------------------------------------
+
+
+def weights_of(folder):
+    return safetensors.torch.load((folder / "model.safetensors").read_bytes())
+
+
+def header_of(folder):
+    content = (folder / "model.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + length])
+
+
+def with_header(header, data=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def rewrite(change):
+    """A weights file with its tensors changed."""
+
+    def content(folder):
+        tensors = weights_of(folder)
+        return safetensors.torch.save(change(tensors) or tensors)
+
+    return content
+
+
+def reshape(tensors):
+    tensors[BIAS] = tensors[BIAS].reshape(1, -1)
+
+
+def cut(tensors):
+    tensors[BIAS] = tensors[BIAS][:-1].clone()
+
+
+def spoil(value):
+    def change(tensors):
+        tensors[BIAS][1] = value
+
+    return change
+
+
+def cast(dtype):
+    return lambda tensors: {k: v.to(dtype) for k, v in tensors.items()}
+
+
+def edit_header(change):
+    def content(folder):
+        header = header_of(folder)
+        change(header)
+        whole = (folder / "model.safetensors").read_bytes()
+        return with_header(header, whole[8 + struct.unpack("<Q", whole[:8])[0] :])
+
+    return content
+
+
+BIAS = "posterior.conditional.network.head.bias"
+FILES = {
+    "a pickle": (lambda folder: pickle.dumps(weights_of(folder)), "damaged"),
+    "empty": (lambda folder: b"", "damaged"),
+    "cut in the header": (
+        lambda folder: (folder / "model.safetensors").read_bytes()[:50],
+        "damaged",
+    ),
+    "cut in the data": (
+        lambda folder: (folder / "model.safetensors").read_bytes()[:-1],
+        "damaged",
+    ),
+    "bytes behind the end": (
+        lambda folder: (folder / "model.safetensors").read_bytes() + b"\0",
+        "damaged",
+    ),
+    "a giant header": (lambda folder: struct.pack("<Q", 1 << 62) + b"{}", str(1 << 62)),
+    "a header longer than the file": (
+        lambda folder: struct.pack("<Q", 1 << 20) + b'{"a": ',
+        "damaged",
+    ),
+    "a list for a header": (lambda folder: with_header([]), "damaged"),
+    "a deep header": (lambda folder: with_header(b"[" * 50_000 + b"]" * 50_000), "damaged"),
+    "a header without dtypes": (lambda folder: with_header({"model.x": {"shape": [1]}}), "damaged"),
+    "shapes in shapes": (edit_header(lambda h: h[BIAS].update(shape=[[6]])), "damaged"),
+    "text for a shape": (edit_header(lambda h: h[BIAS].update(shape=["six"])), "damaged"),
+    "endless shape": (
+        edit_header(lambda h: h[BIAS].update(shape=[float("inf")])),
+        "damaged",
+    ),
+    "another shape": (rewrite(reshape), f"{BIAS} has shape (1, 6), expected (6,)"),
+    "a shorter tensor": (rewrite(cut), f"{BIAS} has shape (5,), expected (6,)"),
+    "a missing tensor": (
+        rewrite(lambda t: {k: v for k, v in t.items() if k != BIAS}),
+        f"{BIAS} has shape None, expected (6,)",
+    ),
+    "one tensor too many": (
+        rewrite(lambda t: t.update({"model.more": torch.zeros(2)})),
+        "model.more has shape (2,), expected None",
+    ),
+    "a NaN": (rewrite(spoil(math.nan)), f"not finite, in {BIAS}"),
+    "an infinity": (rewrite(spoil(-math.inf)), f"not finite, in {BIAS}"),
+    "integers": (rewrite(cast(torch.int32)), "type I32"),
+    "flags": (rewrite(cast(torch.bool)), "type BOOL"),
+    "eight bits": (rewrite(cast(torch.float8_e4m3fn)), "type F8_E4M3"),
+    "complex numbers": (rewrite(cast(torch.complex64)), "type C64"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_weights_file_that_does_not_fit_is_refused(saved, name):
+    content, said = FILES[name]
+    (saved / "model.safetensors").write_bytes(content(saved))
+    sentence = refusal(saved)
+    assert said in sentence
+    assert str(saved / "model.safetensors") in sentence
+
+
+class Trap:
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.trace}",)
+
+
+def test_pickled_code_in_a_weights_file_is_not_executed(saved, tmp_path):
+    trace = tmp_path / "trace"
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        trap = pickle.dumps(Trap(trace), protocol)
+        for content in (trap, with_header(trap), struct.pack("<Q", 2) + b"{}" + trap):
+            (saved / "model.safetensors").write_bytes(content)
+            refusal(saved)
+    torch.save({"trap": Trap(trace)}, saved / "model.safetensors")
+    refusal(saved)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_named(saved, name):
+    (saved / name).unlink()
+    assert f"{saved / name} does not exist" in refusal(saved)
+    (saved / name).mkdir()
+    assert str(saved / name) in refusal(saved)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    assert str(tmp_path / "nowhere") in refusal(tmp_path / "nowhere")
+
+
+@given(st.data())
+def test_a_flipped_byte_of_a_model_is_refused_or_a_finite_model(data):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        aevb.save(folder, *small())
+        file = folder / data.draw(st.sampled_from(["config.json", "model.safetensors"]))
+        flip(file, data)
+        try:
+            modules = aevb.load(folder)
+        except ModelFileError:
+            return
+        for module in modules:
+            assert all(torch.isfinite(t).all() for t in module.state_dict().values())
+
+
+def flip(file, data):
+    """Change some bits of one byte."""
+    content = bytearray(file.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    file.write_bytes(content)
+
+
+# --- checkpoints ---------------------------------------------------------------------------------
+
+
+def tensors(step):
+    generator = torch.Generator().manual_seed(step)
+    return {
+        "parameters/a": torch.randn(3, 4, generator=generator),
+        "totals": torch.randn(5, generator=generator, dtype=torch.float64),
+        "buffers/n": torch.tensor(step),
+        "transposed": torch.randn(3, 4, generator=generator).T,
+    }
+
+
+def keep(folder, *steps):
+    for step in steps:
+        checkpoints.save(folder, step, tensors(step), {"t": step, "epoch": step // 2})
+
+
+def same(found, step):
+    expected = tensors(step)
+    return (
+        found.facts == {"t": step, "epoch": step // 2}
+        and found.tensors.keys() == expected.keys()
+        and all(torch.equal(found.tensors[k], v) for k, v in expected.items())
+        and all(found.tensors[k].dtype == v.dtype for k, v in expected.items())
+    )
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_checkpoints_come_back_and_two_are_kept(tmp_path):
+    assert checkpoints.newest(tmp_path / "none", pytest.fail) is None
+    for step in range(1, 5):
+        keep(tmp_path, step)
+        assert same(checkpoints.newest(tmp_path, pytest.fail), step)
+    assert names(tmp_path) == ["latest", "step-000000003", "step-000000004"]
+    assert (tmp_path / "latest").read_text() == "step-000000004"
+    assert same(checkpoints.load(tmp_path / "step-000000003"), 3)
+
+
+def test_a_step_can_be_saved_again(tmp_path):
+    keep(tmp_path, 3)
+    checkpoints.save(tmp_path, 3, {"a": torch.ones(2)}, {"t": 3})
+    assert torch.equal(checkpoints.newest(tmp_path, pytest.fail).tensors["a"], torch.ones(2))
+    assert names(tmp_path) == ["latest", "step-000000003"]
+
+
+def damage_tensors(checkpoint):
+    content = bytearray((checkpoint / "state.safetensors").read_bytes())
+    content[-1] ^= 1
+    (checkpoint / "state.safetensors").write_bytes(content)
+
+
+def damage_facts(checkpoint):
+    (checkpoint / "state.json").write_bytes(to_json({"t": 99, "epoch": 1}))
+
+
+def damage_manifest(checkpoint):
+    content = (checkpoint / "manifest.json").read_bytes()
+    (checkpoint / "manifest.json").write_bytes(content[: len(content) // 2])
+
+
+def swap_manifest(checkpoint):
+    manifest = read_json(checkpoint / "manifest.json")
+    (checkpoint / "manifest.json").write_bytes(
+        to_json(dict(zip(manifest, reversed(manifest.values()), strict=True)))
+    )
+
+
+def empty_manifest(checkpoint):
+    (checkpoint / "manifest.json").write_bytes(b"{}")
+
+
+def remove(name):
+    return lambda checkpoint: (checkpoint / name).unlink()
+
+
+def hollow(checkpoint):
+    shutil.rmtree(checkpoint)
+    checkpoint.mkdir()
+
+
+def flatten(checkpoint):
+    shutil.rmtree(checkpoint)
+    checkpoint.write_text("no folder")
+
+
+DAMAGES = {
+    "tensors": damage_tensors,
+    "facts": damage_facts,
+    "manifest": damage_manifest,
+    "manifest exchanged": swap_manifest,
+    "manifest empty": empty_manifest,
+    "no tensors": remove("state.safetensors"),
+    "no facts": remove("state.json"),
+    "no manifest": remove("manifest.json"),
+    "empty folder": hollow,
+    "a file": flatten,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_named_and_the_one_before_is_loaded(tmp_path, name):
+    keep(tmp_path, 1, 2)
+    DAMAGES[name](tmp_path / "step-000000002")
+    said = []
+    assert same(checkpoints.newest(tmp_path, said.append), 1)
+    assert len(said) == 1
+    assert str(tmp_path / "step-000000002") in said[0]
+    assert "\n" not in said[0]
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_where_all_are_damaged_there_is_none(tmp_path, name):
+    keep(tmp_path, 1, 2)
+    for step in (1, 2):
+        DAMAGES[name](tmp_path / f"step-00000000{step}")
+    said = []
+    assert checkpoints.newest(tmp_path, said.append) is None
+    assert len(said) == 2
+    keep(tmp_path, 1)
+    assert same(checkpoints.newest(tmp_path, pytest.fail), 1)
+
+
+def test_a_damaged_checkpoint_is_never_kept_in_place_of_a_good_one(tmp_path):
+    keep(tmp_path, 4, 9)
+    damage_tensors(tmp_path / "step-000000009")
+    checkpoints.newest(tmp_path, lambda sentence: None)
+    keep(tmp_path, 6)
+    damage_tensors(tmp_path / "step-000000006")
+    assert same(checkpoints.newest(tmp_path, lambda sentence: None), 4)
+
+
+@given(st.data())
+def test_a_flipped_byte_never_loads_other_tensors(data):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        keep(folder, 1, 2)
+        file = data.draw(st.sampled_from(["state.safetensors", "state.json", "manifest.json"]))
+        flip(folder / "step-000000002" / file, data)
+        said = []
+        found = checkpoints.newest(folder, said.append)
+        if said:
+            assert str(folder / "step-000000002") in said[0]
+            assert same(found, 1)
+        else:
+            assert file == "manifest.json"  # a blank for another blank between its words
+            assert same(found, 2)
+
+
+@given(st.data())
+def test_a_shortened_file_never_loads(data):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        keep(folder, 1, 2)
+        file = data.draw(st.sampled_from(["state.safetensors", "state.json"]))
+        path = folder / "step-000000002" / file
+        path.write_bytes(path.read_bytes()[: -data.draw(st.integers(1, path.stat().st_size))])
+        assert same(checkpoints.newest(folder, lambda sentence: None), 1)
+
+
+def test_leftovers_are_never_loaded_and_removed_by_the_next_holder(tmp_path):
+    run = RunFolder(tmp_path)
+    folder = tmp_path / "checkpoints"
+    keep(folder, 1)
+    for name in (".step-000000002.tmp", ".step-000000001.tmp"):
+        shutil.copytree(folder / "step-000000001", folder / name)
+    (folder / ".latest.tmp").write_text("step-000000002")
+    (tmp_path / ".model.safetensors.tmp").write_text("half")
+    (tmp_path / "notes.tmp").write_text("the user's")
+    assert same(run.newest_checkpoint(pytest.fail), 1)
+    with run.locked():
+        assert names(folder) == ["latest", "step-000000001"]
+        assert "notes.tmp" in names(tmp_path)
+        assert ".model.safetensors.tmp" not in names(tmp_path)
+
+
+# --- saving is atomic ----------------------------------------------------------------------------
+
+POINTS = ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir")
+
+
+class Killed(BaseException):
+    """What no `except Exception` and no `ignore_errors` holds up, as a kill is."""
+
+
+class Failing:
+    """From its n-th call on, everything that writes a folder fails; a flush also tears its file."""
+
+    def __init__(self, monkeypatch, at, error):
+        self.calls, self.at, self.error = 0, at, error
+        for name in POINTS:
+            monkeypatch.setattr(os, name, self.wrap(name, getattr(os, name)))
+
+    def wrap(self, name, call):
+        def failing(*arguments, **named):
+            self.calls += 1
+            if self.at is not None and self.calls >= self.at:
+                if name == "fsync" and self.calls == self.at:
+                    self.tear(arguments[0])
+                raise self.error
+            return call(*arguments, **named)
+
+        return failing
+
+    @staticmethod
+    def tear(handle):
+        with suppress(OSError):  # a folder
+            os.ftruncate(handle, os.fstat(handle).st_size // 2)
+
+
+def calls_of(monkeypatch, action):
+    with monkeypatch.context() as patch:
+        counter = Failing(patch, None, None)
+        action()
+    return counter.calls
+
+
+FULL = OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("error", [FULL, Killed()], ids=["full disk", "kill"])
+@pytest.mark.parametrize("before", [(), (3,), (1, 2), (1, 3)], ids=str)
+def test_a_save_that_fails_anywhere_leaves_a_whole_checkpoint(tmp_path, monkeypatch, before, error):
+    trial = tmp_path / "trial"
+    keep(trial, *before)
+    total = calls_of(monkeypatch, lambda: keep(trial, 3))
+    assert total >= 8  # three files, their folder, the rename, the pointer
+    ended = set()
+    for at in range(1, total + 1):
+        folder = tmp_path / str(at)
+        keep(folder, *before)
+        with monkeypatch.context() as patch, suppress(type(error)):
+            Failing(patch, at, error)
+            keep(folder, 3)
+        checkpoints.clear_unfinished(folder)
+        found = checkpoints.newest(folder, lambda sentence: None)
+        known = [*before, 3]
+        if found is None:
+            assert before == ()
+        else:
+            assert any(same(found, step) for step in known), at
+            ended.add(found.facts["t"])
+        keep(folder, 4)  # what was left behind is not in the way
+        assert same(checkpoints.newest(folder, pytest.fail), 4)
+        assert len([name for name in names(folder) if name.startswith("step-")]) <= 2
+    assert 3 in ended
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_bytes(b"former")
+    total = calls_of(monkeypatch, lambda: replace_atomically(file, b"new content"))
+    seen = []
+    for at in range(1, total + 1):
+        file.write_bytes(b"former")
+        with monkeypatch.context() as patch:
+            Failing(patch, at, FULL)
+            with pytest.raises(OSError, match="No space"):
+                replace_atomically(file, b"new content")
+        seen.append(file.read_bytes())
+    assert set(seen) == {b"former", b"new content"}
+    assert seen[0] == b"former"
+
+
+def test_a_full_disk_is_one_sentence_that_names_the_run(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path)
+    model, posterior = small()
+    actions = [
+        lambda: run.save_checkpoint(1, tensors(1), {}),
+        lambda: run.save_weights(model, posterior),
+        lambda: run.write_config(model, posterior, {}),
+        lambda: run.write_card("card"),
+    ]
+    for action in actions:
+        with monkeypatch.context() as patch:
+            Failing(patch, 1, FULL)
+            with pytest.raises(TrainingError) as caught:
+                action()
+        assert "No space left" in str(caught.value)
+        assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_parameters_that_are_not_finite_are_never_written(saved, value):
+    run, before = RunFolder(saved), (saved / "model.safetensors").read_bytes()
+    model, posterior = small()
+    posterior.conditional.network.head.bias.data[0] = value
+    with pytest.raises(TrainingError, match=BIAS):
+        run.save_weights(model, posterior)
+    with pytest.raises(TrainingError, match=BIAS):
+        aevb.save(saved, model, posterior)
+    with pytest.raises(TrainingError, match="parameters/a"):
+        run.save_checkpoint(1, {"parameters/a": torch.tensor([0.0, value])}, {})
+    assert (saved / "model.safetensors").read_bytes() == before
+    assert run.newest_checkpoint(pytest.fail) is None
+
+
+# --- the run folder ------------------------------------------------------------------------------
+
+
+def test_metrics_skip_a_torn_line_and_name_a_damaged_one(tmp_path):
+    run = RunFolder(tmp_path)
+    assert run.history() == []
+    for epoch in (1, 2, 3):
+        run.append_metrics({"epoch": epoch, "elbo": -1 / 3})
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"epoch": 4, "el')
+    assert [record["epoch"] for record in run.history()] == [1, 2, 3]
+    run.keep_epochs(2)
+    assert run.history() == [{"epoch": 1, "elbo": -1 / 3}, {"epoch": 2, "elbo": -1 / 3}]
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"epoch": 1}\n\0\0\0\n')
+    with pytest.raises(ModelFileError, match=r"metrics\.jsonl, line 2"):
+        run.history()
+
+
+def test_clearing_removes_what_a_run_wrote_and_nothing_else(tmp_path):
+    run = RunFolder(tmp_path)
+    model, posterior = small()
+    run.write_config(model, posterior, {})
+    run.save_weights(model, posterior)
+    run.append_metrics({"epoch": 1})
+    run.write_card("card")
+    keep(tmp_path / "checkpoints", 1)
+    (tmp_path / "notes.txt").write_text("the user's")
+    run.clear()
+    assert names(tmp_path) == ["notes.txt"]
+    assert not run.exists
+
+
+@pytest.mark.parametrize("make", [lambda p: None, lambda p: p.mkdir(), lambda p: p.touch()])
+def test_a_folder_without_a_run_is_refused(tmp_path, make):
+    make(tmp_path / "run")
+    with pytest.raises(ModelFileError, match=str(tmp_path / "run")):
+        RunFolder(tmp_path / "run").require()
+
+
+def test_a_folder_saved_from_python_says_what_it_lacks(saved):
+    run = RunFolder(saved).require()
+    run.load()
+    for ask in (run.settings, run.dataset, lambda: run.rows(None), lambda: run.shape):
+        with pytest.raises(ModelFileError, match="saved from Python"):
+            ask()
+
+
+# --- the lock ------------------------------------------------------------------------------------
+
+HOLDER = """
+import sys, time
+from aevb.storage import RunFolder
+with RunFolder(sys.argv[1]).locked():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_another_process_is_kept_out_until_the_holder_is_killed(tmp_path):
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout.readline() == "held\n"
+            with pytest.raises(TrainingError, match="in use by another process"):
+                hold(tmp_path)
+        finally:
+            holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    hold(tmp_path)
+
+
+def hold(folder):
+    with RunFolder(folder).locked():
+        assert folder.is_dir()
+
+
+def test_a_lock_is_exclusive_reentrant_and_let_go_of(tmp_path):
+    run = RunFolder(tmp_path)
+    with run.locked():
+        with run.locked():
+            pass
+        with pytest.raises(TrainingError, match="in use"):
+            hold(tmp_path)
+    hold(tmp_path)
+
+
+def test_a_lock_is_let_go_of_when_its_work_fails(tmp_path):
+    def work():
+        with RunFolder(tmp_path).locked():
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
+    hold(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(TrainingError, match="cannot be written"):
+        hold(tmp_path / "file" / "run")
+
+
+def test_external_modules_are_described_by_name_only():
+    assert describe(Own()) == {"external": f"{__name__}.Own"}
+    described = describe(PerDatum(Conditional(Own(), Normal(), 0)))
+    assert described["class"] == "PerDatum"
+    assert describe(Amortized(Own()))["arguments"] == {"conditional": describe(Own())}
