@@ -73,7 +73,7 @@ def train(
         str | None,
         typer.Option(
             help="tanh, relu, elu, gelu, silu, softplus, leaky-relu, sigmoid "
-            "[default: tanh; convolutional relu]."
+            "[default: relu; the paper has tanh]."
         ),
     ] = None,
     network: Annotated[
@@ -105,7 +105,7 @@ def train(
     lr: Annotated[
         float | None, typer.Option(help="Learning rate [default: the optimizer's].")
     ] = None,
-    lr_schedule: Annotated[str, typer.Option(help="constant, steps, cosine, linear.")] = "steps",
+    lr_schedule: Annotated[str, typer.Option(help="constant, steps, cosine, linear.")] = "cosine",
     clip: Annotated[float | None, typer.Option(help="Bound on the gradient's norm.")] = None,
     batch_size: Annotated[int, typer.Option(help="M, data per step.")] = 100,
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 100,

@@ -79,8 +79,14 @@ class PerDatum(Posterior):
 class FreeParameters(nn.Module):
     """A table of `out_features` numbers for each of n data, zeros at first.
 
+        output = 20 table[row]
+
+    A row is visited once in an epoch, where a network's weights are in every step: the factor makes
+    an optimizer that moves by its learning rate, as Adam does, move the output 20 times as far.
     Shapes: row numbers (N,) to (N, out_features).
     """
+
+    GAIN = 20.0
 
     def __init__(self, n: int, out_features: int) -> None:
         super().__init__()
@@ -89,7 +95,7 @@ class FreeParameters(nn.Module):
         self.table = nn.Parameter(torch.zeros(n, out_features))
 
     def forward(self, index: Tensor) -> Tensor:
-        return self.table[index]
+        return self.GAIN * self.table[index]
 
 
 def mean_field(network: nn.Module, condition_ndim: int = 1) -> Amortized:

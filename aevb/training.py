@@ -26,7 +26,7 @@ from aevb.data import Dataset, Rows
 from aevb.distributions import route
 from aevb.errors import Interrupted, ModelFileError, TrainingError, UsageError
 from aevb.evaluation import bound_parts, evaluating
-from aevb.optimizers import Schedule, steps
+from aevb.optimizers import Schedule, cosine
 from aevb.posterior import Batch, PerDatum
 from aevb.randomness import Stream, generator
 from aevb.storage import RunFolder
@@ -52,7 +52,7 @@ class Plan:
     epochs: int = 100
     batch_size: int = 100
     samples: int = 1
-    schedule: Schedule = steps
+    schedule: Schedule = cosine
     beta: float = 1.0
     warmup_steps: int = 0
     patience: int | None = None

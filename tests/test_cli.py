@@ -342,7 +342,7 @@ def test_a_run_that_is_not_finite_keeps_a_good_checkpoint(call, tmp_path, monkey
 
     monkeypatch.setattr(workflow, "plan_of", eager)
     run = tmp_path / "run"
-    options = ["--epochs", "2", "--optimizer", "sgd", "--lr", "1.0", "--lr-schedule", "constant"]
+    options = ["--epochs", "2", "--optimizer", "sgd", "--lr", "30", "--lr-schedule", "constant"]
     code, _, err = call(*TRAIN, *options, "--out", run)
     assert code == 1
     step = int(re.search(r"not finite at step (\d+)", err)[1])

@@ -14,7 +14,7 @@ SAMPLES = 8
 
 
 def refit(
-    model: Model, size: int, rows: Rows, *, steps: int = 300, rate: float = 0.05, seed: int = 0
+    model: Model, size: int, rows: Rows, *, steps: int = 300, rate: float = 0.0025, seed: int = 0
 ) -> PerDatum:
     """Give each row a diagonal Gaussian over `size` dimensions of its own, the model held fixed.
 
