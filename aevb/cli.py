@@ -227,8 +227,7 @@ def reconstruct(
 
     folder = _open(run)
     rows = folder.rows(data).limit(data_limit)
-    model, posterior = folder.load()
-    posterior = folder.posterior_for(model, posterior, rows)
+    model, posterior = folder.load_for(rows)
     result = codes.reconstruct(model, posterior, rows)
     _deliver(folder, result, out, "reconstructions.npy", json_, beside=rows)
 
@@ -242,8 +241,7 @@ def encode(
 
     folder = _open(run)
     rows = folder.rows(data).limit(data_limit)
-    model, posterior = folder.load()
-    posterior = folder.posterior_for(model, posterior, rows)
+    model, posterior = folder.load_for(rows)
     _deliver(folder, codes.encode(model, posterior, rows), out, "codes.npy", json_, code=True)
 
 
@@ -283,9 +281,8 @@ def interpolate(
     rows = folder.rows(data)
     if max(start, stop) > len(rows):
         raise UsageError(f"row {max(start, stop)} was asked for, the data have {len(rows)} rows")
-    model, posterior = folder.load()
     ends = rows.pick(np.array([start - 1, stop - 1]))
-    posterior = folder.posterior_for(model, posterior, ends)
+    model, posterior = folder.load_for(ends)
     first, last = codes.encode(model, posterior, ends)
     line = codes.decode(model, codes.interpolate(first, last, steps))
     _deliver(folder, line, out, "interpolation.npy", json_)

@@ -227,8 +227,7 @@ def score(
     """Evaluate a run on one of its splits: the report for `--json`, and the value per datum."""
     data = folder.dataset()
     rows: Rows = getattr(data, split).limit(limit)
-    model, posterior = folder.load()
-    posterior = folder.posterior_for(model, posterior, rows)
+    model, posterior = folder.load_for(rows)
     result = evidence(
         model, posterior, rows, samples, seed=seed, data=f"{data.name} {split}", progress=progress
     )
@@ -344,8 +343,7 @@ def _curve(folder: RunFolder, seed: int) -> Axes:
 def _reconstructions(folder: RunFolder, seed: int) -> Axes:
     data = folder.dataset()
     rows = data.test.limit(30)
-    model, posterior = folder.load()
-    posterior = folder.posterior_for(model, posterior, rows)
+    model, posterior = folder.load_for(rows)
     shown = codes.reconstruct(model, posterior, rows)
     return plots.reconstructions(
         _pictures(rows.all().double().numpy(), data.shape), _pictures(shown, data.shape)
@@ -368,8 +366,7 @@ def _manifold(folder: RunFolder, seed: int) -> Axes:
 
 def _latent(folder: RunFolder, seed: int) -> Axes:
     rows = folder.dataset().test.limit(5000)
-    model, posterior = folder.load()
-    posterior = folder.posterior_for(model, posterior, rows)
+    model, posterior = folder.load_for(rows)
     return plots.latent_scatter(codes.encode(model, posterior, rows), rows.labels)
 
 

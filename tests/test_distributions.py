@@ -249,3 +249,14 @@ def test_no_closed_form_is_none():
     q = torch.distributions.Independent(torch.distributions.Cauchy(torch.zeros(1, 2), 1.0), 1)
     p = torch.distributions.Independent(torch.distributions.Gumbel(torch.zeros(2), 1.0), 1)
     assert kl(q, p) is None
+
+
+@pytest.mark.parametrize("logit", [-1e4, -200.0, -100.0, 100.0, 200.0, 1e4])
+@pytest.mark.parametrize("x", [0.0, 1.0])
+def test_saturated_logits_give_finite_values_and_gradients(logit, x):
+    """The log-sigmoid must be taken as softplus: the log of a rounded probability is infinite."""
+    raw = torch.tensor([[logit]], requires_grad=True)
+    value = Bernoulli()(raw, 1).log_prob(torch.tensor([[x]]))
+    value.backward()
+    assert float(value.detach()) == pytest.approx(-abs(logit) if (logit > 0) != (x > 0) else 0.0)
+    assert float(raw.grad) == pytest.approx(x - (logit > 0), abs=1e-6)

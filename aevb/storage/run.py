@@ -227,11 +227,12 @@ class RunFolder:
             )
         return rows
 
-    def posterior_for(self, model: Model, posterior: Posterior, rows: Rows) -> Posterior:
-        """The posterior of these rows: the encoder, or for free parameters new ones, optimized."""
+    def load_for(self, rows: Rows) -> tuple[Model, Posterior]:
+        """The model and a posterior for these rows: the encoder, or new free parameters, fitted."""
+        model, posterior = self.load()
         if isinstance(posterior, PerDatum):
-            return refit(model, self.settings().latent_dim, rows)
-        return posterior
+            return model, refit(model, self.settings().latent_dim, rows)
+        return model, posterior
 
     def require(self) -> "RunFolder":
         """This folder, or a ModelFileError where no run was begun."""
