@@ -123,9 +123,7 @@ def fit(
     folder: RunFolder, settings: Settings, *, resume: bool, callback: Callback
 ) -> dict[str, Any]:
     """Train as the settings say, into the folder; returns what `aevb train --json` prints."""
-    settings, data = resolve(settings)
-    if resume:
-        data = folder.dataset()
+    settings, data = (settings, folder.dataset()) if resume else resolve(settings)
     model, posterior = build(settings, data)
     check_domain(model, data)
     plan = plan_of(settings)
@@ -145,20 +143,27 @@ def fit(
             f"{data.name}: {len(data.train)} training rows of shape {data.shape}, likelihood "
             f"{settings.likelihood} ({data.source.reason}), binarize {settings.binarize}"
         )
-        facts = {"settings": settings.model_dump(), "data": _facts(data), "used": _used(settings)}
-        folder.write_config(model, posterior, facts)
+        folder.write_config(model, posterior, _facts(settings, data))
     try:
         history = train(algorithm, data, plan, run=folder, resume=resume, callback=callback)
     except UsageError:
         if not resume:  # nothing was begun, so nothing is in the way of another try
             folder.clear()
         raise
-    report = _report(folder, settings, history, "compiled" if algorithm.compiled else "eager")
+    if settings.step == "compiled" and not algorithm.compiled:  # no compiler was found
+        settings = settings.model_copy(update={"step": "eager"})
+        folder.write_config(model, posterior, _facts(settings, data))
+    report = _report(folder, settings, history)
     folder.write_card(card(folder, report, None))
     return report
 
 
-def _facts(data: Dataset) -> dict[str, Any]:
+def _facts(settings: Settings, data: Dataset) -> dict[str, Any]:
+    """What `config.json` says beside the model: settings, data, and what was used."""
+    return {"settings": settings.model_dump(), "data": _of_data(data), "used": _used(settings)}
+
+
+def _of_data(data: Dataset) -> dict[str, Any]:
     return {
         "name": data.name,
         "fingerprint": data.source.fingerprint,
@@ -184,15 +189,9 @@ def _used(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _report(
-    folder: RunFolder, settings: Settings, history: list[dict[str, Any]], step: str
-) -> dict[str, Any]:
+def _report(folder: RunFolder, settings: Settings, history: list[dict[str, Any]]) -> dict[str, Any]:
     scored = [record for record in history if record["validation"] is not None]
-    best = (
-        max(scored, key=lambda record: float(record["validation"]["elbo"]))
-        if scored
-        else history[-1]
-    )
+    best = max(scored or history[-1:], key=lambda r: float((r["validation"] or r["train"])["elbo"]))
     speeds = [record["rows_per_second"] for record in history]
     return {
         "run": str(folder.path),
@@ -205,7 +204,7 @@ def _report(
         "precision": settings.precision,
         "threads": torch.get_num_threads(),
         "seed": settings.seed,
-        "step": step,
+        "step": settings.step,
         "likelihood": settings.likelihood,
         "binarize": settings.binarize,
     }
@@ -243,9 +242,8 @@ def score(
     }
     history = folder.history()
     if history:
-        step = folder.config()["settings"]["step"]
+        text = card(folder, _report(folder, folder.settings(), history), report)
         with suppress(TrainingError):  # a run that may be read but not written is evaluated too
-            text = card(folder, _report(folder, folder.settings(), history, step), report)
             folder.write_card(text)
     return report, chosen.values
 

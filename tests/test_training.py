@@ -14,8 +14,8 @@ from torch import nn
 
 import aevb
 from aevb.algorithms import AEVB
-from aevb.data import Rows, Source, split
-from aevb.errors import TrainingError, UsageError
+from aevb.data import Binarization, Rows, Source, split
+from aevb.errors import DataError, TrainingError, UsageError
 from aevb.evaluation import bound_parts
 from aevb.optimizers import constant
 from aevb.storage import RunFolder
@@ -202,3 +202,24 @@ def test_rows_are_given_out_in_order_and_without_loss():
     with pytest.raises(UsageError, match="at least 1"):
         rows.limit(0)
     assert values[3, 1] == 7
+
+
+@pytest.mark.parametrize("treatment", [Binarization.ONCE, Binarization.EPOCH])
+def test_a_kept_draw_is_the_draw(treatment):
+    grey = np.random.default_rng(0).random((40, 6)).astype(np.float32)
+    source = Source("grey", grey, (6,), "bernoulli", "", "none")
+    data = split(source, treatment)
+    everything = Rows(grey, np.arange(40), (6,), binarize=Binarization.ONCE).all()
+    for rows in (data.train, data.validation, data.test):
+        assert torch.equal(rows.all(), everything[rows.index])
+        assert torch.equal(rows.limit(3).all(), everything[rows.limit(3).index])
+    assert (data.train.kept is None) == (treatment is Binarization.EPOCH)
+    assert data.test.kept is not None
+
+
+def test_grey_levels_are_looked_at_in_every_row():
+    grey = np.full((30, 2), 0.5)
+    grey[17, 1] = 1.5
+    source = Source("grey", grey, (2,), "bernoulli", "", "none")
+    with pytest.raises(DataError, match=r"between 0 and 1, found values from 0\.5 to 1\.5"):
+        split(source, Binarization.THRESHOLD)

@@ -45,6 +45,8 @@ class Rows:
     binarize: Binarization = Binarization.NONE
     seed: int = 0
     all_labels: NDArray[np.int64] | None = None
+    kept: NDArray[np.uint8] | None = None
+    """The draw of ONCE for these rows, (N, X), where it is kept."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -61,6 +63,8 @@ class Rows:
 
     def take(self, positions: NDArray[np.int64]) -> Tensor:
         """The rows at these positions as the model sees them outside training, (M, X)."""
+        if self.kept is not None:
+            return torch.from_numpy(self.kept[positions]).float()
         x = self._grey(positions)
         if self.binarize in (Binarization.ONCE, Binarization.EPOCH):
             return (self._fixed_draw(positions) < x).to(x.dtype)
@@ -85,9 +89,15 @@ class Rows:
         """Every row at once, (N, X)."""
         return self.take(np.arange(len(self)))
 
+    def keep_draw(self) -> "Rows":
+        """The same rows with the draw of ONCE made now: a generator for each row is slow."""
+        parts = [x.numpy().astype(np.uint8) for _, x in self.chunks(10_000)]
+        return replace(self, kept=np.concatenate(parts))
+
     def pick(self, positions: NDArray[np.int64]) -> "Rows":
         """The rows at these positions, as rows of their own."""
-        return replace(self, index=self.index[positions])
+        kept = None if self.kept is None else self.kept[positions]
+        return replace(self, index=self.index[positions], kept=kept)
 
     def limit(self, n: int | None) -> "Rows":
         """A random subset of n rows, always the same for a seed; all of them for None."""
@@ -155,8 +165,15 @@ def split(
         for name, index in parts.items()
     }
     if treatment is not Binarization.NONE:
-        _check_grey(rows["train"])
-    return Dataset(source, rows["train"].limit(limit), rows["validation"], rows["test"])
+        _check_grey(replace(rows["train"], index=np.arange(len(source.values))))
+    rows["train"] = rows["train"].limit(limit)
+    if treatment in (Binarization.ONCE, Binarization.EPOCH) and not _is_mapped(source.values):
+        fresh = treatment is Binarization.EPOCH
+        rows = {
+            name: part if fresh and name == "train" else part.keep_draw()
+            for name, part in rows.items()
+        }
+    return Dataset(source, rows["train"], rows["validation"], rows["test"])
 
 
 def _parts(source: Source, seed: int) -> dict[str, NDArray[np.int64]]:
@@ -179,10 +196,22 @@ def _parts(source: Source, seed: int) -> dict[str, NDArray[np.int64]]:
 
 
 def _check_grey(rows: Rows) -> None:
-    sample = rows._grey(np.arange(min(len(rows), 10_000)))
-    low, high = float(sample.min()), float(sample.max())
-    if low < 0 or high > 1:
-        raise DataError(
-            f"binarization needs grey levels between 0 and 1, found values from {low:g} to "
-            f"{high:g}: scale the data, or leave the binarization out"
-        )
+    for start in range(0, len(rows), 10_000):
+        grey = rows._grey(np.arange(start, min(start + 10_000, len(rows))))
+        low, high = float(grey.min()), float(grey.max())
+        if low < 0 or high > 1:
+            raise DataError(
+                f"binarization needs grey levels between 0 and 1, found values from {low:g} to "
+                f"{high:g} in rows {start + 1} to {start + len(grey)}: scale the data, or leave "
+                "the binarization out"
+            )
+
+
+def _is_mapped(values: NDArray[np.generic]) -> bool:
+    """Whether an array lies in a file, itself or as a view of one that does."""
+    base: object = values
+    while isinstance(base, np.ndarray):
+        if isinstance(base, np.memmap):
+            return True
+        base = base.base
+    return False

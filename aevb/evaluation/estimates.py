@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -117,25 +118,29 @@ def evidence(
         torch.cat(column).numpy() for column in zip(*parts, strict=True)
     )
 
-    def certify(
-        method: str, estimand: str, values: Array, errors: Array, effective: float
-    ) -> Certificate:
-        return Certificate(
-            method,
-            estimand,
-            "lower",
-            samples,
-            values,
-            errors,
-            effective,
-            rows.width,
-            data,
-            treatment(rows),
-        )
-
+    certify = partial(
+        Certificate,
+        direction="lower",
+        samples=samples,
+        width=rows.width,
+        data=data,
+        binarize=treatment(rows),
+    )
     return Evidence(
-        certify("importance", "log p(x)", value, error, float(ess.mean())),
-        certify("elbo", "evidence lower bound", bound, bound_error, float(samples)),
+        certify(
+            method="importance",
+            estimand="log p(x)",
+            values=value,
+            errors=error,
+            effective_sample_size=float(ess.mean()),
+        ),
+        certify(
+            method="elbo",
+            estimand="evidence lower bound",
+            values=bound,
+            errors=bound_error,
+            effective_sample_size=float(samples),
+        ),
         reconstruction,
         kl,
     )

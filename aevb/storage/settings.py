@@ -13,7 +13,7 @@ from torch import nn
 
 from aevb.algorithms import AEVB
 from aevb.conditional import Conditional, standard_normal
-from aevb.data import Dataset, Rows
+from aevb.data import Binarization, Dataset, Rows
 from aevb.distributions import (
     LIKELIHOOD_MIN_VARIANCE,
     Bernoulli,
@@ -64,8 +64,8 @@ class Settings(BaseModel):
     posterior: str = "mean-field"
     network: Literal["mlp", "convolutional"] = "mlp"
     latent_dim: int = Field(20, ge=1, le=10_000)
-    hidden: tuple[int, ...] = (500,)
-    activation: str = "tanh"
+    hidden: tuple[int, ...]
+    activation: str
     objective: str = "elbo-b"
     algorithm: Literal["aevb"] = "aevb"
     samples: int = Field(1, ge=1, le=100_000)
@@ -163,7 +163,8 @@ def check_domain(model: Model, data: Dataset) -> None:
     """Look at every row of the data once: DataError at the first cell outside the domain."""
     family = getattr(model.likelihood, "family", None)
     everything = replace(data.train, index=np.arange(len(data.source.values)))
-    if isinstance(family, Family):
+    # What was binarized lies in {0, 1} by construction, and in every discrete domain.
+    if isinstance(family, Family) and everything.binarize is Binarization.NONE:
         for positions, x in everything.chunks(max(1, 10_000_000 // everything.width)):
             try:
                 family.check(x, int(positions[0]) + 1)
