@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         poisson,
         standard_normal,
     )
-    from aevb.evaluation import diagnose, elbo, importance
+    from aevb.evaluation import diagnose, evidence
     from aevb.model import Model
     from aevb.networks import MLP, ConvolutionalDecoder, ConvolutionalEncoder
     from aevb.objectives import elbo_a, elbo_b, free_bits, iwae
@@ -46,7 +46,7 @@ _HOMES = {
         "poisson",
         "standard_normal",
     ],
-    "evaluation": ["diagnose", "elbo", "importance"],
+    "evaluation": ["diagnose", "evidence"],
     "model": ["Model"],
     "networks": ["MLP", "ConvolutionalDecoder", "ConvolutionalEncoder"],
     "objectives": ["elbo_a", "elbo_b", "free_bits", "iwae"],

@@ -2,7 +2,7 @@
 
 from aevb.evaluation.certificate import Certificate, treatment
 from aevb.evaluation.diagnosis import Diagnosis, diagnose
-from aevb.evaluation.estimates import Evidence, bound_parts, elbo, evaluating, evidence, importance
+from aevb.evaluation.estimates import Evidence, bound_parts, evaluating, evidence
 from aevb.evaluation.refit import refit
 
 __all__ = [
@@ -11,10 +11,8 @@ __all__ = [
     "Evidence",
     "bound_parts",
     "diagnose",
-    "elbo",
     "evaluating",
     "evidence",
-    "importance",
     "refit",
     "treatment",
 ]

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import torch
@@ -114,62 +113,26 @@ def evidence(
             parts.append(_reduce(sums, samples))
             if progress is not None:
                 progress(int(positions[-1]) + 1, len(rows))
-    value, error, ess, bound, bound_error, reconstruction, kl = (
-        torch.cat(column).numpy() for column in zip(*parts, strict=True)
-    )
+    columns = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
+    return _certified(columns, rows, samples, data)
 
-    certify = partial(
-        Certificate,
-        direction="lower",
-        samples=samples,
-        width=rows.width,
-        data=data,
-        binarize=treatment(rows),
-    )
+
+def _certified(columns: list[Array], rows: Rows, samples: int, data: str) -> Evidence:
+    """The columns of `_reduce` over all rows, with what one must know to use them."""
+    value, error, ess, bound, bound_error, reconstruction, kl = columns
+
+    def certify(
+        method: str, estimand: str, values: Array, errors: Array, effective: float
+    ) -> Certificate:
+        about = (rows.width, data, treatment(rows))
+        return Certificate(method, estimand, "lower", samples, values, errors, effective, *about)
+
     return Evidence(
-        certify(
-            method="importance",
-            estimand="log p(x)",
-            values=value,
-            errors=error,
-            effective_sample_size=float(ess.mean()),
-        ),
-        certify(
-            method="elbo",
-            estimand="evidence lower bound",
-            values=bound,
-            errors=bound_error,
-            effective_sample_size=float(samples),
-        ),
+        certify("importance", "log p(x)", value, error, float(ess.mean())),
+        certify("elbo", "evidence lower bound", bound, bound_error, float(samples)),
         reconstruction,
         kl,
     )
-
-
-def importance(
-    model: Model,
-    posterior: Posterior,
-    rows: Rows,
-    samples: int = 1000,
-    *,
-    seed: int = 0,
-    data: str = "data",
-) -> Certificate:
-    """The importance-weighted estimate of log p(x): see `evidence`."""
-    return evidence(model, posterior, rows, samples, seed=seed, data=data).importance
-
-
-def elbo(
-    model: Model,
-    posterior: Posterior,
-    rows: Rows,
-    samples: int = 1,
-    *,
-    seed: int = 0,
-    data: str = "data",
-) -> Certificate:
-    """The evidence lower bound of every row: see `evidence`."""
-    return evidence(model, posterior, rows, samples, seed=seed, data=data).elbo
 
 
 def bound_parts(
