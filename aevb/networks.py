@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from aevb.errors import UsageError
@@ -147,6 +148,49 @@ class ConvolutionalDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         y: Tensor = self.head(self.body(z).unflatten(-1, self._small))
         return y.flatten(1)
+
+
+class StandardizedInput(nn.Module):
+    """A network that sees each column of its input with mean 0 and deviation 1.
+
+        y = network((x - mean) / deviation)
+
+    An encoder of a table needs it, where columns are of very different sizes; what it is
+    conditioned on stays x. `fit` takes mean and deviation from data; a constant column has 1.
+    Shapes: (..., width) as `network`.
+    Example:
+        >>> import torch
+        >>> net = StandardizedInput(MLP(2, [], 1), 2)
+        >>> net.fit(torch.tensor([[0.0, 10.0], [2.0, 10.0]]))
+        >>> net.mean, net.deviation
+        (tensor([ 1., 10.]), tensor([1., 1.]))
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, network: nn.Module, width: int) -> None:
+        super().__init__()
+        self.network = network
+        self.width = width
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("deviation", torch.ones(width))
+
+    def fit(self, x: Tensor) -> None:
+        """Take mean and deviation from the rows of x (N, width)."""
+        mean, deviation = moments(x)
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.network((x - self.mean) / self.deviation)
+        return y
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each column of x (N, X); a constant column has deviation 1."""
+    deviation = x.std(0, unbiased=False)
+    return x.mean(0), torch.where(deviation > 0, deviation, torch.ones_like(deviation))
 
 
 def _glorot(layer: Layer) -> Layer:

@@ -17,6 +17,7 @@ from aevb.distributions import (
     NegativeBinomial,
     Normal,
     Poisson,
+    Standardized,
     kl,
     kl_by_dimension,
     reparameterize,
@@ -260,3 +261,40 @@ def test_saturated_logits_give_finite_values_and_gradients(logit, x):
     value.backward()
     assert float(value.detach()) == pytest.approx(-abs(logit) if (logit > 0) != (x > 0) else 0.0)
     assert float(raw.grad) == pytest.approx(x - (logit > 0), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "inner", [Normal(0.01), MultivariateNormal(0.01)], ids=["diagonal", "full"]
+)
+def test_standardized_density_is_that_of_the_data(inner):
+    """x in its own units, with the Jacobian: equal to scipy's density of mean + deviation y."""
+    rng = np.random.default_rng(5)
+    x = torch.from_numpy(rng.standard_normal((50, 3)) * [0.1, 1.0, 100.0] + [5.0, -1.0, 1000.0])
+    family = Standardized(inner, 3).double()
+    family.fit(x)
+    raw = torch.from_numpy(rng.standard_normal((50, family.outputs(3))))
+    p = family(raw, 1)
+    m, s = x.numpy().mean(0), x.numpy().std(0)
+    y = inner(raw, 1)
+    for n in range(50):
+        cov = (
+            y.covariance_matrix[n].numpy()
+            if isinstance(inner, MultivariateNormal)
+            else np.diag(y.variance[n].numpy())
+        )
+        law = scipy.stats.multivariate_normal(m + s * y.mean[n].numpy(), cov * np.outer(s, s))
+        assert float(p.log_prob(x)[n]) == pytest.approx(law.logpdf(x[n].numpy()), rel=1e-9)
+    z = reparameterize(p, torch.zeros(1, 50, 3, dtype=torch.float64))
+    assert torch.allclose(z[0], p.mean)
+    start = family(family.encode_marginals(x)[None], 1)
+    assert torch.allclose(start.mean[0], x.mean(0))
+    assert torch.allclose(start.variance[0], x.var(0, unbiased=False), rtol=1e-2)
+
+
+def test_only_gaussians_are_standardized_and_constant_columns_stay():
+    with pytest.raises(UsageError, match="only a Gaussian"):
+        Standardized(Bernoulli(), 2)
+    family = Standardized(Normal(), 2)
+    family.fit(torch.tensor([[1.0, 3.0], [1.0, 5.0]]))
+    assert family.deviation.tolist() == [1.0, 1.0]
+    assert family.mean.tolist() == [1.0, 4.0]

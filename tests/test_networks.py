@@ -10,6 +10,7 @@ from torch import nn
 
 from aevb import MLP, ConvolutionalDecoder, ConvolutionalEncoder
 from aevb.errors import UsageError
+from aevb.networks import StandardizedInput
 
 SIDES = st.integers(1, 33)
 
@@ -68,3 +69,13 @@ def test_errors():
         ConvolutionalEncoder((28, 28), [4], 2)
     with pytest.raises(UsageError, match="rows of 16 numbers were expected"):
         ConvolutionalEncoder((1, 4, 4), [4], 2)(torch.zeros(2, 15))
+
+
+def test_standardized_input_sees_mean_zero_and_deviation_one():
+    x = torch.randn(100, 3) * torch.tensor([1e-3, 1.0, 1e4]) + 7
+    net = StandardizedInput(MLP(3, [4], 2), 3)
+    before = net(x)
+    net.fit(x)
+    y = (x - x.mean(0)) / x.std(0, unbiased=False)
+    assert torch.allclose(net(x), net.network(y), atol=1e-5)
+    assert not torch.allclose(before, net(x), atol=1e-2)

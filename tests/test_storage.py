@@ -24,9 +24,10 @@ from torch import nn
 
 import aevb
 from aevb.conditional import Conditional, Unconditional
-from aevb.distributions import MultivariateNormal, Normal
+from aevb.distributions import MultivariateNormal, Normal, Standardized
 from aevb.errors import ModelFileError, TrainingError
 from aevb.files import replace_atomically
+from aevb.networks import StandardizedInput
 from aevb.posterior import Amortized, Batch, PerDatum
 from aevb.storage import RunFolder, checkpoints
 from aevb.storage.description import ACTIVATIONS, CLASSES, describe, restore
@@ -94,7 +95,14 @@ def free():
     return aevb.Model(aevb.standard_normal(D), aevb.poisson(decoder())), aevb.per_datum(N, D)
 
 
+def standardized():
+    likelihood = aevb.Conditional(decoder(2 * X), Standardized(Normal(0.01), X))
+    network = StandardizedInput(encoder(), X)
+    return aevb.Model(aevb.standard_normal(D), likelihood), aevb.mean_field(network)
+
+
 PAIRS = {
+    "standardized": (standardized, real),
     "bernoulli": (plain(lambda: aevb.bernoulli(decoder())), binary),
     "linear": (plain(lambda: aevb.bernoulli(aevb.MLP(D, [], X))), binary),
     "convolutional": (convolutional, binary),

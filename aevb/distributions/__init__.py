@@ -6,6 +6,7 @@ from aevb.distributions.location_scale import (
     LIKELIHOOD_MIN_VARIANCE,
     MultivariateNormal,
     Normal,
+    Standardized,
 )
 from aevb.distributions.observations import (
     Bernoulli,
@@ -26,6 +27,7 @@ __all__ = [
     "NegativeBinomial",
     "Normal",
     "Poisson",
+    "Standardized",
     "kl",
     "kl_by_dimension",
     "reparameterize",

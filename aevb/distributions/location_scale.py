@@ -8,6 +8,7 @@ from torch.distributions import Normal as TorchNormal
 
 from aevb.distributions.family import Family, blocks, independent
 from aevb.errors import UsageError
+from aevb.networks import moments
 
 LIKELIHOOD_MIN_VARIANCE = 1e-4
 """Floor of an observation variance: without one the likelihood of a Gaussian decoder is unbounded
@@ -80,6 +81,59 @@ class Normal(Family):
         shared = log_variance.reshape(self.noise_shape) if self.noise_shape else log_variance.mean()
         self.log_variance.data.copy_(shared)
         return mean.flatten()
+
+
+class Standardized(Family):
+    """A Gaussian family over standardized data, as a density of the data themselves.
+
+        p(x) = prod_i (1 / s_i) p((x - m) / s),   Gaussian again: mean m + s mu, deviation s sigma
+
+    A table whose columns are of very different sizes is learned in standardized units; densities,
+    means and samples are in those of the data, with the Jacobian in the number. A least variance of
+    the family is relative to that of the column.
+    Shapes: raw as for `family`; m and s (width,), taken from data by `fit`.
+    Units: nats, a density with respect to the data as given.
+    Errors: UsageError for a family that is not Gaussian.
+    Source: the change of variables; Bishop (2006), equation 1.27.
+    Example:
+        >>> Standardized(Normal(), 2)(torch.zeros(1, 4), 1).mean
+        tensor([[0., 0.]])
+    """
+
+    support = constraints.real
+    domain = "finite numbers"
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, family: Family, width: int) -> None:
+        super().__init__()
+        if not isinstance(family, Normal | MultivariateNormal):
+            raise UsageError(f"only a Gaussian can be standardized, found {type(family).__name__}")
+        self.family = family
+        self.width = width
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("deviation", torch.ones(width))
+
+    def fit(self, x: Tensor) -> None:
+        """Take m and s from the rows of x (N, width)."""
+        mean, deviation = moments(x)
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation)
+
+    def outputs(self, size: int) -> int:
+        return self.family.outputs(size)
+
+    def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
+        inner = self.family(raw, batch_ndim)
+        loc = self.mean + self.deviation * inner.mean
+        if isinstance(inner, TorchMultivariateNormal):
+            factor = self.deviation[:, None] * inner.scale_tril
+            return TorchMultivariateNormal(loc, scale_tril=factor, validate_args=False)
+        scale = self.deviation * inner.base_dist.scale
+        return independent(TorchNormal(loc, scale, validate_args=False), batch_ndim)
+
+    def encode_marginals(self, x: Tensor) -> Tensor:
+        return self.family.encode_marginals((x - self.mean) / self.deviation)
 
 
 class MultivariateNormal(Family):

@@ -24,10 +24,11 @@ from aevb.distributions import (
     NegativeBinomial,
     Normal,
     Poisson,
+    Standardized,
 )
 from aevb.errors import DataError, ModelFileError, UsageError
 from aevb.model import Model
-from aevb.networks import MLP, ConvolutionalDecoder, ConvolutionalEncoder
+from aevb.networks import MLP, ConvolutionalDecoder, ConvolutionalEncoder, StandardizedInput
 from aevb.objectives import Objective, elbo_a, elbo_b, free_bits, iwae
 from aevb.optimizers import SGD, Adagrad, Adam, Optimizer, Schedule, constant, cosine, linear, steps
 from aevb.posterior import Posterior, full_covariance, mean_field, per_datum
@@ -115,7 +116,13 @@ def pick(table: dict[str, Any], name: str, option: str) -> Any:
 
 
 def _gaussian(data: Dataset, settings: Settings) -> Family:
-    return Normal(LIKELIHOOD_MIN_VARIANCE, sigmoid_mean=_in_unit_interval(data.train))
+    if _in_unit_interval(data.train):
+        return Normal(LIKELIHOOD_MIN_VARIANCE, sigmoid_mean=True)
+    return Standardized(Normal(LIKELIHOOD_MIN_VARIANCE), math.prod(data.shape))
+
+
+def _full_gaussian(data: Dataset, settings: Settings) -> Family:
+    return Standardized(MultivariateNormal(LIKELIHOOD_MIN_VARIANCE), math.prod(data.shape))
 
 
 def _categorical(data: Dataset, settings: Settings) -> Family:
@@ -127,7 +134,7 @@ LIKELIHOODS: dict[str, Callable[[Dataset, Settings], Family]] = {
     "bernoulli": lambda data, settings: Bernoulli(),
     "continuous-bernoulli": lambda data, settings: ContinuousBernoulli(),
     "gaussian": _gaussian,
-    "full-gaussian": lambda data, settings: MultivariateNormal(LIKELIHOOD_MIN_VARIANCE),
+    "full-gaussian": _full_gaussian,
     "categorical": _categorical,
     "poisson": lambda data, settings: Poisson(),
     "negative-binomial": lambda data, settings: NegativeBinomial(),
@@ -154,6 +161,9 @@ def build(settings: Settings, data: Dataset) -> tuple[Model, Posterior]:
         posterior = _posterior(settings, data)
     model = Model(standard_normal(settings.latent_dim), Conditional(decoder, family))
     first = data.train.take(_spread(len(data.train), ROWS_FOR_START))
+    for part in (family, *posterior.modules()):
+        if isinstance(part, Standardized | StandardizedInput):
+            part.fit(first)
     model.likelihood.start_at(first)  # type: ignore[operator]
     dtype = DTYPES[settings.precision]
     return model.to(dtype), posterior.to(dtype)
@@ -224,7 +234,10 @@ def _posterior(settings: Settings, data: Dataset) -> Posterior:
     outputs, activation = family.outputs(size), ACTIVATIONS[settings.activation]
     network: nn.Module
     if settings.network == "mlp":
-        network = MLP(math.prod(data.shape), settings.hidden, outputs, activation)
+        width = math.prod(data.shape)
+        network = MLP(width, settings.hidden, outputs, activation)
+        if not _in_unit_interval(data.train):
+            network = StandardizedInput(network, width)
     else:
         network = ConvolutionalEncoder(data.shape, settings.hidden, outputs, activation)
     return full_covariance(network) if full else mean_field(network)
