@@ -229,3 +229,10 @@ def test_schedules():
     assert cosine(0.0) == 1.0
     assert abs(cosine(0.5) - 0.5) < 1e-12
     assert [linear(f) for f in (0.0, 0.25)] == [1.0, 0.75]
+
+
+def test_nothing_to_learn_is_said():
+    model, posterior = small_pair()
+    learner = AEVB(model.requires_grad_(False), posterior.requires_grad_(False))
+    with pytest.raises(UsageError, match="every parameter is frozen"):
+        learner.init()

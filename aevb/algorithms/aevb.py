@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import FunctionType, MethodType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -110,7 +109,7 @@ class AEVB:
                 raise UsageError(f"{name} must be positive, found {value}")
         self._pair = _Pair(self.model, self.posterior)
         self._started = False
-        self._function: Callable[..., Any] = self._advance
+        self._function: Callable[..., dict[str, Tensor]] = self._advance
         if isinstance(self.optimizer, torch.optim.Optimizer):
             self._rates = [group["lr"] for group in self.optimizer.param_groups]
 
@@ -119,6 +118,8 @@ class AEVB:
         parameters = {
             name: p.detach() for name, p in self._pair.named_parameters() if p.requires_grad
         }
+        if not parameters:
+            raise UsageError("there is nothing to learn: every parameter is frozen")
         slots = self.optimizer.slots if isinstance(self.optimizer, Optimizer) else 0
         return State(
             parameters=parameters,
@@ -145,16 +146,18 @@ class AEVB:
         scalars = torch.tensor(
             [rate_factor, temper, state.t], dtype=torch.float64, device=state.totals.device
         )
-        if not self._started:
-            self._start(state, batch, noise, scalars)
-        gradients: dict[str, Tensor] = self._function(state, batch, noise, scalars)
+        advance = self._function if self._started else self._first
+        gradients = advance(state, batch, noise, scalars)
         if isinstance(self.optimizer, torch.optim.Optimizer):
             self._outside(self.optimizer, gradients, rate_factor)
 
     def _advance(
         self, state: State, batch: Batch, noise: Tensor, scalars: Tensor
     ) -> dict[str, Tensor]:
-        """Forward, backward, clipping and update: the function that is compiled."""
+        """Forward, backward, clipping and update: the function that is compiled.
+
+        It gives the gradients to an optimizer outside of it, and keeps them where there is none.
+        """
         rate_factor, temper, t = scalars.unbind()
         gradients, (loss, (terms, buffers)) = grad_and_value(self._loss, has_aux=True)(
             state.parameters, state.buffers, batch, noise, temper
@@ -172,8 +175,8 @@ class AEVB:
             bad = torch.where((first_bad == 0) & ~torch.isfinite(loss), t, first_bad)
             state.totals[:-1].add_(terms)
             state.totals[-1].copy_(bad)
-        moved: dict[str, Tensor] = gradients
-        return moved
+        outside: dict[str, Tensor] = {} if isinstance(self.optimizer, Optimizer) else gradients
+        return outside
 
     def _loss(
         self,
@@ -199,8 +202,10 @@ class AEVB:
         count = torch.full_like(sums[0], len(batch.x))
         return -objective, (torch.stack([*sums, count]), buffers)
 
-    def _start(self, state: State, batch: Batch, noise: Tensor, scalars: Tensor) -> None:
-        """Check one batch eagerly, then compile; where that cannot be done, keep the eager twin.
+    def _first(
+        self, state: State, batch: Batch, noise: Tensor, scalars: Tensor
+    ) -> dict[str, Tensor]:
+        """The first step: check the batch eagerly, then compile, or say why not and stay eager.
 
         The eager pass also lets torch find its formula for the divergence, which cannot be traced
         at its first use. It leaves torch's generator as it was: a resumed run starts here too.
@@ -209,27 +214,21 @@ class AEVB:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             self._loss(state.parameters, state.buffers, batch, noise, scalars[1])
         if self.compiled:
-            eager, compiled = self._advance, self._compile()
-
-            def attempt(*arguments: Any) -> dict[str, Tensor]:
-                try:
-                    with warnings.catch_warnings():
-                        warnings.simplefilter("ignore")  # those of the compiler's own modules
-                        gradients: dict[str, Tensor] = compiled(*arguments)
-                except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
-                    if state.t > 1 and self._function is compiled:
-                        raise
-                    self.compiled, self._function = False, eager
-                    self.note = (
-                        "the step runs uncompiled, at a lower speed and with the same numbers, "
-                        f"because compiling it failed: {_reason(error)}"
-                    )
-                    plain: dict[str, Tensor] = eager(*arguments)
-                    return plain
+            compiled = self._compile()
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # those of the compiler's own modules
+                    gradients = compiled(state, batch, noise, scalars)
+            except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
+                self.compiled = False
+                self.note = (
+                    "the step runs uncompiled, at a lower speed and with the same numbers, "
+                    f"because compiling it failed: {_reason(error)}"
+                )
+            else:
                 self._function = compiled
                 return gradients
-
-            self._function = attempt
+        return self._advance(state, batch, noise, scalars)
 
     def _compile(self) -> Callable[..., dict[str, Tensor]]:
         # Torch keeps compiled graphs with the code object and refuses a ninth; a copy of the code
