@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import torch
+from hypothesis import strategies as st
 from scipy.special import expit, logsumexp
 
 from aevb import MLP, Model, bernoulli, mean_field, standard_normal
@@ -68,3 +69,10 @@ def quadrature(model, x, side=400, limit=8.0):
     log_p_x = x @ logits.T - np.logaddexp(0, logits).sum(-1)
     log_p_z = -0.5 * (z**2).sum(-1) - math.log(2 * math.pi)
     return logsumexp(log_p_x + log_p_z, axis=1) + 2 * math.log(points[1] - points[0])
+
+
+def flip(file, data):
+    """Change some bits of one byte."""
+    content = bytearray(file.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    file.write_bytes(content)
