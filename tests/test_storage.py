@@ -618,3 +618,24 @@ def test_external_modules_are_described_by_name_only():
     described = describe(PerDatum(Conditional(Own(), Normal(), 0)))
     assert described["class"] == "PerDatum"
     assert describe(Amortized(Own()))["arguments"] == {"conditional": describe(Own())}
+
+
+def test_an_activation_outside_the_table_is_handed_in(tmp_path):
+    model, posterior = plain(lambda: aevb.bernoulli(aevb.MLP(D, [5], X, nn.Mish)))()
+    aevb.save(tmp_path, model, posterior)
+    path = "model.likelihood.network.activation"
+    said = refusal(tmp_path)
+    assert path in said
+    assert "Mish" in said
+    again, _ = aevb.load(tmp_path, modules={path: nn.Mish})
+    assert isinstance(again.likelihood.network.body[1], nn.Mish)
+
+
+def test_a_module_in_both_places_is_saved(tmp_path):
+    shared = aevb.MLP(D, [4], D)
+    model = aevb.Model(
+        aevb.standard_normal(D), aevb.bernoulli(nn.Sequential(shared, nn.Linear(D, X)))
+    )
+    posterior = aevb.mean_field(nn.Sequential(nn.Linear(X, D), shared, nn.Linear(D, 2 * D)))
+    aevb.save(tmp_path, model, posterior)
+    assert (tmp_path / "model.safetensors").exists()

@@ -70,8 +70,8 @@ def describe(value: Any) -> Any:
         return [describe(item) for item in value]
     if isinstance(value, type) and value in ACTIVATIONS.values():
         return {"activation": next(k for k, v in ACTIVATIONS.items() if v is value)}
-    kind = type(value)
-    if CLASSES.get(kind.__name__) is kind:
+    kind = value if isinstance(value, type) else type(value)
+    if CLASSES.get(kind.__name__) is type(value):
         arguments = {name: describe(getattr(value, name)) for name in _arguments(kind)}
         return {"class": kind.__name__, "arguments": arguments}
     return {"external": f"{kind.__module__}.{kind.__qualname__}"}

@@ -133,8 +133,9 @@ def load_weights(folder: Path, model: Model, posterior: Posterior) -> None:
 
 
 def _state(model: Model, posterior: Posterior) -> dict[str, Tensor]:
+    # Copies: a file cannot hold two names for one memory, as of a module in both places.
     return {
-        f"{prefix}.{name}": tensor.detach().contiguous()
+        f"{prefix}.{name}": tensor.detach().clone(memory_format=torch.contiguous_format)
         for prefix, module in (("model", model), ("posterior", posterior))
         for name, tensor in module.state_dict().items()
     }
