@@ -156,6 +156,16 @@ def last_step(whole, case):
     return int(whole(case)[1].removeprefix("step-"))
 
 
+@pytest.mark.slow
+def test_the_compiled_step_resumes_exactly(tmp_path, monkeypatch):
+    monkeypatch.setitem(CASES, "compiled", (lambda: learner(compiled=True), PLAN))
+    go(tmp_path / "whole", "compiled")
+    with pytest.raises(Interrupted):
+        go(tmp_path / "parts", "compiled", At(PER_EPOCH + 2, asked(signal.SIGINT)))
+    go(tmp_path / "parts", "compiled", resume=True)
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
 # --- signals -------------------------------------------------------------------------------------
 
 
