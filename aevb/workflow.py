@@ -21,8 +21,10 @@ from aevb import __version__, codes, plots
 from aevb.data import Dataset, Rows, open_source, split
 from aevb.data.dataset import Binarization
 from aevb.data.named import NAMES, summary
+from aevb.distributions import Standardized
 from aevb.errors import TrainingError, UsageError
 from aevb.evaluation import diagnose, evidence, treatment
+from aevb.model import Model
 from aevb.storage import (
     RunFolder,
     Settings,
@@ -326,12 +328,10 @@ def picture(folder: RunFolder, kind: str, target: Path, *, seed: int = 0) -> Pat
 
 def draw_rows(folder: RunFolder, array: Array, target: Path, beside: Rows | None = None) -> Path:
     """Draw rows (N, X) as the pictures they are, beside the data they belong to if given."""
-    shape = folder.shape
-    pictures = _pictures(array, shape)
+    model, _ = folder.load()
     if beside is None:
-        return plots.save(plots.samples(pictures), target)
-    data = _pictures(beside.all().double().numpy(), shape)
-    return plots.save(plots.reconstructions(data, pictures), target)
+        return plots.save(_draw(model, array, folder.shape), target)
+    return plots.save(_draw_beside(model, beside, array, folder.shape), target)
 
 
 def _curve(folder: RunFolder, seed: int) -> Axes:
@@ -342,24 +342,19 @@ def _reconstructions(folder: RunFolder, seed: int) -> Axes:
     data = folder.dataset()
     rows = data.test.limit(30)
     model, posterior = folder.load_for(rows)
-    shown = codes.reconstruct(model, posterior, rows)
-    return plots.reconstructions(
-        _pictures(rows.all().double().numpy(), data.shape), _pictures(shown, data.shape)
-    )
+    return _draw_beside(model, rows, codes.reconstruct(model, posterior, rows), data.shape)
 
 
 def _samples(folder: RunFolder, seed: int) -> Axes:
     model, _ = folder.load()
-    shape = folder.shape
-    return plots.samples(_pictures(codes.sample(model, 100, seed=seed), shape))
+    return _draw(model, codes.sample(model, 100, seed=seed), folder.shape)
 
 
 def _manifold(folder: RunFolder, seed: int) -> Axes:
     model, _ = folder.load()
     if model.prior().event_shape[0] != 2:
         raise UsageError("the manifold needs two latent dimensions: train with --latent-dim 2")
-    shape = folder.shape
-    return plots.manifold(lambda z: codes.decode(model, z), shape)
+    return plots.manifold(lambda z: _in_deviations(model, codes.decode(model, z)), folder.shape)
 
 
 def _latent(folder: RunFolder, seed: int) -> Axes:
@@ -377,9 +372,37 @@ PICTURES: dict[str, Callable[[RunFolder, int], Axes]] = {
 }
 
 
-def _pictures(array: Array, shape: tuple[int, ...]) -> Array:
-    """Rows as images, held to [0, 1]; tables stay rows."""
-    return array.reshape(-1, *shape).clip(0, 1) if len(shape) == 3 else array
+def _draw(model: Model, array: Array, shape: tuple[int, ...]) -> Axes:
+    ax = plots.samples(_shown(model, array, shape))
+    if len(shape) < 3 and _standardized(model) is not None:
+        ax.set_ylabel("deviations from the mean")
+    return ax
+
+
+def _draw_beside(model: Model, rows: Rows, array: Array, shape: tuple[int, ...]) -> Axes:
+    data = rows.all().double().numpy()
+    return plots.reconstructions(_shown(model, data, shape), _shown(model, array, shape))
+
+
+def _shown(model: Model, array: Array, shape: tuple[int, ...]) -> Array:
+    """Rows as images, held to [0, 1]; rows of a table in units that columns can share."""
+    if len(shape) == 3:
+        return array.reshape(-1, *shape).clip(0, 1)
+    return _in_deviations(model, array)
+
+
+def _in_deviations(model: Model, array: Array) -> Array:
+    """Columns from their mean in deviations, where the model learned them so."""
+    family = _standardized(model)
+    if family is None:
+        return array
+    shown: Array = (array - family.mean.double().numpy()) / family.deviation.double().numpy()
+    return shown
+
+
+def _standardized(model: Model) -> Standardized | None:
+    family = getattr(model.likelihood, "family", None)
+    return family if isinstance(family, Standardized) else None
 
 
 # -- data -----------------------------------------------------------------------------------------
