@@ -167,6 +167,11 @@ class _Loop:
                 f"a warm-up of {plan.warmup_steps} steps would not finish: the run has "
                 f"{self.total} steps ({plan.epochs} epochs of {self.per_epoch}); choose fewer"
             )
+        if plan.patience is not None and self.validation is None:
+            raise UsageError(
+                "patience needs a validation bound, and free parameters for each datum have none: "
+                "leave it out"
+            )
         self.state: State = learner.init()
         self.progress = _Progress()
         self.history: list[dict[str, Any]] = []
@@ -190,6 +195,8 @@ class _Loop:
         while self.progress.epoch < self.plan.epochs and not self._out_of_patience():
             self._epoch()
         self._select_best()
+        self.learner.model.eval()
+        self.learner.posterior.eval()
         if self.run is not None:
             self._checkpoint()
             self.run.save_weights(self.learner.model, self.learner.posterior)
@@ -295,7 +302,7 @@ class _Loop:
                 tensor.copy_(self.progress.best[name])
 
     def _out_of_patience(self) -> bool:
-        if self.plan.patience is None or self.validation is None:
+        if self.plan.patience is None:
             return False
         return self.progress.epoch - self.progress.best_epoch >= self.plan.patience
 

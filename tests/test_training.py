@@ -125,6 +125,12 @@ def test_layers_that_draw_follow_the_seed():
     assert bounds(1) != bounds(2)
 
 
+def test_patience_needs_a_validation_bound():
+    model, _ = pair()
+    with pytest.raises(UsageError, match="patience needs a validation bound"):
+        train(AEVB(model, aevb.per_datum(30, 2)), dataset(binary_rows(30)), Plan(patience=2))
+
+
 def test_free_parameters_train_without_validation():
     model, _ = pair()
     posterior = aevb.per_datum(30, 2)
