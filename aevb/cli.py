@@ -299,20 +299,15 @@ def plot(
     json_: Json = False,
 ) -> None:
     """Draw pictures of a run as PNG files."""
-    from aevb.workflow import PICTURES, picture
+    from aevb.workflow import picture, pictures_of
 
     folder = _open(run)
-    kinds = list(PICTURES) if kind == "all" else [kind]
-    written = []
-    for name in kinds:
-        target = (
-            out if out is not None and kind != "all" else (out or folder.figures) / f"{name}.png"
-        )
-        try:
-            written.append(picture(folder, name, target, seed=seed))
-        except UsageError:
-            if kind != "all":  # a manifold needs two latent dimensions; `all` draws what there is
-                raise
+    if kind == "all":
+        where = out or folder.figures
+        targets = {name: where / f"{name}.png" for name in pictures_of(folder)}
+    else:
+        targets = {kind: out or folder.figures / f"{kind}.png"}
+    written = [picture(folder, name, target, seed=seed) for name, target in targets.items()]
     if json_:
         _print_json({"figures": [str(path) for path in written]})
     else:

@@ -150,13 +150,39 @@ class ConvolutionalDecoder(nn.Module):
         return y.flatten(1)
 
 
-class StandardizedInput(nn.Module):
+class Standardizer(nn.Module):
+    """Mean and deviation of each column, kept with the model; the base of what is standardized.
+
+    `fit` takes them from data; a constant column has deviation 1. Shapes: both (width,).
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("deviation", torch.ones(width))
+
+    def fit(self, x: Tensor) -> None:
+        """Take mean and deviation from the rows of x (N, width)."""
+        deviation = x.std(0, unbiased=False)
+        self.mean.copy_(x.mean(0))
+        self.deviation.copy_(torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
+
+    def standardize(self, x: Tensor) -> Tensor:
+        """(x - mean) / deviation, (..., width)."""
+        return (x - self.mean) / self.deviation
+
+
+class StandardizedInput(Standardizer):
     """A network that sees each column of its input with mean 0 and deviation 1.
 
         y = network((x - mean) / deviation)
 
     An encoder of a table needs it, where columns are of very different sizes; what it is
-    conditioned on stays x. `fit` takes mean and deviation from data; a constant column has 1.
+    conditioned on stays x.
     Shapes: (..., width) as `network`.
     Example:
         >>> import torch
@@ -166,31 +192,13 @@ class StandardizedInput(nn.Module):
         (tensor([ 1., 10.]), tensor([1., 1.]))
     """
 
-    mean: Tensor
-    deviation: Tensor
-
     def __init__(self, network: nn.Module, width: int) -> None:
-        super().__init__()
+        super().__init__(width)
         self.network = network
-        self.width = width
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("deviation", torch.ones(width))
-
-    def fit(self, x: Tensor) -> None:
-        """Take mean and deviation from the rows of x (N, width)."""
-        mean, deviation = moments(x)
-        self.mean.copy_(mean)
-        self.deviation.copy_(deviation)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.network((x - self.mean) / self.deviation)
+        y: Tensor = self.network(self.standardize(x))
         return y
-
-
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each column of x (N, X); a constant column has deviation 1."""
-    deviation = x.std(0, unbiased=False)
-    return x.mean(0), torch.where(deviation > 0, deviation, torch.ones_like(deviation))
 
 
 def _glorot(layer: Layer) -> Layer:

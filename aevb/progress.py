@@ -22,7 +22,7 @@ class _Bar:
         self.task: TaskID = progress.add_task("", total=None, metrics="")
 
     def begin(self, done: int, total: int, steps_per_epoch: int) -> None:
-        self.per_epoch, self.epochs = steps_per_epoch, total // steps_per_epoch
+        self.epochs = total // steps_per_epoch
         self.progress.update(
             self.task,
             total=total,

@@ -326,6 +326,12 @@ def picture(folder: RunFolder, kind: str, target: Path, *, seed: int = 0) -> Pat
     return plots.save(PICTURES[kind](folder, seed), target)
 
 
+def pictures_of(folder: RunFolder) -> list[str]:
+    """The names of the pictures that a run has: a manifold needs two latent dimensions."""
+    model, _ = folder.load()
+    return [kind for kind in PICTURES if kind != "manifold" or _is_planar(model)]
+
+
 def draw_rows(folder: RunFolder, array: Array, target: Path, beside: Rows | None = None) -> Path:
     """Draw rows (N, X) as the pictures they are, beside the data they belong to if given."""
     model, _ = folder.load()
@@ -352,9 +358,13 @@ def _samples(folder: RunFolder, seed: int) -> Axes:
 
 def _manifold(folder: RunFolder, seed: int) -> Axes:
     model, _ = folder.load()
-    if model.prior().event_shape[0] != 2:
+    if not _is_planar(model):
         raise UsageError("the manifold needs two latent dimensions: train with --latent-dim 2")
     return plots.manifold(lambda z: _in_deviations(model, codes.decode(model, z)), folder.shape)
+
+
+def _is_planar(model: Model) -> bool:
+    return bool(model.prior().event_shape[0] == 2)
 
 
 def _latent(folder: RunFolder, seed: int) -> Axes:
@@ -396,8 +406,7 @@ def _in_deviations(model: Model, array: Array) -> Array:
     family = _standardized(model)
     if family is None:
         return array
-    shown: Array = (array - family.mean.double().numpy()) / family.deviation.double().numpy()
-    return shown
+    return family.standardize(torch.from_numpy(array)).double().numpy()
 
 
 def _standardized(model: Model) -> Standardized | None:

@@ -531,6 +531,12 @@ def test_all_pictures_land_in_the_run(good, copy):
     assert all((copy / "figures" / f"{kind}.png").stat().st_size > 1000 for kind in kinds)
 
 
+def test_all_pictures_or_a_sentence(refused, digits, tmp_path):
+    (tmp_path / "file").write_text("")
+    sentence = refused(2, "plot", digits, "--out", tmp_path / "file" / "figures")
+    assert "cannot write the picture" in sentence
+
+
 def test_a_manifold_needs_two_dimensions(refused, objects, table, tmp_path):
     _, run = table
     assert "two latent dimensions" in refused(2, "plot", run, "manifold", "--out", tmp_path / "m")

@@ -108,8 +108,7 @@ class AEVB:
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be positive, found {value}")
         self._pair = _Pair(self.model, self.posterior)
-        self._started = False
-        self._function: Callable[..., dict[str, Tensor]] = self._advance
+        self._function: Callable[..., dict[str, Tensor]] = self._first
         if isinstance(self.optimizer, torch.optim.Optimizer):
             self._rates = [group["lr"] for group in self.optimizer.param_groups]
 
@@ -146,8 +145,7 @@ class AEVB:
         scalars = torch.tensor(
             [rate_factor, temper, state.t], dtype=torch.float64, device=state.totals.device
         )
-        advance = self._function if self._started else self._first
-        gradients = advance(state, batch, noise, scalars)
+        gradients = self._function(state, batch, noise, scalars)
         if isinstance(self.optimizer, torch.optim.Optimizer):
             self._outside(self.optimizer, gradients, rate_factor)
 
@@ -210,7 +208,7 @@ class AEVB:
         The eager pass also lets torch find its formula for the divergence, which cannot be traced
         at its first use. It leaves torch's generator as it was: a resumed run starts here too.
         """
-        self._started = True
+        self._function = self._advance
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             self._loss(state.parameters, state.buffers, batch, noise, scalars[1])
         if self.compiled:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -146,6 +147,13 @@ class Dataset:
     @property
     def is_image(self) -> bool:
         return len(self.shape) == 3
+
+    @cached_property
+    def in_unit_interval(self) -> bool:
+        """Whether all training rows lie in [0, 1]; looked at once, and known of binarized ones."""
+        if self.train.binarize is not Binarization.NONE:
+            return True
+        return all(bool(((x >= 0) & (x <= 1)).all()) for _, x in self.train.chunks(10_000))
 
 
 def split(

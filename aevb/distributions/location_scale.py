@@ -8,7 +8,7 @@ from torch.distributions import Normal as TorchNormal
 
 from aevb.distributions.family import Family, blocks, independent
 from aevb.errors import UsageError
-from aevb.networks import moments
+from aevb.networks import Standardizer
 
 LIKELIHOOD_MIN_VARIANCE = 1e-4
 """Floor of an observation variance: without one the likelihood of a Gaussian decoder is unbounded
@@ -83,7 +83,7 @@ class Normal(Family):
         return mean.flatten()
 
 
-class Standardized(Family):
+class Standardized(Standardizer, Family):
     """A Gaussian family over standardized data, as a density of the data themselves.
 
         p(x) = prod_i (1 / s_i) p((x - m) / s),   Gaussian again: mean m + s mu, deviation s sigma
@@ -102,23 +102,12 @@ class Standardized(Family):
 
     support = constraints.real
     domain = "finite numbers"
-    mean: Tensor
-    deviation: Tensor
 
     def __init__(self, family: Family, width: int) -> None:
-        super().__init__()
+        super().__init__(width)
         if not isinstance(family, Normal | MultivariateNormal):
             raise UsageError(f"only a Gaussian can be standardized, found {type(family).__name__}")
         self.family = family
-        self.width = width
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("deviation", torch.ones(width))
-
-    def fit(self, x: Tensor) -> None:
-        """Take m and s from the rows of x (N, width)."""
-        mean, deviation = moments(x)
-        self.mean.copy_(mean)
-        self.deviation.copy_(deviation)
 
     def outputs(self, size: int) -> int:
         return self.family.outputs(size)
@@ -133,7 +122,7 @@ class Standardized(Family):
         return independent(TorchNormal(loc, scale, validate_args=False), batch_ndim)
 
     def encode_marginals(self, x: Tensor) -> Tensor:
-        return self.family.encode_marginals((x - self.mean) / self.deviation)
+        return self.family.encode_marginals(self.standardize(x))
 
 
 class MultivariateNormal(Family):

@@ -10,7 +10,7 @@ Both come out of one pass. The noise of datum n, samples [500 b, 500 (b + 1)) is
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -43,17 +43,15 @@ class _Sums:
     first: Tensor
     second: Tensor
     log_likelihood: Tensor
+    second_likelihood: Tensor
     closed_kl: Tensor | None = None
-    second_likelihood: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.second_likelihood = torch.zeros_like(self.first)
 
     @classmethod
     def empty(cls, m: int) -> "_Sums":
-        minus_infinity = torch.full((m,), -math.inf, dtype=torch.float64)
+        # `add` makes new tensors, so that the sums may begin as the same two.
+        nothing = torch.full((m,), -math.inf, dtype=torch.float64)
         zero = torch.zeros(m, dtype=torch.float64)
-        return cls(minus_infinity, minus_infinity.clone(), zero, zero.clone(), zero.clone())
+        return cls(nothing, nothing, zero, zero, zero, zero)
 
     def add(self, log_w: Tensor, log_likelihood: Tensor) -> None:
         log_w, log_likelihood = log_w.double(), log_likelihood.double()

@@ -7,21 +7,21 @@ from aevb.data import Rows
 from aevb.evaluation.estimates import evaluating
 from aevb.model import Model
 from aevb.objectives import elbo_a
-from aevb.posterior import Batch, PerDatum, per_datum
+from aevb.posterior import Batch, FreeParameters, PerDatum, per_datum
 from aevb.randomness import Stream, generator, standard_normal
 
 SAMPLES = 8
 
 
 def refit(
-    model: Model, size: int, rows: Rows, *, steps: int = 300, rate: float = 0.0025, seed: int = 0
+    model: Model, size: int, rows: Rows, *, steps: int = 300, rate: float = 0.05, seed: int = 0
 ) -> PerDatum:
     """Give each row a diagonal Gaussian over `size` dimensions of its own, the model held fixed.
 
         phi_n = argmax over (mean, log-variance) of E_q[log p(x_n, z) - log q(z)]
 
     Shapes: N rows; the posterior's index is the row's position. Adam, `steps` steps on all rows of
-    a chunk at once, the step falling linearly to zero.
+    a chunk at once, `rate` in units of phi, falling linearly to zero.
     Source: stochastic variational inference (Hoffman et al. 2013).
     """
     dtype = next(model.parameters()).dtype
@@ -30,14 +30,14 @@ def refit(
     with evaluating(model, posterior):
         for positions, x in rows.chunks(1000):
             batch = Batch(x.to(dtype), torch.from_numpy(positions))
-            optimizer = torch.optim.Adam([table], lr=rate)
+            optimizer = torch.optim.Adam([table])
             for t in range(steps):
                 source = generator(seed, Stream.EVALUATION, int(positions[0]), t, 1)
                 noise = standard_normal(source, (SAMPLES, len(x), size), dtype)
                 with torch.enable_grad():
                     loss = -elbo_a(model, posterior, batch, noise).sum()
                     (table.grad,) = torch.autograd.grad(loss, [table])
-                optimizer.param_groups[0]["lr"] = rate * (1 - t / steps)
+                optimizer.param_groups[0]["lr"] = rate / FreeParameters.GAIN * (1 - t / steps)
                 optimizer.step()
     assert np.isfinite(table.detach().numpy()).all()
     return posterior

@@ -13,7 +13,7 @@ from torch import nn
 
 from aevb.algorithms import AEVB
 from aevb.conditional import Conditional, standard_normal
-from aevb.data import Binarization, Dataset, Rows
+from aevb.data import Binarization, Dataset
 from aevb.distributions import (
     LIKELIHOOD_MIN_VARIANCE,
     Bernoulli,
@@ -28,7 +28,13 @@ from aevb.distributions import (
 )
 from aevb.errors import DataError, ModelFileError, UsageError
 from aevb.model import Model
-from aevb.networks import MLP, ConvolutionalDecoder, ConvolutionalEncoder, StandardizedInput
+from aevb.networks import (
+    MLP,
+    ConvolutionalDecoder,
+    ConvolutionalEncoder,
+    StandardizedInput,
+    Standardizer,
+)
 from aevb.objectives import Objective, elbo_a, elbo_b, free_bits, iwae
 from aevb.optimizers import SGD, Adagrad, Adam, Optimizer, Schedule, constant, cosine, linear, steps
 from aevb.posterior import Posterior, full_covariance, mean_field, per_datum
@@ -116,7 +122,7 @@ def pick(table: dict[str, Any], name: str, option: str) -> Any:
 
 
 def _gaussian(data: Dataset, settings: Settings) -> Family:
-    if _in_unit_interval(data.train):
+    if data.in_unit_interval:
         return Normal(LIKELIHOOD_MIN_VARIANCE, sigmoid_mean=True)
     return Standardized(Normal(LIKELIHOOD_MIN_VARIANCE), math.prod(data.shape))
 
@@ -162,7 +168,7 @@ def build(settings: Settings, data: Dataset) -> tuple[Model, Posterior]:
     model = Model(standard_normal(settings.latent_dim), Conditional(decoder, family))
     first = data.train.take(_spread(len(data.train), ROWS_FOR_START))
     for part in (family, *posterior.modules()):
-        if isinstance(part, Standardized | StandardizedInput):
+        if isinstance(part, Standardizer):
             part.fit(first)
     model.likelihood.start_at(first)  # type: ignore[operator]
     dtype = DTYPES[settings.precision]
@@ -236,16 +242,11 @@ def _posterior(settings: Settings, data: Dataset) -> Posterior:
     if settings.network == "mlp":
         width = math.prod(data.shape)
         network = MLP(width, settings.hidden, outputs, activation)
-        if not _in_unit_interval(data.train):
+        if not data.in_unit_interval:
             network = StandardizedInput(network, width)
     else:
         network = ConvolutionalEncoder(data.shape, settings.hidden, outputs, activation)
     return full_covariance(network) if full else mean_field(network)
-
-
-def _in_unit_interval(rows: Rows) -> bool:
-    """Whether the data lie in (0, 1), so that a Gaussian's mean may pass through a sigmoid."""
-    return all(bool(((x >= 0) & (x <= 1)).all()) for _, x in rows.chunks(10_000))
 
 
 def _spread(n: int, most: int) -> NDArray[np.int64]:
