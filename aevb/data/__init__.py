@@ -3,10 +3,19 @@
 from pathlib import Path
 
 from aevb.data.dataset import Binarization, Dataset, Rows, split
-from aevb.data.source import Source
+from aevb.data.source import Column, Source
 from aevb.errors import DataError
 
-__all__ = ["Binarization", "Dataset", "Rows", "Source", "load", "open_source", "split"]
+__all__ = [
+    "Binarization",
+    "Column",
+    "Dataset",
+    "Rows",
+    "Source",
+    "load",
+    "open_source",
+    "split",
+]
 
 
 def open_source(name_or_path: str | Path) -> Source:

@@ -96,6 +96,7 @@ def open_named(name: str, report: Callable[[str], None] | None = None) -> Source
         binarize=entry.binarize,
         labels=content.labels,
         splits=_consecutive(content.splits) if content.splits else None,
+        kind="image",
     )
 
 

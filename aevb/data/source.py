@@ -2,9 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its name, what its numbers are, the texts that they stand for.
+
+    `name` is empty where the table has no header. `kind` chooses the column's likelihood in a mixed
+    table. `levels` are the texts of a column of text: code k stands for levels[k]; two levels make
+    a binary column, more a category.
+    """
+
+    name: str
+    kind: Literal["real", "count", "binary", "category"]
+    levels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -13,10 +28,14 @@ class Source:
 
     Shapes: `values` (N, ...) numeric, possibly a memory map; `shape` is the event shape of a datum:
     (C, H, W) for images, (X,) for tables; `labels` (N,) or None; `splits` maps "train",
-    "validation", "test" to the row numbers of an official split, as far as there is one.
+    "validation", "test" to the row numbers of an official split, as far as there is one; `columns`
+    has an entry for each of X columns where the table has a header or columns of several kinds,
+    and is empty otherwise.
     Units: `scale` is what the values are multiplied by to become what the model sees (1/255 for
     bytes of a picture). `likelihood` names the likelihood that suits the data, `reason` says why,
     `binarize` is the usual treatment of the set. `fingerprint` tells one content from another.
+    NaN marks a cell that was not observed; `missing` counts these. `kind` is how rows are drawn: as
+    images, as lines over time, or as the columns of a table.
     """
 
     name: str
@@ -29,3 +48,6 @@ class Source:
     binarize: str = "none"
     labels: NDArray[np.int64] | None = None
     splits: Mapping[str, NDArray[np.int64]] | None = None
+    columns: tuple[Column, ...] = ()
+    missing: int = 0
+    kind: Literal["image", "signal", "table"] = "table"
