@@ -410,7 +410,7 @@ def _in_deviations(model: Model, array: Array) -> Array:
 
 
 def _standardized(model: Model) -> Standardized | None:
-    family = getattr(model.likelihood, "family", None)
+    family = model.family
     return family if isinstance(family, Standardized) else None
 
 

@@ -20,7 +20,7 @@ ORDER = [
     {"posterior"},
     {"objectives"},
     {"algorithms", "evaluation"},
-    {"codes", "storage"},
+    {"codes", "imputation", "storage"},
     {"training"},
     {"plots"},
     {"workflow"},
