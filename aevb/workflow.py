@@ -3,9 +3,10 @@
 The faces of the project (the command line, the page) parse and print; the work is here.
 """
 
+import logging
 import math
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
@@ -37,6 +38,7 @@ from aevb.storage import (
 from aevb.training import Callback, Plan, train, worth_compiling, worth_threads
 
 Array = NDArray[np.float64]
+logger = logging.getLogger("aevb")
 
 # -- training -------------------------------------------------------------------------------------
 
@@ -122,7 +124,7 @@ def plan_of(settings: Settings) -> Plan:
 
 
 def fit(
-    folder: RunFolder, settings: Settings, *, resume: bool, callback: Callback
+    folder: RunFolder, settings: Settings, *, resume: bool, callbacks: Sequence[Callback] = ()
 ) -> dict[str, Any]:
     """Train as the settings say, into the folder; returns what `aevb train --json` prints."""
     settings, data = (settings, folder.dataset()) if resume else resolve(settings)
@@ -141,15 +143,17 @@ def fit(
             update={"step": "compiled" if algorithm.compiled else "eager"}
         )
     if not resume:
-        callback.say(
+        logger.info(
             f"{data.name}: {len(data.train)} training rows of shape {data.shape}, likelihood "
             f"{settings.likelihood} ({data.source.reason}), binarize {settings.binarize}"
         )
         folder.write_config(model, posterior, _facts(settings, data))
     try:
-        history = train(algorithm, data, plan, run=folder, resume=resume, callback=callback)
+        history = train(algorithm, data, plan, run=folder, resume=resume, callbacks=callbacks)
     except UsageError:
-        if not resume:  # nothing was begun, so nothing is in the way of another try
+        if not (
+            resume or folder.begun
+        ):  # nothing was begun, so nothing is in the way of another try
             folder.clear()
         raise
     if settings.step == "compiled" and not algorithm.compiled:  # no compiler was found
