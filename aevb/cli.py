@@ -131,13 +131,17 @@ def train(
     json_: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write RUN/tensorboard for TensorBoard.")
+    ] = False,
 ) -> None:
     """Train a model and write a run folder."""
+    from aevb.following import require_tensorboard
     from aevb.progress import Verbosity, follow
     from aevb.storage import RunFolder
     from aevb.workflow import fit, settle
 
-    not_settings = ("out", "resume", "force", "json_", "quiet", "verbose")
+    not_settings = ("out", "resume", "force", "json_", "quiet", "verbose", "tensorboard")
     options = {k: v for k, v in ctx.params.items() if k not in not_settings}
     options["hidden"] = None if hidden is None else _widths(hidden)
     explicit = {k for k in options if str(ctx.get_parameter_source(k)).endswith("COMMANDLINE")}
@@ -145,12 +149,16 @@ def train(
         raise UsageError("--resume needs the folder of the run: name it with --out")
     if quiet and verbose:
         raise UsageError("--quiet and --verbose exclude each other: choose one")
+    if tensorboard:
+        require_tensorboard()  # before --force removes anything
     folder = RunFolder(out) if out is not None else _free_folder(data)
     verbosity = Verbosity.VERBOSE if verbose else Verbosity.NORMAL
     with folder.locked():
         settings, resuming = settle(folder, options, explicit, resume=resume, force=force)
         with follow(Verbosity.QUIET if quiet or json_ else verbosity) as callbacks:
-            result = fit(folder, settings, resume=resuming, callbacks=callbacks)
+            result = fit(
+                folder, settings, resume=resuming, callbacks=callbacks, tensorboard=tensorboard
+            )
     if json_:
         _print_json(result)
     else:

@@ -22,6 +22,7 @@ ORDER = [
     {"algorithms", "evaluation"},
     {"codes", "storage"},
     {"training"},
+    {"following"},
     {"plots"},
     {"workflow"},
     {"progress"},
