@@ -36,7 +36,7 @@ def moments(epochs: int) -> set[int]:
         >>> sorted(moments(10))
         [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
         >>> len(moments(1000)), max(moments(1000))
-        (18, 1000)
+        (19, 1000)
     """
     return {int(e) for e in np.unique(np.round(np.geomspace(1, epochs, MOMENTS)))}
 
@@ -52,7 +52,8 @@ class Snapshots(Callback):
     Example:
         >>> import aevb, tempfile
         >>> digits = aevb.data.load("digits", limit=100)
-        >>> model = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(aevb.MLP(2, [4], 64)))
+        >>> decoder = aevb.MLP(2, [4], 64)
+        >>> model = aevb.Model(aevb.standard_normal(2), aevb.continuous_bernoulli(decoder))
         >>> posterior = aevb.mean_field(aevb.MLP(64, [4], 4))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     keep = Snapshots(model, posterior, digits.validation, Path(folder))

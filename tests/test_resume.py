@@ -1,5 +1,6 @@
 """Resume is exact: a run that is stopped anywhere ends in the same bytes as one that never was."""
 
+import csv
 import json
 import math
 import os
@@ -114,12 +115,29 @@ def outcome(folder):
     """All that two equal runs must have in common."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     metrics = [json.loads(line) for line in lines]
+    assert_same_table(folder, metrics)
     for record in metrics:
         for name in TIMES:
             del record[name]
     newest = max((folder / "checkpoints").glob("step-*"))
     files = [folder / "model.safetensors", newest / "state.safetensors", newest / "state.json"]
+    files += sorted((folder / "snapshots").glob("*"))
     return metrics, newest.name, [file.read_bytes() for file in files]
+
+
+def assert_same_table(folder, metrics):
+    """The table says what the records say, numbers as they are."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == len(metrics)
+    for row, record in zip(table, metrics, strict=True):
+        flat = {name: value for name, value in record.items() if not isinstance(value, dict)}
+        for part in ("train", "validation"):
+            for name, value in (record[part] or {}).items():
+                flat[f"{part}_{name}"] = value
+        assert {name: float(cell) for name, cell in row.items() if cell} == {
+            name: value for name, value in flat.items() if value is not None
+        }
 
 
 def go(folder, case, *callbacks, resume=False, **changes):

@@ -102,6 +102,7 @@ class RunFolder:
             self._held = True
             checkpoints.clear_unfinished(self.path)
             checkpoints.clear_unfinished(self._checkpoints)
+            checkpoints.clear_unfinished(self.snapshots_folder)
             yield
         finally:
             self._held = False
