@@ -78,7 +78,8 @@ class Snapshots(Callback):
 
     def begin(self, done: int, total: int, steps_per_epoch: int) -> None:
         self.due = moments(total // steps_per_epoch)
-        snapshots.forget_after(self.folder, done // steps_per_epoch)
+        with writing(self.folder):
+            snapshots.forget_after(self.folder, done // steps_per_epoch)
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         if record["epoch"] in self.due:

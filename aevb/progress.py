@@ -1,6 +1,7 @@
 """Progress for a person, on stderr: a bar where it is a terminal, now and then a line elsewhere."""
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -59,7 +60,7 @@ class _Lines(Callback):
 
     def begin(self, done: int, total: int, steps_per_epoch: int) -> None:
         self.epochs = total // steps_per_epoch
-        self.every = 1 if self.every_epoch else max(1, self.epochs // LINES)
+        self.every = 1 if self.every_epoch else math.ceil(self.epochs / LINES)
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         if record["epoch"] % self.every == 0 or record["epoch"] == self.epochs:

@@ -254,7 +254,7 @@ def scalars(folder):
     found = {}
     for event in events(folder):
         for value in event.summary.value:
-            if value.tag != "about/text_summary" and value.tag != "about":
+            if value.WhichOneof("value") == "simple_value":
                 found.setdefault(value.tag, []).append((event.step, value.simple_value))
     return found
 
@@ -606,6 +606,19 @@ def test_a_pipe_gets_about_ten_lines_or_one_for_every_epoch(tmp_path, capfd):
     assert "threads: " in verbose
     assert "threads: " not in plain
     assert len(out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(("epochs", "lines"), [(1, 1), (9, 9), (19, 10), (25, 9), (1000, 10)])
+def test_a_run_of_any_length_writes_about_ten_lines(capfd, epochs, lines):
+    record = {"validation": {"elbo": -1.0, "reconstruction": -1.0, "kl": 0.0}, "rows_per_second": 1}
+    capfd.readouterr()
+    with progress.follow() as (follower,):
+        follower.begin(0, epochs * 3, 3)
+        for epoch in range(1, epochs + 1):
+            follower.epoch(record | {"epoch": epoch})
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == lines
+    assert said[-1].startswith(f"epoch {epochs}/{epochs} ")
 
 
 def test_verbose_leaves_json_alone(tmp_path, capfd):
