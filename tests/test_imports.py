@@ -22,6 +22,7 @@ ORDER = [
     {"algorithms", "evaluation"},
     {"codes", "imputation", "storage"},
     {"training"},
+    {"following"},
     {"plots"},
     {"workflow"},
     {"progress"},
