@@ -72,7 +72,8 @@ def readable(file: Path) -> Iterator[None]:
 
 def sentence_of(error: BaseException) -> str:
     """What an exception says, on one line and not for long; its type where it says nothing."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    words = "".join(c if c.isprintable() else " " for c in str(error)).split()
+    return " ".join(words)[:200] or type(error).__name__
 
 
 def path_kind(path: Path) -> str:

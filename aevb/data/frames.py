@@ -47,7 +47,13 @@ class _Written:
 
 def is_frame(data: object) -> bool:
     """Whether an object is a table of pandas or of polars; neither is imported to find out."""
-    return type(data).__module__.split(".")[0] in ("pandas", "polars")
+    return _library(data) is not None
+
+
+def _library(data: object) -> str | None:
+    """The library of the class of an object, or of a class that it is made from."""
+    found = (kind.__module__.split(".")[0] for kind in type(data).__mro__)
+    return next((name for name in found if name in ("pandas", "polars")), None)
 
 
 def read_frame(data: Any, where: str, rules: Rules) -> Table:
@@ -55,13 +61,13 @@ def read_frame(data: Any, where: str, rules: Rules) -> Table:
 
     Errors: DataError for another object of theirs, and for columns of no numbers and no text.
     """
-    library, kind = type(data).__module__.split(".")[0], type(data).__name__
+    kind = type(data).__name__
     if len(getattr(data, "shape", ())) != 2:
         cure = ".collect()" if kind == "LazyFrame" else ".to_frame()"
         raise DataError(f"{where}: expected a DataFrame, found a {kind}; call {cure} on it first")
     names = frame_names(data, where)
     width = data.shape[1]
-    if library == "pandas":
+    if _library(data) == "pandas":
         cells = (_pandas_cells(data.iloc[:, at], where, at, names) for at in range(width))
     else:
         cells = (_polars_cells(column, where, at, names) for at, column in enumerate(data))
@@ -104,7 +110,7 @@ def assemble(
             texts = list(cells.texts or ())
             levels[at] = code_by_level(where, column_label(at, names), codes, texts, rules)
             found = codes
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             values[:, at] = found
         values[cells.null, at] = np.nan
         written.add(at, np.isnan(values[:, at]) & ~cells.null)
@@ -172,7 +178,7 @@ def _pandas_cells(series: Any, where: str, at: int, names: tuple[str, ...]) -> C
         return Cells(codes, null, texts, declared=True)
     if kind in "biuf":
         return Cells(series.to_numpy(dtype=np.float64, na_value=np.nan), null)
-    if kind != "O" or series.dtype.name.startswith(("period", "interval")):
+    if kind not in "OU" or series.dtype.name.startswith(("period", "interval")):
         raise unsuitable(where, at, names, series.dtype)
     cells = series.to_numpy(dtype=object)
     return _object_cells(cells, null, lambda found: unsuitable(where, at, names, found))
