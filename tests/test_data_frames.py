@@ -107,6 +107,12 @@ def test_a_null_is_missing_and_a_nan_is_refused(tmp_path: Path) -> None:
             open_source(data)
         assert open_source(data, allow_nan=True).missing == 2
     assert open_source(pandas.DataFrame(cells)).missing == 2
+    spelled = {"a": ["u", "v", "nan", "u", None]}
+    for data in (polars.DataFrame(spelled), pandas.DataFrame(spelled)):
+        with pytest.raises(DataError, match=r"row 3, column 1: found nan \(1 such cell in all\)"):
+            open_source(data)
+        assert open_source(data, allow_nan=True).missing == 2
+        assert open_source(data, allow_nan=True).columns[0].levels == ("u", "v")
     for data in (polars.DataFrame({"a": [1.0, float("inf")]}), pandas.DataFrame({"a": [1, 1e39]})):
         with pytest.raises(DataError, match="row 2, column 1: found inf"):
             open_source(data, allow_nan=True)

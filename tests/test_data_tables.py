@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aevb.data import Column, Source, conform, open_source, read_values
+from aevb.data import Column, Source, conform, load, open_source, read_values
 from aevb.data.suggestion import column_kinds, is_signal, suggest
 from aevb.errors import DataError
 
@@ -73,6 +73,15 @@ def test_infinity_is_always_refused(tmp_path: Path, cell: str) -> None:
 def test_the_row_of_a_cell_is_its_line_even_after_a_line_break_in_a_cell(tmp_path: Path) -> None:
     table = write(tmp_path, 'a,b\n1,"x\ny"\n2,z\ninf,z\n1,"x\ny"\n')
     assert "row 5, column 1: found inf" in refusal(table)
+
+
+def test_a_missing_cell_is_not_binarized(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).random((20, 3))
+    rows[4, 1] = np.nan
+    for binarize in ("threshold", "once", "epoch"):
+        with pytest.raises(DataError, match="binarization needs every cell, and 1 are missing"):
+            load(rows, binarize, allow_nan=True)
+    assert load(rows, allow_nan=True).source.missing == 1
 
 
 # --- columns of text ---------------------------------------------------------------------------

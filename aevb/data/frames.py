@@ -105,9 +105,7 @@ def assemble(
     for at, cells in enumerate(columns):
         found = _numbers(where, at, cells)
         if found is None:
-            codes = cells.values.astype(np.float32)
-            codes[cells.null] = np.nan
-            texts = list(cells.texts or ())
+            codes, texts = _without_nan(cells)
             levels[at] = code_by_level(where, column_label(at, names), codes, texts, rules)
             found = codes
         with np.errstate(over="ignore", invalid="ignore"):
@@ -137,6 +135,18 @@ def _numbers(where: str, at: int, cells: Cells) -> NDArray[Any] | None:
         row = int(np.argmax(is_text[cells.values]))
         raise not_a_number(where, row + 1, at + 1, cells.texts[cells.values[row]])
     return np.asarray(values[cells.values])
+
+
+def _without_nan(cells: Cells) -> tuple[NDArray[np.float32], list[str]]:
+    """Codes of texts, and the texts; NaN for a missing cell, and for a text that spells NaN."""
+    nan = [k for k, text in enumerate(cells.texts or ()) if _is_nan(number(text))]
+    hidden = cells.null | np.isin(cells.values, nan)
+    codes, texts = used(np.where(hidden, -1, cells.values), cells.texts or ())
+    return np.where(codes < 0, np.nan, codes).astype(np.float32), texts
+
+
+def _is_nan(value: float | None) -> bool:
+    return value is not None and value != value
 
 
 def unsuitable(where: str, at: int, names: tuple[str, ...], kind: object) -> DataError:
