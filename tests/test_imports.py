@@ -23,6 +23,7 @@ ORDER = [
     {"codes", "storage"},
     {"training"},
     {"plots"},
+    {"report"},
     {"workflow"},
     {"progress"},
     {"cli"},

@@ -15,6 +15,8 @@ from aevb.plots.pictures import samples
 from aevb.plots.style import INK, LABEL, as_epochs, as_floats, as_steps, quiet_title
 
 GIF_DPI, COLORS = 96, 64
+
+
 FRAME_MS, LAST_MS = 180, 1800
 
 
@@ -127,4 +129,4 @@ def _palette(pictures: list[Image.Image]) -> Image.Image:
     """Colors for all frames, from the first, the middle and the last of them."""
     some = [np.asarray(pictures[k]) for k in sorted({0, len(pictures) // 2, len(pictures) - 1})]
     together: NDArray[np.uint8] = np.concatenate(some)
-    return Image.fromarray(together).quantize(COLORS, method=Image.Quantize.MEDIANCUT)
+    return Image.fromarray(together).quantize(COLORS, method=Image.Quantize.FASTOCTREE)

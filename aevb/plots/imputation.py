@@ -24,6 +24,7 @@ from aevb.plots.style import (
     at_least_one,
     bare_axes,
     column_names,
+    in_short,
     own_axes,
     own_legend,
     quiet_title,
@@ -153,7 +154,7 @@ def _in_cells(mask: Mask, filled: Floats, names: list[str], ax: Axes | None) -> 
         ax.text(
             column,
             row,
-            f"{filled[row, column]:.3g}".replace("-", "\N{MINUS SIGN}"),
+            in_short(float(filled[row, column])),
             horizontalalignment="center",
             verticalalignment="center",
             fontsize=SMALL - 1,

@@ -122,6 +122,8 @@ def line_panels(
         panel.yaxis.set_major_locator(MaxNLocator(nbins=3 if count > 1 else 6))
         panel.tick_params(labelbottom=panel is inside[-1])
         _column_ticks(panel, size, names)
+    if names is None:
+        inside[-1].set_xlabel("dimension", fontsize=LABEL, color=INK)
     return ax, inside
 
 
@@ -130,7 +132,6 @@ def _column_ticks(ax: Axes, size: int, names: Sequence[str] | None) -> None:
     if names is None:
         ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
         ax.set_xlim(1 - 0.02 * size, size + 0.02 * size)
-        ax.set_xlabel("dimension", fontsize=LABEL, color=INK)
         return
     slanted_ticks(ax, np.arange(1, size + 1), column_names(names, size))
     ax.set_xlim(0.6, size + 0.4)

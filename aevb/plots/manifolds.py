@@ -20,7 +20,7 @@ from aevb.plots.style import (
     in_figures,
     quiet_title,
 )
-from aevb.plots.tables import column_maps
+from aevb.plots.tables import MOST_MAPS, column_maps
 
 
 def manifold_grid(side: int) -> Floats:
@@ -64,7 +64,7 @@ def manifold(
     """
     decoded = _decoded(decode, manifold_grid(side), shape)
     ax = _plane(decoded, _quantiles(side), shape, ax, names, (0, 1))
-    quiet_title(ax, "Learned manifold")
+    _title(ax, "Learned manifold", shape, names)
     return ax
 
 
@@ -73,7 +73,7 @@ def prior_predictive(
     shape: Sequence[int],
     ax: Axes | None = None,
     *,
-    side: int = 15,
+    side: int = 13,
     limit: float = 3.0,
     latent_dim: int = 2,
     dims: tuple[int, int] = (0, 1),
@@ -108,7 +108,7 @@ def prior_predictive(
     ax = _plane(_decoded(decode, grid, shape), line, shape, ax, names, dims)
     rest = latent_dim - 2
     others = f", the other {rest} dimensions at 0" if rest > 1 else ", the third dimension at 0"
-    quiet_title(ax, "Prior predictive" + (others if rest else ""))
+    _title(ax, "Prior predictive" + (others if rest else ""), shape, names)
     return ax
 
 
@@ -143,12 +143,27 @@ def _plane(
     side, shape = len(line), as_event(shape)
     if names is not None and len(shape) == 1:
         ax, inside = column_maps(decoded.reshape(side, side, -1), names, ax)
-        for panel in inside:
+        for k, panel in enumerate(inside):
             _latent_ticks(panel, line, np.arange(side), np.arange(side)[::-1], dims, most=3)
+            if k % 3:
+                panel.tick_params(labelleft=False)
+                panel.set_ylabel("")
+            if k + 3 < len(inside):
+                panel.tick_params(labelbottom=False)
+                panel.set_xlabel("")
         return ax
     ax, across, down = cell_grid(decoded, shape, side, ax)
     _latent_ticks(ax, line, across, down[::-1], dims)
     return ax
+
+
+def _title(ax: Axes, text: str, shape: Sequence[int], names: Sequence[str] | None) -> None:
+    """The title; that of a table leaves room for the columns' names and says how many there are."""
+    if names is None or len(shape) > 1:
+        quiet_title(ax, text)
+    else:
+        most = f", the first {MOST_MAPS} of {len(names)} columns" if len(names) > MOST_MAPS else ""
+        quiet_title(ax, text + most, pad=22.0)
 
 
 def _latent_ticks(

@@ -23,6 +23,7 @@ from aevb.plots.style import (
     at_least_one,
     calm_axes,
     in_figures,
+    in_short,
     own_axes,
     plain,
     points_high,
@@ -54,17 +55,18 @@ def kl_by_dimension(
     order = np.argsort(-values, kind="stable")
     count = len(values)
     active = values[order] > (-math.inf if threshold is None else threshold)
-    ax = own_axes(ax, min(8.0, max(3.0, 0.28 * count)), 2.6)
+    ax = own_axes(ax, min(8.0, max(3.6, 0.28 * count)), 2.6)
     colors = np.where(active, TRAINING, FAINT)
-    ax.bar(np.arange(count), values[order], width=0.75, color=list(colors))
+    ranks = np.arange(1, count + 1)
+    ax.bar(ranks, values[order], width=0.75, color=list(colors))
     calm_axes(ax, "latent dimension", "nats per datum")
     if count <= MOST_NAMED:
-        ax.set_xticks(np.arange(count), [f"$z_{{{k + 1}}}$" for k in order])
+        ax.set_xticks(ranks, [f"$z_{{{k + 1}}}$" for k in order])
     else:
         ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         ax.set_xlabel("latent dimensions by rank", fontsize=LABEL, color=INK)
     ax.tick_params(axis="x", length=0)
-    ax.set_xlim(-0.6, count - 0.4)
+    ax.set_xlim(0.4, count + 0.6)
     text = f"KL(q || p) by dimension, {in_figures(values.sum())} nats in all"
     if threshold is not None:
         ax.axhline(threshold, color=INK, linewidth=0.7, linestyle=(0, (4, 3)))
@@ -147,6 +149,7 @@ def score_histogram(
         _group(ax, name, values, bins, GROUPS[k % len(GROUPS)], threshold)
     calm_axes(ax, "nats per datum", "share of the group")
     ax.set_xlim(low, high)
+    ax.set_ylim(0, ax.get_ylim()[1] * (1 + 0.08 * len(scores)))
     if threshold is not None:
         ax.axvline(threshold, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
     _say_outside(ax, np.concatenate(list(scores.values())), low, high)
@@ -169,22 +172,19 @@ def _name_rows(ax: Axes, terms: Floats, worst: NDArray[np.int64], ordered: bool)
     """
     places = np.arange(1, len(worst) + 1) if ordered else worst + 1
     right = places <= (len(terms) + 1) / 2
-    for side in (True, False):
-        chosen = np.flatnonzero(right == side)
-        heights = spread(terms[worst[chosen]], points_high(ax, SMALL + 3))
-        for k, height in zip(chosen, heights, strict=True):
-            row = worst[k]
-            ax.annotate(
-                f"row {row + 1}: {in_figures(terms[row])}",
-                xy=(float(places[k]), float(terms[row])),
-                xytext=(22 if side else -22, (height - terms[row]) / points_high(ax, 1.0)),
-                textcoords="offset points",
-                horizontalalignment="left" if side else "right",
-                verticalalignment="center",
-                fontsize=SMALL,
-                color=INK,
-                arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.7},
-            )
+    heights = spread(terms[worst], points_high(ax, SMALL + 3))
+    for row, place, side, height in zip(worst, places, right, heights, strict=True):
+        ax.annotate(
+            f"row {row + 1}: {in_figures(terms[row])}",
+            xy=(float(place), float(terms[row])),
+            xytext=(22 if side else -22, (height - terms[row]) / points_high(ax, 1.0)),
+            textcoords="offset points",
+            horizontalalignment="left" if side else "right",
+            verticalalignment="center",
+            fontsize=SMALL,
+            color=INK,
+            arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.7},
+        )
 
 
 def _fences(groups: list[Floats], threshold: float | None) -> tuple[float, float]:
@@ -207,7 +207,7 @@ def _group(
     """One group's histogram, with its size and its share below the threshold in its name."""
     label = f"{name} ({at_least_one(len(values), name)})"
     if threshold is not None:
-        label += f", {(values < threshold).mean():.0%} below"
+        label += f", {in_short(100 * float((values < threshold).mean()))}% below"
     inside = values[(values >= bins[0]) & (values <= bins[-1])]
     weights, edges = np.full(len(inside), 1 / len(values)), bins.tolist()
     ax.hist(inside, bins=edges, weights=weights, color=color, alpha=0.25)

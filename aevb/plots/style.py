@@ -38,9 +38,9 @@ def own_axes(ax: Axes | None, width: float, height: float) -> Axes:
     return figure.add_axes((LEFT / across, BELOW / up, width / across, height / up))
 
 
-def quiet_title(ax: Axes, text: str) -> None:
-    """A quiet title, flush with the left edge of the axes."""
-    ax.set_title(text, x=0.0, horizontalalignment="left", fontsize=TITLE, color=INK)
+def quiet_title(ax: Axes, text: str, pad: float = 6.0) -> None:
+    """A quiet title, flush with the left edge of the axes, so many points above them."""
+    ax.set_title(text, x=0.0, horizontalalignment="left", fontsize=TITLE, color=INK, pad=pad)
 
 
 def calm_axes(ax: Axes, xlabel: str, ylabel: str) -> None:
@@ -129,6 +129,12 @@ def own_legend(ax: Axes, **options: Any) -> None:
     place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 4, "borderaxespad": 0.3}
     looks = {"frameon": False, "fontsize": SMALL, "labelcolor": INK, "columnspacing": 1.2}
     ax.legend(**{**place, **looks, **options})
+
+
+def in_short(value: float) -> str:
+    """A number in about three digits, without an exponent where it is of ordinary size."""
+    text = f"{value:z.0f}" if 100 <= abs(value) < 1e6 else f"{value:z.3g}"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def as_floats(values: ArrayLike, name: str) -> Floats:
@@ -221,7 +227,7 @@ def column_names(names: Sequence[str] | None, count: int) -> list[str]:
     return [plain(name) or f"column {k}" for k, name in enumerate(given, start=1)]
 
 
-def plain(text: str, longest: int = 28) -> str:
+def plain(text: str, longest: int = 18) -> str:
     """A text of the user's as it is: no mathematics between dollar signs, and not too long."""
     text = text if len(text) <= longest else text[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
     return text.replace("$", r"\$")

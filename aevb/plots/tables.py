@@ -87,7 +87,7 @@ def column_maps(maps: Floats, names: Sequence[str], ax: Axes | None) -> tuple[Ax
     titles = column_names(names, maps.shape[-1])
     shown = min(MOST_MAPS, len(titles))
     columns = min(3, shown)
-    ax, inside = panels(ax, -(-shown // columns), columns, (1.7, 1.7), (1.15, 0.75))
+    ax, inside = panels(ax, -(-shown // columns), columns, (1.7, 1.7), (0.75, 0.42))
     for panel in inside[shown:]:
         panel.remove()
     for k, panel in enumerate(inside[:shown]):
@@ -100,9 +100,6 @@ def column_maps(maps: Floats, names: Sequence[str], ax: Axes | None) -> tuple[Ax
         scale.outline.set_visible(False)
         scale.locator = MaxNLocator(nbins=3)
         bar.tick_params(color=FAINT, labelcolor=INK, labelsize=SMALL, length=2)
-    if shown < len(titles):
-        note = f"the first {shown} of {len(titles)} columns"
-        ax.text(1.0, 1.0, note, transform=ax.transAxes)
     return ax, inside[:shown]
 
 
@@ -148,6 +145,8 @@ def _lower_triangle(groups: list[Floats], names: list[str], ax: Axes | None) -> 
         panel.xaxis.set_major_locator(MaxNLocator(nbins=3))
         panel.yaxis.set_major_locator(MaxNLocator(nbins=3))
         panel.yaxis.set_label_coords(-0.42, 0.5)
+        if row == column:
+            panel.set_yticks([])
     return ax
 
 

@@ -22,7 +22,7 @@ from aevb.plots.style import (
     as_epochs,
     as_floats,
     as_steps,
-    in_figures,
+    in_short,
     own_legend,
     quiet_title,
 )
@@ -97,7 +97,7 @@ def traversals(
     if steps.ndim > 3:
         flat = steps.reshape(-1, *steps.shape[2:])
         ax, across, down = cell_grid(flat, steps.shape[2:], len(line), ax)
-        ax.set_xticks(across, [in_figures(value, 1) for value in line])
+        ax.set_xticks(across, [in_short(value) for value in line])
         ax.set_yticks(down, titles)
         ax.set_xlabel("value of the dimension", fontsize=LABEL, color=INK)
     else:
