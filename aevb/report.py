@@ -214,22 +214,38 @@ def _table(table: Table) -> str:
     for place, row in enumerate(table.rows, start=1):
         if len(row) != width:
             raise UsageError(f"expected {width} cells in row {place}, found {len(row)}")
-    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in table.header)
+    columns = [_column([row[k] for row in table.rows]) for k in range(width)]
+    kinds = [' class="figure"' if numeric else "" for numeric, _ in columns]
     lines = []
-    for row in table.rows:
-        first, *rest = (
-            f' class="figure">{_cell(value)}' if _is_number(value) else f">{_cell(value)}"
-            for value in row
-        )
-        cells = "".join(f"<td{cell}</td>" for cell in rest)
-        lines.append(f'<tr><th scope="row"{first}</th>{cells}</tr>')
-    body = "".join(lines)
-    above = f"<thead><tr>{head}</tr></thead>" if head else ""
-    return (
-        f'<div class="wide" tabindex="0"><table>{above}<tbody>{body}</tbody></table></div>'
-        if width
-        else ""
+    for cells in zip(*(cells for _, cells in columns), strict=True):
+        first, *rest = (f"{kind}>{cell}" for kind, cell in zip(kinds, cells, strict=True))
+        lines.append(f'<tr><th scope="row"{first}</th>{"".join(f"<td{c}</td>" for c in rest)}</tr>')
+    head = "".join(
+        f'<th scope="col"{kind}>{_text(name)}</th>'
+        for kind, name in zip(kinds, table.header, strict=False)
     )
+    above = f"<thead><tr>{head}</tr></thead>" if head else ""
+    body = f"<tbody>{''.join(lines)}</tbody>" if lines else ""
+    return f'<div class="wide" tabindex="0"><table>{above}{body}</table></div>' if width else ""
+
+
+def _column(cells: Sequence[object]) -> tuple[bool, list[str]]:
+    """Whether a column holds numbers, and its cells as text; numbers get the same decimals."""
+    texts = [_cell(cell) for cell in cells]
+    values = [cell for cell in cells if cell is not None]
+    if not values or not all(_is_number(value) for value in values):
+        return False, texts
+    plain = [text.partition(".")[2] for text in texts if "." in text]
+    if plain and all(tail.isdigit() for tail in plain):
+        most = max(map(len, plain))
+        texts = [_padded(text, most) if text[-1].isdigit() else text for text in texts]
+    return True, texts
+
+
+def _padded(text: str, decimals: int) -> str:
+    """A number with zeros behind it up to so many decimals."""
+    whole, _, tail = text.partition(".")
+    return f"{whole}.{tail:0<{decimals}}"
 
 
 def _picture(picture: Picture) -> str:
@@ -304,12 +320,12 @@ a { color: var(--accent); text-underline-offset: 0.18em; text-decoration-thickne
 dl { margin: 0; }
 dt, th[scope="col"], .name { color: var(--soft); font-size: 0.82rem; font-weight: 400; }
 dd { margin: 0; }
-header dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr));
+header dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr));
   gap: 1rem 1.5rem; padding: 1.1rem 0; border-block: 1px solid var(--line); }
 nav ol { margin: 1.25rem 0 0; padding: 0; list-style: none; display: flex; flex-wrap: wrap;
   gap: 0.35rem 1.5rem; font-size: 0.95rem; }
 section { margin-top: 3.5rem; scroll-margin-top: 1.5rem; }
-.warning { padding: 0.75rem 1rem; border-left: 3px solid var(--warn);
+p.warning { max-width: none; padding: 0.75rem 1rem; border-left: 3px solid var(--warn);
   background: var(--warn-card); }
 .warning strong { color: var(--warn); }
 .numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr));
@@ -329,6 +345,7 @@ th, td { padding: 0.4rem 1.25rem 0.4rem 0; text-align: left; vertical-align: top
   border-bottom: 1px solid var(--line); }
 th:last-child, td:last-child { padding-right: 0; }
 th[scope="row"] { font-weight: 400; color: var(--soft); }
+th:not(.figure), td:not(.figure) { min-width: 5rem; overflow-wrap: anywhere; }
 .figure { text-align: right; }
 figure { margin: 0 0 2.5rem; break-inside: avoid; }
 .picture { background: #fff; border: 1px solid var(--line); border-radius: 0.5rem;

@@ -129,4 +129,8 @@ def _palette(pictures: list[Image.Image]) -> Image.Image:
     """Colors for all frames, from the first, the middle and the last of them."""
     some = [np.asarray(pictures[k]) for k in sorted({0, len(pictures) // 2, len(pictures) - 1})]
     together: NDArray[np.uint8] = np.concatenate(some)
-    return Image.fromarray(together).quantize(COLORS, method=Image.Quantize.FASTOCTREE)
+    palette = Image.fromarray(together).quantize(COLORS, method=Image.Quantize.FASTOCTREE)
+    colors = np.array(palette.getpalette()).reshape(-1, 3)
+    colors[colors.min(axis=1) > 250] = 255  # paper stays white among pages that are
+    palette.putpalette(colors.ravel().tolist())
+    return palette

@@ -202,7 +202,7 @@ def _bins(values: Floats, low: float, high: float) -> Floats:
     """Bins between the limits: one for each whole number where there are few of them."""
     seen = values[~np.isnan(values)]
     if (seen == seen.round()).all() and high - low < 30:
-        return np.arange(np.floor(low) - 0.5, np.ceil(high) + 1.0)
+        return np.arange(np.ceil(low) - 0.5, np.floor(high) + 1.0)
     return np.linspace(low, high, int(np.clip(np.sqrt(len(seen)), 8, 30)) + 1)
 
 
@@ -214,6 +214,8 @@ def _limits(groups: list[Floats]) -> tuple[float, float]:
         ends += np.quantile(seen[1], [0.005, 0.995]).tolist()
     low, high = float(min(ends)), float(max(ends))
     air = 0.05 * (high - low) or max(0.5, abs(high) / 20)
+    if (seen[0] == seen[0].round()).all() and high - low < 30:
+        air = max(air, 0.5)  # half a bar
     return low - air, high + air
 
 
