@@ -357,5 +357,6 @@ figcaption { margin-top: 0.6rem; color: var(--soft); font-size: 0.9rem; max-widt
 @media print { :root { --ink: #000; --soft: #444; --line: #bbb; --page: #fff; --card: #fff;
   --accent: #000; --warn: #000; --warn-card: #fff; } body { padding: 0; max-width: none;
   font-size: 10pt; } .number { border: 1px solid var(--line); break-inside: avoid; }
-  .wide { overflow: visible; } h2 { break-after: avoid; } tr, .warning { break-inside: avoid; } }
+  .wide { overflow: visible; } h2 { break-after: avoid; } tr, .warning { break-inside: avoid; }
+  img { max-height: 11cm; width: auto; } }
 """

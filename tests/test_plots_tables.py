@@ -216,6 +216,14 @@ def test_filled_parts_of_signals_are_dashed_and_reach_what_was_seen() -> None:
     np.testing.assert_allclose(shown[:, 1], -1 + np.linspace(0.1, 0.9, 9)[2:6])
 
 
+def test_a_value_seen_alone_between_holes_is_a_dot() -> None:
+    data = np.linspace(0, 1, 5)[None]
+    ax = plots.impute_grid([[1, 0, 1, 0, 0]], data, data)
+    (dots,) = ax.lines
+    expected = [[0.1, -0.9], [0.5, -0.5]]
+    np.testing.assert_allclose(np.asarray(dots.get_xydata()), expected)
+
+
 def test_filled_cells_of_a_table_are_framed_and_bold() -> None:
     seen = np.ones((3, 2), dtype=bool)
     seen[1, 1] = False

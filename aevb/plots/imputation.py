@@ -49,7 +49,8 @@ def impute_grid(
     Pictures stand in rows: the data, the data with their holes in orange, the filled data. Signals
     have a cell each: grey where the data are known, dark where they were seen, dashed orange where
     they were filled in. A table, which is given `names`, has a cell for each number, colored by its
-    deviation from its column's observed mean; what was filled in has an orange frame.
+    deviation from its column's observed mean; what was filled in has an orange frame. Each number
+    is written out, so give it some twenty rows.
     Shapes: `data` and `filled` (N, H, W), (N, C, H, W) or (N, X); `observed` is true where a value
     was seen and has that shape, or one that stretches to it. Cells of `data` that were not observed
     may be NaN; where any is, pictures have no row of data.
@@ -113,11 +114,9 @@ def _in_lines(mask: Mask, known: Floats, filled: Floats, ax: Axes | None, column
     """A cell for each signal: grey where known, dark where seen, dashed where filled in."""
     columns = min(columns, len(filled))
     lines = -(-len(filled) // columns)
-    ax = cell_axes(ax, columns, lines, width=2.2)
+    ax = cell_axes(ax, columns, lines, width=max(2.2, 4.4 / columns))
     low, high = float(np.nanmin([known, filled])), float(np.nanmax([known, filled]))
-    near = ~mask  # a filled part reaches to the seen values beside it, so that no gap is left
-    near[:, 1:] |= ~mask[:, :-1]
-    near[:, :-1] |= ~mask[:, 1:]
+    near = ~mask | _beside(~mask)  # a filled part reaches the seen values, so that no gap is left
     looks = [
         ("data", known, FAINT, 2.4, "solid"),
         (
@@ -134,8 +133,17 @@ def _in_lines(mask: Mask, known: Floats, filled: Floats, ax: Axes | None, column
         ax.add_collection(
             LineCollection(segments, colors=color, linewidths=width, linestyles=style, label=name)
         )
+    alone = mask & ~_beside(mask)  # a value between holes is a line of no length
+    dots = cell_lines(known, columns, low, high)[alone] if known.shape[1] > 1 else np.empty((0, 2))
+    ax.plot(*dots.T, "o", color=INK, markersize=2.4)
     own_legend(ax)
     return ax
+
+
+def _beside(mask: Mask) -> Mask:
+    """Where the value before or the value after is true."""
+    around = np.pad(mask, ((0, 0), (1, 1)))
+    return np.asarray(around[:, :-2] | around[:, 2:])
 
 
 def _in_cells(mask: Mask, filled: Floats, names: list[str], ax: Axes | None) -> Axes:

@@ -172,7 +172,9 @@ def _name_rows(ax: Axes, terms: Floats, worst: NDArray[np.int64], ordered: bool)
     """
     places = np.arange(1, len(worst) + 1) if ordered else worst + 1
     right = places <= (len(terms) + 1) / 2
-    heights = spread(terms[worst], points_high(ax, SMALL + 3))
+    gap = points_high(ax, SMALL + 3)
+    moved = np.array(spread(terms[worst], gap))
+    heights = moved + max(0.0, ax.get_ylim()[0] + gap / 2 - moved.min(initial=np.inf))
     for row, place, side, height in zip(worst, places, right, heights, strict=True):
         ax.annotate(
             f"row {row + 1}: {in_figures(terms[row])}",

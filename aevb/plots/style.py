@@ -118,10 +118,11 @@ def panels(
 
 
 def slanted_ticks(ax: Axes, places: ArrayLike, names: Sequence[str]) -> None:
-    """Names below the axes, slanted so that long ones do not meet."""
-    ax.set_xticks(places, names, rotation=35, rotation_mode="anchor", fontsize=SMALL)
-    for label in ax.get_xticklabels():
-        label.set_horizontalalignment("right")
+    """Names below the axes, slanted where they are long so that they do not meet."""
+    ax.set_xticks(places, names, fontsize=SMALL)
+    if max(map(len, names)) > 3:
+        for label in ax.get_xticklabels():
+            label.set(rotation=35, rotation_mode="anchor", horizontalalignment="right")
 
 
 def own_legend(ax: Axes, **options: Any) -> None:
@@ -228,6 +229,7 @@ def column_names(names: Sequence[str] | None, count: int) -> list[str]:
 
 
 def plain(text: str, longest: int = 18) -> str:
-    """A text of the user's as it is: no mathematics between dollar signs, and not too long."""
+    """A text of the user's on one line as it is: without mathematics, seen by legends, not long."""
+    text = " ".join(text.split())
     text = text if len(text) <= longest else text[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
-    return text.replace("$", r"\$")
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")

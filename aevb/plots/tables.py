@@ -24,6 +24,7 @@ from aevb.plots.style import (
     own_axes,
     own_legend,
     panels,
+    plain,
     quiet_title,
 )
 
@@ -71,14 +72,11 @@ def pair_plot(
     else:
         ax = (_joint if len(chosen) == 2 else _lower_triangle)(groups, shown, ax)
     most = f", {len(chosen)} of {len(titles)} columns" if len(chosen) < len(titles) else ""
-    quiet_title(
-        ax,
-        f"{labels[0].capitalize()} and {labels[1]}{most}"
-        if others is not None
-        else f"{labels[0].capitalize()}{most}",
-    )
+    shown_as = [plain(label) for label in labels[: len(groups)]]
+    title = " and ".join(shown_as)
+    quiet_title(ax, f"{title[:1].upper()}{title[1:]}{most}")
     if others is not None:
-        _key(ax, labels)
+        _key(ax, shown_as)
     return ax
 
 
@@ -142,8 +140,9 @@ def _lower_triangle(groups: list[Floats], names: list[str], ax: Axes | None) -> 
         last, first = row == count - 1, column == 0
         calm_axes(panel, names[column] if last else "", names[row] if first and row else "")
         panel.tick_params(labelbottom=last, labelleft=first and row > 0)
-        panel.xaxis.set_major_locator(MaxNLocator(nbins=3))
-        panel.yaxis.set_major_locator(MaxNLocator(nbins=3))
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=3, integer=_is_whole(values[0])))
+        up = _is_whole(groups[0][:, row])
+        panel.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=up))
         panel.yaxis.set_label_coords(-0.42, 0.5)
         if row == column:
             panel.set_yticks([])
@@ -201,9 +200,15 @@ def _histogram(ax: Axes, groups: list[Floats], *, upright: bool = True) -> None:
 def _bins(values: Floats, low: float, high: float) -> Floats:
     """Bins between the limits: one for each whole number where there are few of them."""
     seen = values[~np.isnan(values)]
-    if (seen == seen.round()).all() and high - low < 30:
+    if _is_whole(seen) and high - low < 30:
         return np.arange(np.ceil(low) - 0.5, np.floor(high) + 1.0)
     return np.linspace(low, high, int(np.clip(np.sqrt(len(seen)), 8, 30)) + 1)
+
+
+def _is_whole(values: Floats) -> bool:
+    """Whether all observed cells are whole numbers."""
+    seen = values[~np.isnan(values)]
+    return bool((seen == seen.round()).all())
 
 
 def _limits(groups: list[Floats]) -> tuple[float, float]:
@@ -214,14 +219,14 @@ def _limits(groups: list[Floats]) -> tuple[float, float]:
         ends += np.quantile(seen[1], [0.005, 0.995]).tolist()
     low, high = float(min(ends)), float(max(ends))
     air = 0.05 * (high - low) or max(0.5, abs(high) / 20)
-    if (seen[0] == seen[0].round()).all() and high - low < 30:
+    if _is_whole(seen[0]) and high - low < 30:
         air = max(air, 0.5)  # half a bar
     return low - air, high + air
 
 
-def _key(ax: Axes, labels: tuple[str, str]) -> None:
+def _key(ax: Axes, labels: list[str]) -> None:
     """Which color is which."""
     looks: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 5.0}
     colors = (TRAINING, VALIDATION)
     handles = [Line2D([], [], color=color, **looks) for color in colors]
-    own_legend(ax, handles=handles, labels=list(labels), handletextpad=0.1)
+    own_legend(ax, handles=handles, labels=labels, handletextpad=0.1)
