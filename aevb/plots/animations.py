@@ -15,8 +15,6 @@ from aevb.plots.pictures import samples
 from aevb.plots.style import INK, LABEL, as_epochs, as_floats, as_steps, quiet_title
 
 GIF_DPI, COLORS = 96, 64
-
-
 FRAME_MS, LAST_MS = 180, 1800
 
 
@@ -47,9 +45,9 @@ def posterior_cloud(
     def cloud(frame: int) -> Axes:
         ax = latent_scatter(points[frame], labels)
         middle, reach = (low + high) / 2, float((high - low).max()) * 0.53 or 0.5
-        across, up = ax.bbox.width / ax.bbox.height, 1.0
-        ax.set_xlim(middle[0] - reach * across, middle[0] + reach * across)
-        ax.set_ylim(middle[1] - reach * up, middle[1] + reach * up)
+        wide = reach * ax.bbox.width / ax.bbox.height
+        ax.set_xlim(middle[0] - wide, middle[0] + wide)
+        ax.set_ylim(middle[1] - reach, middle[1] + reach)
         ax.set_xlabel(titles[0], fontsize=LABEL, color=INK)
         ax.set_ylabel(titles[1], fontsize=LABEL, color=INK)
         quiet_title(ax, f"Latent codes, epoch {numbers[frame]}")
