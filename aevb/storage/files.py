@@ -70,8 +70,16 @@ def reason(error: BaseException) -> str:
 
 def shortly(value: Any, length: int = 80) -> str:
     """A value as it stands in a sentence: on one line, printable, cut."""
-    said = ascii(value)
+    try:
+        said = " ".join(ascii(value).split())
+    except (RecursionError, ValueError):  # nested, or a whole number of too many digits
+        said = type(value).__name__
     return said if len(said) <= length else f"{said[:length]}..."
+
+
+def name_shortly(name: str, length: int = 100) -> str:
+    """A name as it stands in a sentence: as it is, or as `shortly` has it where it is odd."""
+    return name if name.isprintable() and len(name) <= length else shortly(name, length)
 
 
 def sha256(*parts: bytes | memoryview) -> str:

@@ -22,11 +22,13 @@ from aevb.model import Model
 from aevb.posterior import PerDatum, Posterior
 from aevb.storage import checkpoints, weights
 from aevb.storage.checkpoints import Checkpoint
-from aevb.storage.files import read_json, to_json
+from aevb.storage.description import MAX_WIDTH
+from aevb.storage.files import open_regular, parse_json, read_json, reason, shortly, to_json
 from aevb.storage.settings import Settings, check_settings
 
 METRICS, CARD, LOCK = "metrics.jsonl", "README.md", ".lock"
 OWN = (weights.WEIGHTS, METRICS, CARD, "checkpoints", "figures", weights.CONFIG)
+MAX_AXES = 8
 
 
 class RunFolder:
@@ -125,17 +127,23 @@ class RunFolder:
     def history(self) -> list[dict[str, Any]]:
         """The metrics of each epoch that was written whole."""
         try:
-            lines = (self.path / METRICS).read_bytes().splitlines(keepends=True)
+            with open_regular(self.path / METRICS) as file:
+                lines = file.read().splitlines(keepends=True)
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise ModelFileError(
+                f"{self.path / METRICS} cannot be read ({reason(error)})"
+            ) from error
         records = []
         for number, line in enumerate(lines, start=1):
             if line.endswith(b"\n"):
                 try:
-                    records.append(json.loads(line))
-                except ValueError as error:
+                    records.append(_record(line))
+                except (ValueError, RecursionError) as error:
                     raise ModelFileError(
-                        f"{self.path / METRICS}, line {number}, is damaged ({error}): remove it"
+                        f"{self.path / METRICS}, line {number}, is damaged ({reason(error)}): "
+                        "remove it"
                     ) from error
         return records
 
@@ -173,13 +181,22 @@ class RunFolder:
     @property
     def shape(self) -> tuple[int, ...]:
         """The event shape of a datum of the run."""
-        facts = self.config().get("data")
-        if not isinstance(facts, dict) or not isinstance(facts.get("shape"), list):
+        shape = self._data_facts().get("shape")
+        sizes = shape if isinstance(shape, list) and len(shape) <= MAX_AXES else []
+        if not sizes or not all(type(n) is int and 1 <= n <= MAX_WIDTH for n in sizes):
             raise ModelFileError(
                 f"{self.path} does not say the shape of its data: it was saved from Python, or "
                 f"its {weights.CONFIG} was changed"
             )
-        return tuple(facts["shape"])
+        return tuple(sizes)
+
+    def _data_facts(self) -> dict[str, Any]:
+        facts = self.config().get("data", {})
+        if not isinstance(facts, dict):
+            raise ModelFileError(
+                f"{self.path / weights.CONFIG}: data must be an object, found {shortly(facts)}"
+            )
+        return facts
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -194,7 +211,7 @@ class RunFolder:
 
     def dataset(self) -> Dataset:
         """The data of the run, split as then; DataError where their content has changed."""
-        settings, facts = self.settings(), self.config().get("data", {})
+        settings, facts = self.settings(), self._data_facts()
         data = load_data(settings.data, settings.binarize, limit=settings.data_limit)
         if data.source.fingerprint != facts.get("fingerprint"):
             raise DataError(
@@ -241,3 +258,10 @@ class RunFolder:
         if not self.exists:
             raise ModelFileError(f"{self.path} holds no run: it has no {weights.CONFIG}")
         return self
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    record = parse_json(line)
+    if not isinstance(record, dict) or type(record.get("epoch")) is not int:
+        raise ValueError("it is no record of an epoch")
+    return record

@@ -12,7 +12,7 @@ from aevb.files import replace_atomically
 from aevb.model import Model
 from aevb.posterior import Posterior
 from aevb.storage.description import describe, restore
-from aevb.storage.files import read_json, sha256, shortly, to_json
+from aevb.storage.files import name_shortly, read_json, sha256, shortly, to_json
 from aevb.storage.sealed import CHECKSUM, Header, read_header, read_tensors, seal
 
 FORMAT = 1
@@ -146,22 +146,18 @@ def _compare(path: Path, state: Mapping[str, Tensor], header: Header) -> dict[st
     for odd in sorted(found.keys() | expected.keys()):
         if found.get(odd) != expected.get(odd):
             raise ModelFileError(
-                f"{path} does not belong to its config.json: {_named(odd)} has shape "
+                f"{path} does not belong to its config.json: {name_shortly(odd)} has shape "
                 f"{shortly(found.get(odd))}, expected {shortly(expected.get(odd))}"
             )
         allowed = FLOATS if state[odd].is_floating_point() else OTHERS.get(state[odd].dtype, {})
         dtype = header.entries[odd][1]
         if not isinstance(dtype, str) or dtype not in allowed:
             raise ModelFileError(
-                f"{path} does not belong to its config.json: {_named(odd)} is of type "
+                f"{path} does not belong to its config.json: {name_shortly(odd)} is of type "
                 f"{str(dtype)[:20]}, expected {' or '.join(allowed)}"
             )
         sizes[odd] = allowed[dtype]
     return sizes
-
-
-def _named(name: str) -> str:
-    return name if name.isprintable() and len(name) <= 100 else shortly(name, 100)
 
 
 def _described(model: Any, posterior: Any) -> str:
