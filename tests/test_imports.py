@@ -21,7 +21,7 @@ ORDER = [
     {"objectives"},
     {"algorithms", "evaluation"},
     {"codes", "storage"},
-    {"training"},
+    {"exchange", "training"},
     {"plots"},
     {"workflow"},
     {"progress"},
