@@ -239,6 +239,19 @@ def metrics(content):
     return lambda folder: (folder / "metrics.jsonl").write_bytes(content)
 
 
+def evaluation(content):
+    return lambda folder: (folder / "evaluation.json").write_bytes(content)
+
+
+def certified(**fields):
+    """A report whose certificate is whole but for some fields."""
+    texts = ("method", "estimand", "direction", "unit", "data", "binarize")
+    whole = dict.fromkeys(texts, "") | {"samples": 1, "n": 1, "mean": -1.0}
+    return to_json(
+        {"importance": whole | {"standard_error": None, "monte_carlo_error": 0.0} | fields}
+    )
+
+
 def checkpoint(folder):
     """One checkpoint under a fixed name, whole."""
     shutil.rmtree(folder / "checkpoints")
@@ -468,6 +481,16 @@ CASES = {
     "history: metrics are /dev/zero": replaced(
         "metrics.jsonl", lambda path: path.symlink_to("/dev/zero")
     ),
+    "evaluation: a pickle": evaluation(pickle.dumps(Trap())),
+    "evaluation: a list": evaluation(b"[]"),
+    "evaluation: a text for a certificate": evaluation(b'{"importance": "-90"}'),
+    "evaluation: a certificate of nothing": evaluation(b'{"elbo": {}}'),
+    "evaluation: a text for a mean": evaluation(certified(mean="-90 nats")),
+    "evaluation: a mean that is none": evaluation(certified(mean=None)),
+    "evaluation: a list for a method": evaluation(certified(method=["importance"])),
+    "evaluation: a fraction of a sample": evaluation(certified(samples=0.5)),
+    "evaluation: NaN": evaluation(b'{"importance": NaN}'),
+    "evaluation: a pipe": lambda folder: os.mkfifo(folder / "evaluation.json"),
     "checkpoint: a manifest that vouches for a pickle": forged,
     "checkpoint: a manifest of other files": strange_manifest,
     "checkpoint: facts are a pipe": waiting_checkpoint,

@@ -27,7 +27,8 @@ from aevb.storage.files import open_regular, parse_json, read_json, reason, shor
 from aevb.storage.settings import Settings, check_settings
 
 METRICS, CARD, LOCK = "metrics.jsonl", "README.md", ".lock"
-OWN = (weights.WEIGHTS, METRICS, CARD, "checkpoints", "figures", weights.CONFIG)
+EVALUATION = "evaluation.json"
+OWN = (weights.WEIGHTS, METRICS, EVALUATION, CARD, "checkpoints", "figures", weights.CONFIG)
 MAX_AXES = 8
 
 
@@ -35,7 +36,7 @@ class RunFolder:
     """The folder of a run; one process at a time holds it.
 
     `model.safetensors`, `config.json`, `README.md` (the card), `metrics.jsonl` (a line per epoch),
-    `checkpoints/`, `figures/`.
+    `evaluation.json` (the last one), `checkpoints/`, `figures/`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -124,6 +125,27 @@ class RunFolder:
         with self._writing():
             replace_atomically(self.path / CARD, text.encode())
 
+    def write_evaluation(self, report: Mapping[str, Any]) -> None:
+        """Keep the report of an evaluation, with the checksum of the weights that it is of."""
+        content = {**report, "weights": weights.checksum(self.path)}
+        with self._writing():
+            replace_atomically(self.path / EVALUATION, to_json(content))
+
+    def evaluation(self) -> dict[str, Any] | None:
+        """The report of the last evaluation; None where there is none, or of other weights.
+
+        Errors: ModelFileError for a file that is no such report.
+        """
+        if not (self.path / EVALUATION).exists():
+            return None
+        report = read_json(self.path / EVALUATION)
+        certificates = [report.get(name) for name in ("importance", "elbo")]
+        for certificate in [c for c in certificates if c is not None]:
+            _check_certificate(certificate, self.path / EVALUATION)
+        if report.get("weights") != weights.checksum(self.path):
+            return None
+        return report
+
     def history(self) -> list[dict[str, Any]]:
         """The metrics of each epoch that was written whole."""
         try:
@@ -181,7 +203,7 @@ class RunFolder:
     @property
     def shape(self) -> tuple[int, ...]:
         """The event shape of a datum of the run."""
-        shape = self._data_facts().get("shape")
+        shape = self.data_facts().get("shape")
         sizes = shape if isinstance(shape, list) and len(shape) <= MAX_AXES else []
         if not sizes or not all(type(n) is int and 1 <= n <= MAX_WIDTH for n in sizes):
             raise ModelFileError(
@@ -190,7 +212,8 @@ class RunFolder:
             )
         return tuple(sizes)
 
-    def _data_facts(self) -> dict[str, Any]:
+    def data_facts(self) -> dict[str, Any]:
+        """What the config says of the data, nothing where it says none."""
         facts = self.config().get("data", {})
         if not isinstance(facts, dict):
             raise ModelFileError(
@@ -211,7 +234,7 @@ class RunFolder:
 
     def dataset(self) -> Dataset:
         """The data of the run, split as then; DataError where their content has changed."""
-        settings, facts = self.settings(), self._data_facts()
+        settings, facts = self.settings(), self.data_facts()
         data = load_data(settings.data, settings.binarize, limit=settings.data_limit)
         if data.source.fingerprint != facts.get("fingerprint"):
             raise DataError(
@@ -265,3 +288,25 @@ def _record(line: bytes) -> dict[str, Any]:
     if not isinstance(record, dict) or type(record.get("epoch")) is not int:
         raise ValueError("it is no record of an epoch")
     return record
+
+
+_TEXTS = ("method", "estimand", "direction", "unit", "data", "binarize")
+_COUNTS = ("samples", "n")
+_NUMBERS = ("mean", "standard_error", "monte_carlo_error")
+
+
+def _check_certificate(found: Any, path: Path) -> None:
+    """ModelFileError unless a certificate has the parts that are cited, each of its type."""
+    try:
+        fits = (
+            all(isinstance(found[name], str) for name in _TEXTS)
+            and all(type(found[name]) is int for name in _COUNTS)
+            and all(found[name] is None or type(found[name]) is float for name in _NUMBERS)
+            and found["mean"] is not None
+        )
+    except (KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise ModelFileError(
+            f"{path} is no report of an evaluation: remove it, or evaluate the run again"
+        )

@@ -63,11 +63,16 @@ def config_of(
 
 def save_weights(folder: Path, model: Model, posterior: Posterior) -> None:
     """Write `model.safetensors` alone; TrainingError for parameters that are not finite."""
-    for prefix, module in (("model", model), ("posterior", posterior)):
-        require_finite({f"{prefix}.{name}": p for name, p in module.named_parameters()})
+    require_finite_modules(model, posterior)
     described = _described(describe(model), describe(posterior))
     parts = seal(_contiguous(_state(model, posterior)), {DESCRIPTION: described})
     replace_atomically(folder / WEIGHTS, *parts)
+
+
+def require_finite_modules(model: Model, posterior: Posterior) -> None:
+    """TrainingError, naming the first one, unless all parameters of both are finite."""
+    for prefix, module in (("model", model), ("posterior", posterior)):
+        require_finite({f"{prefix}.{name}": p for name, p in module.named_parameters()})
 
 
 def require_finite(parameters: Mapping[str, Tensor]) -> None:
