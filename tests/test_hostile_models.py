@@ -470,6 +470,9 @@ CASES = {
     "dataset: data are a list": tree(lambda c: c.update(data=[1])),
     "dataset: data are a text": tree(lambda c: c.update(data=LONG)),
     "dataset: settings are a text": tree(lambda c: c.update(settings="digits")),
+    "dataset: data are /etc/passwd": settings(data="../../../../../../etc/passwd"),
+    "dataset: data have a name of 5000 letters": settings(data="x" * 5000),
+    "dataset: data are a program": settings(data="/bin/sh"),
     "history: metrics are a pickle": metrics(pickle.dumps(Trap()) + b"\n"),
     "history: a list for an epoch": metrics(b"[1]\n"),
     "history: a number for an epoch": metrics(b"5\n"),
@@ -494,6 +497,14 @@ CASES = {
     "checkpoint: a manifest that vouches for a pickle": forged,
     "checkpoint: a manifest of other files": strange_manifest,
     "checkpoint: facts are a pipe": waiting_checkpoint,
+}
+
+
+# The run may be whole and its data not: that is another mistake, with another exit code.
+OF_DATA = {
+    "dataset: data are /etc/passwd",
+    "dataset: data have a name of 5000 letters",
+    "dataset: data are a program",
 }
 
 
@@ -528,7 +539,8 @@ def found(good, tmp_path_factory):
 @pytest.mark.parametrize("name", CASES)
 def test_a_hostile_folder_is_refused_and_nothing_is_done(found, name):
     folder, answer = found[name]
-    assert answer["error"] == "ModelFileError", answer["said"]
+    expected = "DataError" if name in OF_DATA else "ModelFileError"
+    assert answer["error"] == expected, answer["said"]
     assert answer["events"] == []
     said = answer["said"].replace(str(folder), "")
     assert 10 < len(said) < LENGTH

@@ -23,7 +23,15 @@ from aevb.posterior import PerDatum, Posterior
 from aevb.storage import checkpoints, weights
 from aevb.storage.checkpoints import Checkpoint
 from aevb.storage.description import MAX_WIDTH
-from aevb.storage.files import open_regular, parse_json, read_json, reason, shortly, to_json
+from aevb.storage.files import (
+    name_shortly,
+    open_regular,
+    parse_json,
+    read_json,
+    reason,
+    shortly,
+    to_json,
+)
 from aevb.storage.settings import Settings, check_settings
 
 METRICS, CARD, LOCK = "metrics.jsonl", "README.md", ".lock"
@@ -235,7 +243,13 @@ class RunFolder:
     def dataset(self) -> Dataset:
         """The data of the run, split as then; DataError where their content has changed."""
         settings, facts = self.settings(), self.data_facts()
-        data = load_data(settings.data, settings.binarize, limit=settings.data_limit)
+        try:
+            data = load_data(settings.data, settings.binarize, limit=settings.data_limit)
+        except OSError as error:
+            raise DataError(
+                f"the data of {self.path}, {name_shortly(settings.data)}, cannot be read "
+                f"({reason(error)})"
+            ) from error
         if data.source.fingerprint != facts.get("fingerprint"):
             raise DataError(
                 f"{settings.data} has changed since {self.path} was trained on it: test rows of "
