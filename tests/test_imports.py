@@ -21,7 +21,7 @@ ORDER = [
     {"objectives"},
     {"algorithms", "evaluation"},
     {"codes", "imputation", "storage"},
-    {"training"},
+    {"exchange", "training"},
     {"following"},
     {"plots"},
     {"estimator", "report"},
