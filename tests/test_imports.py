@@ -24,7 +24,7 @@ ORDER = [
     {"training"},
     {"following"},
     {"plots"},
-    {"estimator"},
+    {"estimator", "report"},
     {"workflow"},
     {"progress"},
     {"cli"},
