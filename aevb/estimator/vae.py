@@ -173,7 +173,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         seed = _seed_of(self.random_state)
         given = {name: _plain(getattr(self, parameter)) for name, parameter in SETTINGS.items()}
         given |= {"data": source.name, "likelihood": likelihood, "seed": seed, "binarize": "none"}
-        given["epochs"] = given["epochs"] or usual_epochs(len(source.values), _size(given))
+        if given["epochs"] is None:
+            given["epochs"] = usual_epochs(len(source.values), _size(given))
         self.settings_ = check_settings(given | {"precision": precision}, spell=_as_parameter)
         rows = all_rows(source, Binarization.NONE, seed)
         nothing = rows.pick(np.arange(0))
