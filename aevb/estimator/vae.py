@@ -1,5 +1,6 @@
 """`VAE`: a variational auto-encoder that behaves like any transformer of scikit-learn."""
 
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -429,8 +430,8 @@ def _seed_of(random_state: Randomness) -> int:
     if isinstance(random_state, np.random.RandomState):
         return int(check_random_state(random_state).randint(2**31 - 1))
     try:
-        seed = int(random_state)
-    except (TypeError, ValueError):
+        seed = operator.index(random_state)
+    except TypeError:
         seed = -1
     if not 0 <= seed < 2**64:
         raise UsageError(
