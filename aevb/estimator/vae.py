@@ -205,6 +205,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             source = read_values(X, allow_nan=holes, like=like, where="X")
             validate_data(self, X, reset=reset, skip_check_array=True)
         else:
+            if isinstance(X, np.ma.MaskedArray):  # scikit-learn would look under the mask
+                X = np.ma.filled(X.astype(np.float64), np.nan)
             # NaN and infinity are left to the reader, which says in which row and column.
             X = validate_data(self, X, reset=reset, ensure_all_finite=False, ensure_min_samples=1)
             source = read_values(X, allow_nan=holes, like=like, where="X")
