@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -226,6 +227,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         """Rows of X for the fitted model."""
         check_is_fitted(self)
         source = self._source(X, reset=False, allow_nan=allow_nan)
+        # X is in the units of the fit: neither a few dark images nor floats show what they are.
+        source = replace(source, scale=self._facts["data"]["scale"])
         return all_rows(source, Binarization.NONE, self.settings_.seed)
 
     def _posterior_of(self, rows: Rows) -> Posterior:
