@@ -86,7 +86,8 @@ def _is_fitted(estimator: Any) -> bool:
 def _parameters(estimator: Any) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Parameters that were changed, and those that are as usual, with their values as text."""
     usual = inspect.signature(type(estimator).__init__).parameters
-    changed, same = [], []
+    changed: list[tuple[str, str]] = []
+    same: list[tuple[str, str]] = []
     for name, value in estimator.get_params(deep=False).items():
         default = usual[name].default if name in usual else inspect.Parameter.empty
         (same if repr(value) == repr(default) else changed).append((name, repr(value)))
