@@ -347,7 +347,10 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         samples: int = 100,
         random_state: Randomness = None,
     ) -> Array:
-        """X with its NaN cells filled by their posterior mean given the observed ones, (N, X)."""
+        """X with its NaN cells filled by their posterior mean given the observed ones, (N, X).
+
+        Observed cells of an array stay as they are, to the bit.
+        """
         rows = self._rows(X, allow_nan=True)
         filled = imputation.impute(
             self.model_,
@@ -357,7 +360,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             samples=samples,
             seed=self._seed(random_state),
         )
-        return self._in_units_of_x(filled)
+        given = rows.values.reshape(len(rows), -1).astype(np.float64)  # not rounded to 32 bits
+        return np.where(np.isnan(given), self._in_units_of_x(filled), given)
 
     def denoise(self, X: Any, *, samples: int = 100, random_state: Randomness = None) -> Array:
         """What the model takes for the truth behind noisy rows, (N, X)."""
