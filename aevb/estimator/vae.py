@@ -1,7 +1,9 @@
 """`VAE`: a variational auto-encoder that behaves like any transformer of scikit-learn."""
 
 import operator
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -138,7 +140,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             patience=settings.patience,
             seed=settings.seed,
         )
-        algorithm = learner(settings, self.model_, self.posterior_, len(data.train))
+        with _spelled():
+            algorithm = learner(settings, self.model_, self.posterior_, len(data.train))
         algorithm.compiled = worth_compiling(algorithm, len(data.train), plan)
         self.history_ = train(algorithm, data, plan)
         # In single precision a row's code would depend, by 1e-7, on the rows beside it.
@@ -183,7 +186,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self.likelihood_, self.reason_, self.columns_ = likelihood, source.reason, source.columns
         self._facts = facts_of(self.settings_, Dataset(source, rows, nothing, nothing))
         data = Dataset(source, rows, nothing if X_val is None else self._rows(X_val), nothing)
-        self.model_, self.posterior_ = build(self.settings_, data)
+        with _spelled():
+            self.model_, self.posterior_ = build(self.settings_, data)
         check_domain(self.model_, data)
         self.history_, self._memory = [], None
         return data
@@ -467,3 +471,14 @@ def _size(given: dict[str, Any]) -> int:
 
 def _as_parameter(name: str) -> str:
     return SETTINGS.get(name, name)
+
+
+@contextmanager
+def _spelled() -> Iterator[None]:
+    """Name parameters as Python does, where a sentence has the options of the command line."""
+    try:
+        yield
+    except UsageError as error:
+        option = re.compile(r"--([a-z-]+)")
+        sentence = option.sub(lambda m: _as_parameter(m[1].replace("-", "_")), str(error))
+        raise UsageError(sentence) from error
