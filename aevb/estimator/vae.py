@@ -238,7 +238,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     def _posterior_of(self, rows: Rows) -> Posterior:
         """The encoder, or free parameters for these rows, fitted to them."""
         if isinstance(self.posterior_, PerDatum):
-            return refit(self.model_, self.settings_.latent_dim, rows)
+            holes = bool(torch.isnan(rows.all()).any())
+            model = imputation.observing(self.model_) if holes else self.model_
+            return refit(model, self.settings_.latent_dim, rows)
         return self.posterior_
 
     def _in_units_of_x(self, values: Array) -> Array:
