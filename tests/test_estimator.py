@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 import aevb
 from aevb import VAE
 from aevb.data import Rows
-from aevb.errors import UsageError
+from aevb.errors import TrainingError, UsageError
 from aevb.evaluation import evidence
 
 IRIS = load_iris().data
@@ -291,5 +291,7 @@ def test_partial_fit_goes_on_after_fit(fitted):
         further.partial_fit(IRIS[:100])
     assert len(further.history_) == len(fitted.history_) + 10
     assert further.score_samples(IRIS[:100], samples=500).mean() > before
+    with pytest.raises(TrainingError, match="not finite at step 1: try a smaller learning_rate"):
+        VAE(hidden=(8,), batch_size=50).partial_fit(IRIS * 1e30)
     with pytest.raises(UsageError, match="partial_fit needs an encoder"):
         VAE(**SMALL, posterior="per-datum").partial_fit(IRIS)

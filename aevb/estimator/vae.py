@@ -21,7 +21,7 @@ from aevb.data import Binarization, Dataset, Rows, Source, all_rows, read_values
 from aevb.data.fingerprints import keys_of_rows
 from aevb.data.frames import is_frame
 from aevb.distributions import route
-from aevb.errors import DataError, UsageError
+from aevb.errors import DataError, TrainingError, UsageError
 from aevb.estimator.display import html_of
 from aevb.evaluation import evidence, refit
 from aevb.posterior import PerDatum, Posterior
@@ -166,6 +166,11 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             source = generator(settings.seed, Stream.NOISE, state.t)
             noise = route(q).noise(source, shape, torch.float64)
             algorithm.step(state, rows.take(positions), noise, temper=settings.beta)
+        if bad := int(state.totals[-1]):
+            raise TrainingError(
+                f"the objective is not finite at step {bad}: try a smaller learning_rate, or data "
+                "without extreme values"
+            )
         self._memory = (state.t, state.memory)
         record = {"epoch": len(self.history_) + 1, "train": state.averages(), "validation": None}
         self.history_ = [*self.history_, record]
