@@ -98,6 +98,9 @@ def test_names_of_outputs(fitted):
         assert type(framed).__module__.startswith(library)
         assert list(framed.columns) == ["vae0", "vae1"]
         assert (framed.to_numpy() == fitted.transform(IRIS)).all()
+        # what is no transform gives arrays, whatever was set
+        vae = clone(fitted).set_output(transform=library).fit(IRIS)
+        assert same(answers(vae, IRIS)[1:], answers(fitted, IRIS)[1:])
 
 
 def test_settings_of_every_kind_fit():

@@ -154,6 +154,18 @@ def test_new_tables_are_held_to_the_fitted_columns(library):
         assert "\n" not in said_of(changed)
 
 
+def test_rows_of_frames_are_ends_of_a_way():
+    frames = pytest.importorskip("pandas")
+    table = frames.DataFrame(IRIS, columns=["a", "b", "c", "d"])
+    vae = VAE(**SMALL).fit(table)
+    ends = vae.reconstruct(table.iloc[[0, 9]])
+    for first, last in ((table.iloc[0], table.iloc[9]), (table.iloc[:1], table.iloc[9:10])):
+        assert np.allclose(vae.interpolate(first, last, 3)[[0, 2]], ends)
+        assert np.allclose(
+            vae.traverse(0, [0.0], start=first), vae.traverse(0, [0.0], start=last)
+        ) is (False)
+
+
 def test_arrays_after_frames_are_taken_with_a_warning():
     frames = pytest.importorskip("pandas")
     table = frames.DataFrame(IRIS, columns=["a", "b", "c", "d"])

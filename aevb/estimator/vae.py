@@ -271,8 +271,18 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     def transform(self, X: Any) -> Array:
         """The posterior mean E_q[z given x] of each row, (N, D)."""
+        return self._means(X)
+
+    def _means(self, X: Any) -> Array:
+        # The codes as an array, where `set_output` makes a frame of what `transform` gives.
         rows = self._rows(X)
         return codes.encode(self.model_, self._posterior_of(rows), rows)
+
+    def _code(self, row: Any) -> Array:
+        """The code (D,) of one row: of an array, of pandas, or a frame of one row."""
+        if hasattr(row, "to_frame") and hasattr(row, "index"):
+            row = row.to_frame().T  # names of columns and all
+        return self._means(row if is_frame(row) else np.reshape(row, (1, -1)))[0]
 
     def encode(self, X: Any, *, samples: int, random_state: Randomness = None) -> Array:
         """Draws of z from q(z given x), (samples, N, D)."""
@@ -289,7 +299,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     def reconstruct(self, X: Any) -> Array:
         """The mean of p(x given z) at the posterior mean of each row, (N, X)."""
-        return self.inverse_transform(self.transform(X))
+        return self.inverse_transform(self._means(X))
 
     def sample(
         self,
@@ -313,7 +323,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self, start: Any, stop: Any, steps: int = 10, *, spherical: bool = False
     ) -> Array:
         """The mean of p(x given z) along the way from the code of one row to another's."""
-        first, last = (self.transform(np.reshape(row, (1, -1)))[0] for row in (start, stop))
+        first, last = self._code(start), self._code(stop)
         return self.inverse_transform(codes.interpolate(first, last, steps, spherical=spherical))
 
     def traverse(self, dimension: int, values: Any = None, *, start: Any = None) -> Array:
@@ -323,7 +333,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         the row `start`.
         """
         check_is_fitted(self)
-        code = None if start is None else self.transform(np.reshape(start, (1, -1)))[0]
+        code = None if start is None else self._code(start)
         size = self._n_features_out
         return self.inverse_transform(codes.traverse(size, dimension, values, start=code))
 
