@@ -282,7 +282,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         """The code (D,) of one row: of an array, of pandas, or a frame of one row."""
         if hasattr(row, "to_frame") and hasattr(row, "index"):
             row = row.to_frame().T  # names of columns and all
-        return self._means(row if is_frame(row) else np.reshape(row, (1, -1)))[0]
+        code: Array = self._means(row if is_frame(row) else np.reshape(row, (1, -1)))[0]
+        return code
 
     def encode(self, X: Any, *, samples: int, random_state: Randomness = None) -> Array:
         """Draws of z from q(z given x), (samples, N, D)."""
