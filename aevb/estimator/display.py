@@ -25,7 +25,7 @@ STYLE = """
 .aevb-vae table { border-collapse: collapse; margin: 0.5em 0; background: none; color: inherit; }
 .aevb-vae th, .aevb-vae td { text-align: left; padding: 0.1em 1.2em 0.1em 0; border: none;
   background: none; color: inherit; vertical-align: top; }
-.aevb-vae th { font-weight: normal; opacity: 0.7; }
+.aevb-vae th { font-weight: normal; opacity: 0.7; white-space: nowrap; }
 .aevb-vae summary { cursor: pointer; opacity: 0.7; }
 .aevb-vae ul { margin: 0.5em 0; padding-left: 1.2em; }
 .aevb-vae svg { max-width: 100%; height: auto; border-radius: 4px; }
