@@ -162,7 +162,7 @@ class _Holes:
 
     def draw(self, z: Tensor, turn: int) -> Tensor:
         """The rows with their holes filled from p(x given z), (S, N, X) for z (S, N, D)."""
-        torch.manual_seed(int(self.source(turn, 3).integers(2**63)))
+        torch.default_generator.manual_seed(int(self.source(turn, 3).integers(2**63)))
         drawn = self.model.likelihood(z).sample().reshape(-1, *self.x.shape).to(self.x.dtype)
         return torch.where(torch.isnan(self.x), drawn, self.x)
 
