@@ -11,7 +11,7 @@ from scipy import sparse
 from sklearn.datasets import load_iris
 
 from aevb import VAE
-from aevb.errors import TrainingError
+from aevb.errors import TrainingError, UsageError
 
 IRIS = load_iris().data
 SMALL = {"hidden": (8,), "epochs": 5}
@@ -301,4 +301,12 @@ def test_what_is_not_fitted_says_so():
         for name in ("transform", "score_samples", "reconstruct", "impute", "denoise", "save"):
             assert "not fitted yet" in refusal(getattr(VAE(), name), IRIS)
         assert "not fitted yet" in refusal(VAE().sample)
+        failed = VAE(**SMALL).fit(IRIS)
+        for wrong, x in (({"latent_dim": 0}, IRIS), ({"epochs": 2}, IRIS * 1e30)):
+            with pytest.raises((UsageError, TrainingError)):
+                failed.set_params(**wrong).fit(x)
+            assert "not fitted yet" in refusal(failed.transform, IRIS)
+            assert "not fitted" in failed._repr_html_()
+            failed.set_params(latent_dim=2)
+        assert failed.fit(IRIS).transform(IRIS).shape == (150, 2)
         assert "not fitted yet" in refusal(VAE().inverse_transform, np.zeros((2, 2)))

@@ -143,7 +143,11 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         with _spelled():
             algorithm = learner(settings, self.model_, self.posterior_, len(data.train))
         algorithm.compiled = worth_compiling(algorithm, len(data.train), plan)
-        self.history_ = train(algorithm, data, plan)
+        try:
+            self.history_ = train(algorithm, data, plan)
+        except TrainingError:
+            del self.posterior_  # what has left the finite numbers is not fitted
+            raise
         # In single precision a row's code would depend, by 1e-7, on the rows beside it.
         self.model_.double()
         self.posterior_.double()
@@ -154,7 +158,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
         The first call settles what depends on data: columns, likelihood, units, starting values.
         """
-        rows = self._rows(X) if hasattr(self, "model_") else self._begin(X, None, "float64").train
+        rows = (
+            self._rows(X) if hasattr(self, "posterior_") else self._begin(X, None, "float64").train
+        )
         if isinstance(self.posterior_, PerDatum):
             raise UsageError("partial_fit needs an encoder: choose the posterior mean-field")
         settings, algorithm, state = self.settings_, *self._go_on(len(rows))
@@ -178,6 +184,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     def _begin(self, X: Any, X_val: Any, precision: str) -> Dataset:
         """Read X, settle what depends on it, build model and posterior."""
+        self.__dict__.pop("posterior_", None)
         source = self._source(X, reset=True)
         likelihood = source.likelihood if self.likelihood == "auto" else self.likelihood
         seed = _seed_of(self.random_state)
@@ -190,7 +197,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         nothing = rows.pick(np.arange(0))
         self.likelihood_, self.reason_, self.columns_ = likelihood, source.reason, source.columns
         self._facts = facts_of(self.settings_, Dataset(source, rows, nothing, nothing))
-        data = Dataset(source, rows, nothing if X_val is None else self._rows(X_val), nothing)
+        data = Dataset(source, rows, nothing if X_val is None else self._read(X_val), nothing)
         with _spelled():
             self.model_, self.posterior_ = build(self.settings_, data)
         check_domain(self.model_, data)
@@ -235,6 +242,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     def _rows(self, X: Any, *, allow_nan: bool = False) -> Rows:
         """Rows of X for the fitted model."""
         check_is_fitted(self)
+        return self._read(X, allow_nan)
+
+    def _read(self, X: Any, allow_nan: bool = False) -> Rows:
         source = self._source(X, reset=False, allow_nan=allow_nan)
         # X is in the units of the fit: neither a few dark images nor floats show what they are.
         source = replace(source, scale=self._facts["data"]["scale"])
@@ -440,6 +450,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     def _seed(self, random_state: Randomness) -> int:
         """The seed of a call: that of the fit, unless the call brings another."""
         return self.settings_.seed if random_state is None else _seed_of(random_state)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "posterior_")
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
