@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from aevb import codes, imputation
 from aevb.algorithms import AEVB, State
 from aevb.data import Binarization, Dataset, Rows, Source, all_rows, read_values
+from aevb.data.checks import first_cell
 from aevb.data.fingerprints import keys_of_rows
 from aevb.data.frames import is_frame
 from aevb.distributions import route
@@ -228,9 +229,10 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             X = validate_data(self, X, reset=reset, ensure_all_finite=False, ensure_min_samples=1)
             source = read_values(X, allow_nan=holes, like=like, where="X")
         if source.missing and not holes:
+            row, column = first_cell(np.isnan(source.values))
             raise DataError(
-                f"X: {source.missing} cells are missing (NaN); say allow_nan=True if they were not "
-                "observed, or fill them first"
+                f"X, row {row}, column {column}: found a missing cell ({source.missing} such cells "
+                "in all); say allow_nan=True if they were not observed, or fill them first"
             )
         if source.missing and not (reset or allow_nan or self._facts["data"]["missing"]):
             raise DataError(
