@@ -88,7 +88,9 @@ def draw_data(model: Model, codes: Array, *, seed: int = 0) -> Array:
     """A draw of x from p(x given z) for each code, (N, X)."""
     with torch.random.fork_rng(devices=[]):
         # Likelihoods need no differentiable draws: torch's own samplers do, under a seed of ours.
-        torch.manual_seed(int(generator(seed, Stream.SAMPLING, 1).integers(2**63)))
+        torch.default_generator.manual_seed(
+            int(generator(seed, Stream.SAMPLING, 1).integers(2**63))
+        )
         return _by_chunks(model, codes, lambda z: model.likelihood(z).sample())
 
 

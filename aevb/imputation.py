@@ -7,6 +7,7 @@ missing ones, and the encoder is only a proposal: weights (importance) or a test
 answer that of the model, however the encoder takes rows with holes.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -28,7 +29,8 @@ from aevb.randomness import Stream, generator, uniform
 
 Array = NDArray[np.float64]
 CELLS_AT_ONCE = 4_000_000
-ROUNDS = 5
+ROUNDS = 3
+FILLS = 10
 PRIOR_DRAWS = 500
 
 
@@ -44,7 +46,8 @@ def impute(
     """Fill the NaN cells of rows by their posterior mean; observed cells stay as they are.
 
         importance:  sum_k w_k E[x given z_k] / sum_k w_k,
-                     w_k = p(x_observed given z_k) p(z_k) / q(z_k given x filled),  z_k from q
+                     w_k = p(x_observed given z_k) p(z_k) / q(z_k),  z_k from q, which is the
+                     encoder's or, if it never saw holes, its mixture over fills of them
         Gibbs:       the mean of E[x given z_t] over a Markov chain that proposes z from
                      q(z given x filled), accepts it by Metropolis and Hastings, and draws x_missing
                      from p(x given z)
@@ -109,7 +112,8 @@ def _posterior_mean(
     if samples < 1:
         raise UsageError(f"the number of samples must be at least 1, found {samples}")
     dtype = next(model.parameters()).dtype
-    chunk = max(1, CELLS_AT_ONCE // (samples * max(rows.width, 1)))
+    widest = max(rows.width, FILLS * model.prior().event_shape[0])
+    chunk = max(1, CELLS_AT_ONCE // (samples * widest))
     infer = _importance if method == "importance" else _gibbs
     masked = observing(model)
     parts = []
@@ -138,19 +142,41 @@ class _Holes:
         """Whether the encoder takes the rows as they are: it was trained on holes, or has none."""
         return self.trained_on_holes or not bool(torch.isnan(self.x).any())
 
-    def source(self, turn: int) -> np.random.Generator:
-        return generator(self.seed, Stream.IMPUTATION, int(self.positions[0]), turn)
+    def source(self, turn: int, part: int = 0) -> np.random.Generator:
+        return generator(self.seed, Stream.IMPUTATION, int(self.positions[0]), turn, part)
 
-    def propose(self, filled: Tensor, samples: int, turn: int) -> tuple[Tensor, Distribution]:
-        """z (S, N, D) from q(z given the filled rows), and this q."""
-        q = self.posterior(Batch(filled, torch.from_numpy(self.positions)))
+    def propose(
+        self, x: Tensor, samples: int, turn: int, repeats: int = 1
+    ) -> tuple[Tensor, Distribution]:
+        """z (S, M, D) from q(z given x) for whole rows x (M, X), and this q; M = N repeats."""
+        rows = torch.from_numpy(self.positions).repeat(repeats)
+        q = self.posterior(Batch(x, rows))
         shape = (samples, *q.batch_shape, *q.event_shape)
-        return reparameterize(q, route(q).noise(self.source(turn), shape, filled.dtype)), q
+        return reparameterize(q, route(q).noise(self.source(turn), shape, x.dtype)), q
 
-    def fill(self, values: Tensor) -> Tensor:
-        """The rows with values (N, X) in place of their holes; as they are, if these are seen."""
-        values = values.reshape(self.x.shape).to(self.x.dtype)
-        return self.x if self.seen else torch.where(torch.isnan(self.x), values, self.x)
+    def prior_draws(self, samples: int, turn: int) -> Tensor:
+        """z (S, N, D) from the prior."""
+        n = len(self.x)
+        flat = self.model.sample_prior(samples * n, self.source(turn, 2))
+        return flat.reshape(samples, n, -1)
+
+    def draw(self, z: Tensor, turn: int) -> Tensor:
+        """The rows with their holes filled from p(x given z), (S, N, X) for z (S, N, D)."""
+        torch.default_generator.manual_seed(int(self.source(turn, 3).integers(2**63)))
+        drawn = self.model.likelihood(z).sample().reshape(-1, *self.x.shape).to(self.x.dtype)
+        return torch.where(torch.isnan(self.x), drawn, self.x)
+
+    def draw_fills(self, z: Tensor, log_weights: Tensor, count: int, turn: int) -> Tensor:
+        """The rows filled by draws from p(x_missing given x_observed), (count, N, X).
+
+        z (S, N, D) with log-weights (S, N) are resampled, one place in each of `count` equal parts.
+        """
+        edges = torch.softmax(log_weights.double(), dim=0).cumsum(0)
+        lots = uniform(self.source(turn, 1), (1, len(self.x)), torch.float64)
+        lots = (torch.arange(count).unsqueeze(1) + lots) / count
+        places = torch.searchsorted(edges.T.contiguous(), lots.T.contiguous()).T
+        places = places.clamp_max(len(z) - 1).unsqueeze(-1).expand(-1, -1, z.shape[-1])
+        return self.draw(z.gather(0, places), turn)
 
 
 def _average(weights: Tensor, moments: Tensor) -> Tensor:
@@ -159,22 +185,45 @@ def _average(weights: Tensor, moments: Tensor) -> Tensor:
     return torch.einsum("kn,knm->nm", share, moments.flatten(2).expand(-1, len(share[0]), -1))
 
 
-def _from_prior(holes: _Holes) -> Tensor:
-    """The moments (N, M) by importance sampling from the prior: a first guess that needs no q."""
-    model = holes.model
-    z = model.sample_prior(PRIOR_DRAWS, holes.source(0)).unsqueeze(1)
-    return _average(model.log_likelihood(holes.x, z), model.moments(z))
-
-
 def _importance(holes: _Holes, samples: int) -> Tensor:
-    """Rounds of importance sampling; each proposes from the encoder at the fill of the last."""
+    """The moments (N, M) by importance sampling from the encoder, or from a mixture over fills."""
     model = holes.model
-    moments = torch.empty(0) if holes.seen else _from_prior(holes)
-    for turn in range(1, 2 if holes.seen else ROUNDS + 1):
-        filled = holes.x if holes.seen else holes.fill(model.summarize(moments))
-        z, q = holes.propose(filled, samples, turn)
-        moments = _average(model.log_joint(holes.x, z) - q.log_prob(z), model.moments(z))
-    return moments
+    if holes.seen:
+        z, q = holes.propose(holes.x, samples, 1)
+        return _average(model.log_joint(holes.x, z) - q.log_prob(z), model.moments(z))
+    z, log_weights = _from_prior(holes)
+    for turn in range(1, ROUNDS + 1):
+        fills = holes.draw_fills(z, log_weights, min(FILLS, samples), turn)
+        z, log_q = _propose_by_fills(holes, fills, samples, turn)
+        log_weights = model.log_joint(holes.x, z) - log_q
+    return _average(log_weights, model.moments(z))
+
+
+def _from_prior(holes: _Holes) -> tuple[Tensor, Tensor]:
+    """Draws z (S, N, D) from the prior and their log-weights: a beginning that needs no encoder."""
+    z = holes.model.sample_prior(PRIOR_DRAWS, holes.source(0)).unsqueeze(1)
+    return z.expand(-1, len(holes.x), -1), holes.model.log_likelihood(holes.x, z)
+
+
+def _propose_by_fills(
+    holes: _Holes, fills: Tensor, samples: int, turn: int
+) -> tuple[Tensor, Tensor]:
+    """Draws z (S, N, D), at least as many as asked for, from a mixture, and its log-density (S, N).
+
+        q(z) = 1 / (K + 1) [p(z) + sum_k q(z given x filled as k)],   fills (K, N, X)
+
+    An encoder of whole rows is too sure of z where cells are missing, and its draws would miss
+    most of p(z given x_observed). Were encoder and fills exact, their mixture would be that very
+    law; the share of the prior bounds the weights.
+    """
+    k, n = fills.shape[:2]
+    each = -(-samples // (k + 1))
+    z, q = holes.propose(fills.flatten(0, 1), each, turn, k)
+    z = torch.cat([z.unflatten(1, (k, n)).flatten(0, 1), holes.prior_draws(each, turn)])
+    spread = z.unsqueeze(1).expand(-1, k, -1, -1).flatten(1, 2)
+    parts = q.log_prob(spread).unflatten(1, (k, n))
+    parts = torch.cat([parts, holes.model.prior().log_prob(z).unsqueeze(1)], dim=1)
+    return z, parts.logsumexp(1) - math.log(k + 1)
 
 
 def _gibbs(holes: _Holes, samples: int) -> Tensor:
@@ -187,16 +236,13 @@ def _gibbs(holes: _Holes, samples: int) -> Tensor:
 def _chain(holes: _Holes, length: int) -> Iterator[Tensor]:
     """States z (1, N, D) of a chain whose law tends to p(z, x_missing given x_observed)."""
     model = holes.model
-    x = holes.x if holes.seen else holes.fill(model.summarize(_from_prior(holes)))
+    x = holes.x if holes.seen else holes.draw_fills(*_from_prior(holes), 1, 0)[0]
     z, _ = holes.propose(x, 1, 1)
     for t in range(2, length + 2):
         proposal, q = holes.propose(x, 1, t)
         before = model.log_joint(x, z) - q.log_prob(z)
         after = model.log_joint(x, proposal) - q.log_prob(proposal)
-        chance = uniform(
-            generator(holes.seed, Stream.IMPUTATION, int(holes.positions[0]), t, 1), before.shape
-        )
+        chance = uniform(holes.source(t, 1), before.shape)
         z = torch.where((chance.log() < after - before).unsqueeze(-1), proposal, z)
-        torch.manual_seed(int(holes.source(t).integers(2**63)))
-        x = holes.fill(model.likelihood(z).sample().squeeze(0))
+        x = x if holes.seen else holes.draw(z, t)[0]
         yield z

@@ -1,5 +1,6 @@
 """`VAEDetector`: anomalies are rows that the model finds improbable."""
 
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -75,7 +76,8 @@ class VAEDetector(OutlierMixin, VAE):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any = None, *, X_val: Any = None) -> Self:
         """Fit the model to X, and the threshold to the scores of its rows."""
-        if not 0 < self.contamination <= 0.5:
+        number = isinstance(self.contamination, Real)
+        if not number or not 0 < self.contamination <= 0.5:
             raise UsageError(
                 f"contamination is the share of outliers among the rows, in (0, 0.5], found "
                 f"{self.contamination!r}"

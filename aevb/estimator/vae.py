@@ -1,6 +1,10 @@
 """`VAE`: a variational auto-encoder that behaves like any transformer of scikit-learn."""
 
-from collections.abc import Sequence
+import operator
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,10 +18,11 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from aevb import codes, imputation
 from aevb.algorithms import AEVB, State
 from aevb.data import Binarization, Dataset, Rows, Source, all_rows, read_values
+from aevb.data.checks import first_cell
 from aevb.data.fingerprints import keys_of_rows
 from aevb.data.frames import is_frame
 from aevb.distributions import route
-from aevb.errors import DataError, UsageError
+from aevb.errors import DataError, TrainingError, UsageError
 from aevb.estimator.display import html_of
 from aevb.evaluation import evidence, refit
 from aevb.posterior import PerDatum, Posterior
@@ -136,9 +141,14 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             patience=settings.patience,
             seed=settings.seed,
         )
-        algorithm = learner(settings, self.model_, self.posterior_, len(data.train))
+        with _spelled():
+            algorithm = learner(settings, self.model_, self.posterior_, len(data.train))
         algorithm.compiled = worth_compiling(algorithm, len(data.train), plan)
-        self.history_ = train(algorithm, data, plan)
+        try:
+            self.history_ = train(algorithm, data, plan)
+        except TrainingError:
+            del self.posterior_  # what has left the finite numbers is not fitted
+            raise
         # In single precision a row's code would depend, by 1e-7, on the rows beside it.
         self.model_.double()
         self.posterior_.double()
@@ -149,7 +159,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
         The first call settles what depends on data: columns, likelihood, units, starting values.
         """
-        rows = self._rows(X) if hasattr(self, "model_") else self._begin(X, None, "float64").train
+        rows = (
+            self._rows(X) if hasattr(self, "posterior_") else self._begin(X, None, "float64").train
+        )
         if isinstance(self.posterior_, PerDatum):
             raise UsageError("partial_fit needs an encoder: choose the posterior mean-field")
         settings, algorithm, state = self.settings_, *self._go_on(len(rows))
@@ -161,6 +173,11 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             source = generator(settings.seed, Stream.NOISE, state.t)
             noise = route(q).noise(source, shape, torch.float64)
             algorithm.step(state, rows.take(positions), noise, temper=settings.beta)
+        if bad := int(state.totals[-1]):
+            raise TrainingError(
+                f"the objective is not finite at step {bad}: try a smaller learning_rate, or data "
+                "without extreme values"
+            )
         self._memory = (state.t, state.memory)
         record = {"epoch": len(self.history_) + 1, "train": state.averages(), "validation": None}
         self.history_ = [*self.history_, record]
@@ -168,19 +185,22 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     def _begin(self, X: Any, X_val: Any, precision: str) -> Dataset:
         """Read X, settle what depends on it, build model and posterior."""
+        self.__dict__.pop("posterior_", None)
         source = self._source(X, reset=True)
         likelihood = source.likelihood if self.likelihood == "auto" else self.likelihood
         seed = _seed_of(self.random_state)
         given = {name: _plain(getattr(self, parameter)) for name, parameter in SETTINGS.items()}
         given |= {"data": source.name, "likelihood": likelihood, "seed": seed, "binarize": "none"}
-        given["epochs"] = given["epochs"] or usual_epochs(len(source.values), _size(given))
+        if given["epochs"] is None:
+            given["epochs"] = usual_epochs(len(source.values), _size(given))
         self.settings_ = check_settings(given | {"precision": precision}, spell=_as_parameter)
         rows = all_rows(source, Binarization.NONE, seed)
         nothing = rows.pick(np.arange(0))
         self.likelihood_, self.reason_, self.columns_ = likelihood, source.reason, source.columns
         self._facts = facts_of(self.settings_, Dataset(source, rows, nothing, nothing))
-        data = Dataset(source, rows, nothing if X_val is None else self._rows(X_val), nothing)
-        self.model_, self.posterior_ = build(self.settings_, data)
+        data = Dataset(source, rows, nothing if X_val is None else self._read(X_val), nothing)
+        with _spelled():
+            self.model_, self.posterior_ = build(self.settings_, data)
         check_domain(self.model_, data)
         self.history_, self._memory = [], None
         return data
@@ -203,13 +223,16 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             source = read_values(X, allow_nan=holes, like=like, where="X")
             validate_data(self, X, reset=reset, skip_check_array=True)
         else:
+            if isinstance(X, np.ma.MaskedArray):  # scikit-learn would look under the mask
+                X = np.ma.filled(X.astype(np.float64), np.nan)
             # NaN and infinity are left to the reader, which says in which row and column.
             X = validate_data(self, X, reset=reset, ensure_all_finite=False, ensure_min_samples=1)
             source = read_values(X, allow_nan=holes, like=like, where="X")
         if source.missing and not holes:
+            row, column = first_cell(np.isnan(source.values))
             raise DataError(
-                f"X: {source.missing} cells are missing (NaN); say allow_nan=True if they were not "
-                "observed, or fill them first"
+                f"X, row {row}, column {column}: found a missing cell ({source.missing} such cells "
+                "in all); say allow_nan=True if they were not observed, or fill them first"
             )
         if source.missing and not (reset or allow_nan or self._facts["data"]["missing"]):
             raise DataError(
@@ -221,13 +244,20 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     def _rows(self, X: Any, *, allow_nan: bool = False) -> Rows:
         """Rows of X for the fitted model."""
         check_is_fitted(self)
+        return self._read(X, allow_nan)
+
+    def _read(self, X: Any, allow_nan: bool = False) -> Rows:
         source = self._source(X, reset=False, allow_nan=allow_nan)
+        # X is in the units of the fit: neither a few dark images nor floats show what they are.
+        source = replace(source, scale=self._facts["data"]["scale"])
         return all_rows(source, Binarization.NONE, self.settings_.seed)
 
     def _posterior_of(self, rows: Rows) -> Posterior:
         """The encoder, or free parameters for these rows, fitted to them."""
         if isinstance(self.posterior_, PerDatum):
-            return refit(self.model_, self.settings_.latent_dim, rows)
+            holes = bool(torch.isnan(rows.all()).any())
+            model = imputation.observing(self.model_) if holes else self.model_
+            return refit(model, self.settings_.latent_dim, rows)
         return self.posterior_
 
     def _in_units_of_x(self, values: Array) -> Array:
@@ -253,8 +283,19 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     def transform(self, X: Any) -> Array:
         """The posterior mean E_q[z given x] of each row, (N, D)."""
+        return self._means(X)
+
+    def _means(self, X: Any) -> Array:
+        # The codes as an array, where `set_output` makes a frame of what `transform` gives.
         rows = self._rows(X)
         return codes.encode(self.model_, self._posterior_of(rows), rows)
+
+    def _code(self, row: Any) -> Array:
+        """The code (D,) of one row: of an array, of pandas, or a frame of one row."""
+        if hasattr(row, "to_frame") and hasattr(row, "index"):
+            row = row.to_frame().T  # names of columns and all
+        code: Array = self._means(row if is_frame(row) else np.reshape(row, (1, -1)))[0]
+        return code
 
     def encode(self, X: Any, *, samples: int, random_state: Randomness = None) -> Array:
         """Draws of z from q(z given x), (samples, N, D)."""
@@ -271,7 +312,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     def reconstruct(self, X: Any) -> Array:
         """The mean of p(x given z) at the posterior mean of each row, (N, X)."""
-        return self.inverse_transform(self.transform(X))
+        return self.inverse_transform(self._means(X))
 
     def sample(
         self,
@@ -295,7 +336,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self, start: Any, stop: Any, steps: int = 10, *, spherical: bool = False
     ) -> Array:
         """The mean of p(x given z) along the way from the code of one row to another's."""
-        first, last = (self.transform(np.reshape(row, (1, -1)))[0] for row in (start, stop))
+        first, last = self._code(start), self._code(stop)
         return self.inverse_transform(codes.interpolate(first, last, steps, spherical=spherical))
 
     def traverse(self, dimension: int, values: Any = None, *, start: Any = None) -> Array:
@@ -305,7 +346,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         the row `start`.
         """
         check_is_fitted(self)
-        code = None if start is None else self.transform(np.reshape(start, (1, -1)))[0]
+        code = None if start is None else self._code(start)
         size = self._n_features_out
         return self.inverse_transform(codes.traverse(size, dimension, values, start=code))
 
@@ -340,7 +381,10 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         samples: int = 100,
         random_state: Randomness = None,
     ) -> Array:
-        """X with its NaN cells filled by their posterior mean given the observed ones, (N, X)."""
+        """X with its NaN cells filled by their posterior mean given the observed ones, (N, X).
+
+        Observed cells of an array stay as they are, to the bit.
+        """
         rows = self._rows(X, allow_nan=True)
         filled = imputation.impute(
             self.model_,
@@ -350,7 +394,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             samples=samples,
             seed=self._seed(random_state),
         )
-        return self._in_units_of_x(filled)
+        given = rows.values.reshape(len(rows), -1).astype(np.float64)  # not rounded to 32 bits
+        return np.where(np.isnan(given), self._in_units_of_x(filled), given)
 
     def denoise(self, X: Any, *, samples: int = 100, random_state: Randomness = None) -> Array:
         """What the model takes for the truth behind noisy rows, (N, X)."""
@@ -408,6 +453,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         """The seed of a call: that of the fit, unless the call brings another."""
         return self.settings_.seed if random_state is None else _seed_of(random_state)
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "posterior_")
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = bool(self.allow_nan)
@@ -428,8 +476,8 @@ def _seed_of(random_state: Randomness) -> int:
     if isinstance(random_state, np.random.RandomState):
         return int(check_random_state(random_state).randint(2**31 - 1))
     try:
-        seed = int(random_state)
-    except (TypeError, ValueError):
+        seed = operator.index(random_state)
+    except TypeError:
         seed = -1
     if not 0 <= seed < 2**64:
         raise UsageError(
@@ -456,3 +504,14 @@ def _size(given: dict[str, Any]) -> int:
 
 def _as_parameter(name: str) -> str:
     return SETTINGS.get(name, name)
+
+
+@contextmanager
+def _spelled() -> Iterator[None]:
+    """Name parameters as Python does, where a sentence has the options of the command line."""
+    try:
+        yield
+    except UsageError as error:
+        option = re.compile(r"--([a-z-]+)")
+        sentence = option.sub(lambda m: _as_parameter(m[1].replace("-", "_")), str(error))
+        raise UsageError(sentence) from error

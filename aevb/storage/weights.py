@@ -134,7 +134,10 @@ def load_weights(
         if not bool(torch.isfinite(tensor).all()):
             raise ModelFileError(f"{path} holds weights that are not finite, in {name}")
     for prefix, module in (("model.", model), ("posterior.", posterior)):
-        own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        # Copies lie aligned, as what was saved did: elsewhere products differ in their last bit.
+        own = {
+            k.removeprefix(prefix): v.clone() for k, v in tensors.items() if k.startswith(prefix)
+        }
         module.load_state_dict(own, assign=True)
 
 

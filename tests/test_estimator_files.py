@@ -1,0 +1,169 @@
+"""`VAE.save` and `VAE.load`: a run folder that the command line takes, and the other way round."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits, load_iris
+
+import aevb
+from aevb import VAE, VAEDetector, cli
+from aevb.errors import ModelFileError
+from aevb.storage import RunFolder
+
+IRIS = load_iris().data
+DIGITS = load_digits().data
+SMALL = {"hidden": (8,), "epochs": 4}
+
+
+@pytest.fixture
+def call(capfd):
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in out + err
+        return caught.value.code, out, err
+
+    return run
+
+
+def holed():
+    x = IRIS.copy()
+    x[3, 1] = np.nan
+    return x
+
+
+def table():
+    frames = pytest.importorskip("pandas")
+    species = np.repeat(["setosa", "versicolor", "virginica"], 50)
+    return frames.DataFrame({"length": IRIS[:, 0], "species": species})
+
+
+CASES = {
+    "reals": (lambda: IRIS, {}),
+    "bytes": (lambda: (DIGITS[:200] * 15.9).astype(np.uint8), {}),
+    "counts": (lambda: DIGITS[:200].astype(int), {"likelihood": "negative-binomial"}),
+    "holes": (holed, {"allow_nan": True}),
+    "a table": (table, {}),
+    "full covariance": (lambda: IRIS, {"posterior": "full-covariance", "random_state": 9}),
+    "free parameters": (lambda: IRIS, {"posterior": "per-datum"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_loaded_answers_as_what_was_saved(tmp_path, case):
+    make, changed = CASES[case]
+    x = make()
+    vae = VAE(**SMALL, **changed).fit(x)
+    vae.save(tmp_path)
+    again = VAE.load(tmp_path)
+    assert (again.transform(x) == vae.transform(x)).all()
+    assert (again.score_samples(x, samples=5) == vae.score_samples(x, samples=5)).all()
+    assert (again.sample(5) == vae.sample(5)).all()
+    assert (again.reconstruct(x) == vae.reconstruct(x)).all()
+    assert again.history_ == vae.history_
+    assert again.columns_ == vae.columns_
+    assert again.reason_ == vae.reason_
+    assert again.n_features_in_ == vae.n_features_in_
+    assert hasattr(again, "feature_names_in_") == hasattr(vae, "feature_names_in_")
+    parameters = again.get_params()
+    for name, value in vae.get_params().items():
+        if value is not None and name != "likelihood":
+            assert parameters[name] == value, name
+    assert parameters["likelihood"] == vae.likelihood_
+    again.save(tmp_path)  # over what was there
+    assert (VAE.load(tmp_path).transform(x) == vae.transform(x)).all()
+
+
+def test_a_loaded_estimator_fits_and_goes_on(tmp_path):
+    vae = VAE(**SMALL).fit(IRIS)
+    vae.save(tmp_path)
+    again = VAE.load(tmp_path)
+    again.partial_fit(IRIS)
+    assert len(again.history_) == 5
+    assert (VAE.load(tmp_path).fit(IRIS).transform(IRIS) == vae.transform(IRIS)).all()
+
+
+def test_the_command_line_takes_a_saved_estimator(tmp_path, call):
+    vae = VAE(**SMALL).fit(IRIS)
+    vae.save(tmp_path / "run")
+    np.save(tmp_path / "iris.npy", IRIS)
+    code, _, err = call(
+        "encode", tmp_path / "run", tmp_path / "iris.npy", "--out", tmp_path / "z.npy"
+    )
+    assert code == 0, err
+    assert np.allclose(np.load(tmp_path / "z.npy"), vae.transform(IRIS), atol=1e-4)
+    code, _, err = call("sample", tmp_path / "run", "--n", 5, "--out", tmp_path / "x.npy")
+    assert code == 0, err
+    assert np.allclose(np.load(tmp_path / "x.npy"), vae.sample(5, mean=True), atol=1e-4)
+    # its data lie in no file, so that what needs them must be told
+    code, _, err = call("encode", tmp_path / "run")
+    assert code == 3
+    assert "fitted in Python" in err
+
+
+def test_a_run_of_the_command_line_is_an_estimator(tmp_path, call):
+    run = tmp_path / "run"
+    options = ["--hidden", 8, "--latent-dim", 3, "--epochs", 2, "--binarize", "none"]
+    code, _, err = call("train", "digits", *options, "--out", run, "--quiet")
+    assert code == 0, err
+    vae = VAE.load(run)
+    assert vae.get_params()["latent_dim"] == 3
+    assert vae.likelihood_ == "continuous-bernoulli"
+    test = aevb.data.load("digits").test
+    x = DIGITS[test.index]  # in the units of the data, from 0 to 16
+    assert np.allclose(x / 16, test.all().numpy())
+    code, _, err = call("encode", run, "--out", tmp_path / "z.npy")
+    assert code == 0, err
+    assert np.allclose(np.load(tmp_path / "z.npy"), vae.transform(x), atol=1e-4)
+    assert vae.reconstruct(x).shape == x.shape
+    assert np.isfinite(vae.score(x))
+    assert len(vae.history_) == 2
+    assert "fitted" in vae._repr_html_()
+
+
+def test_a_detector_keeps_its_threshold(tmp_path):
+    detector = VAEDetector(**SMALL, contamination=0.2).fit(IRIS)
+    detector.save(tmp_path)
+    again = VAEDetector.load(tmp_path)
+    assert again.offset_ == detector.offset_
+    assert again.contamination == 0.2
+    assert (again.predict(IRIS) == detector.predict(IRIS)).all()
+    assert (VAE.load(tmp_path).transform(IRIS) == detector.transform(IRIS)).all()
+
+
+def test_wrong_folders_are_told_in_a_sentence(tmp_path, fitted_folder):
+    def sentence(cls, folder):
+        with pytest.raises(ModelFileError) as caught:
+            cls.load(folder)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "is no folder" in sentence(VAE, tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    assert "holds no run" in sentence(VAE, tmp_path / "empty")
+    assert "holds no threshold of a detector" in sentence(VAEDetector, fitted_folder)
+    run = RunFolder(fitted_folder)
+    model, posterior = run.load()
+    aevb.save(tmp_path / "own", model, posterior)
+    assert "was saved from Python and has no settings" in sentence(VAE, tmp_path / "own")
+    config = json.loads((fitted_folder / "config.json").read_text())
+    config["settings"]["latent_dim"] = -1
+    (fitted_folder / "config.json").write_text(json.dumps(config))
+    assert "latent_dim" in sentence(VAE, fitted_folder)
+    (fitted_folder / "config.json").write_text("{")
+    assert "config.json" in sentence(VAE, fitted_folder)
+    for damage in ("model.safetensors", "config.json"):
+        VAE(**SMALL).fit(IRIS).save(tmp_path / damage)
+        (tmp_path / damage / damage).write_bytes(b"\0" * 20)
+        assert damage in sentence(VAE, tmp_path / damage)
+
+
+@pytest.fixture
+def fitted_folder(tmp_path):
+    VAE(**SMALL).fit(IRIS).save(tmp_path / "fitted")
+    return tmp_path / "fitted"
