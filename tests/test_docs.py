@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import zlib
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ def blocks(page: Path) -> list[Block]:
     text = page.read_text()
     found = list(FENCE.finditer(text))
     result = []
-    for match, following in zip(found, [*found[1:], None], strict=True):
+    for match, following in zip_longest(found, found[1:]):
         output = ""
         if following is not None and following[1] == "text":
             between = text[match.end() : following.start()]
