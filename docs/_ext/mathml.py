@@ -7,6 +7,8 @@ pictures made by matplotlib, which knows no alignment and stays black on a dark 
 conversion is that of docutils, on which Sphinx rests; what it does not know stops the build.
 """
 
+import re
+
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -21,13 +23,26 @@ class FormulaError(SphinxError):
     category = "formula"
 
 
+THIN = '<mspace width="0.17em"/>'
+SPACING = (
+    (re.compile(r"<mo>&ApplyFunction;</mo>(?! <mo[^>]*>[(\[])"), THIN),  # log x, but log(x)
+    (re.compile(r"(?<=\)</mo>) (?=<mi>(?:log|exp)</mi>)"), THIN),  # q(z) log x
+    (re.compile(r"<mo>∫</mo>"), rf"<mo>∫</mo>{THIN}"),
+    (re.compile(r'(?<=<mtable class="ams-align")'), ' displaystyle="true"'),
+)
+"""Spaces and sizes that LaTeX would give and the conversion does not."""
+
+
 def mathml(source: str, *, display: bool) -> str:
     """The MathML of a formula written in LaTeX."""
     try:
         text: str = tex2mathml(source.strip(), as_block=display)
     except MathError as error:
         raise FormulaError(f"{error} in {source!r}") from error
-    return " ".join(text.split())
+    text = " ".join(text.split())
+    for pattern, better in SPACING:
+        text = pattern.sub(better, text)
+    return text
 
 
 def visit_inline(self: HTML5Translator, node: nodes.math) -> None:
