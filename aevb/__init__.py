@@ -3,10 +3,13 @@
 Names are imported when they are first used, so that `import aevb` costs nothing.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+logging.getLogger("aevb").addHandler(logging.NullHandler())  # a library speaks when asked to
 
 if TYPE_CHECKING:
     from aevb import codes, data, plots

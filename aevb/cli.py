@@ -52,7 +52,8 @@ RowsOf = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="Where to write: .npy, .csv or .png.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing on stderr but errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="A line for every epoch, and why.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads [default: torch's choice].")]
 Limit = Annotated[int | None, typer.Option(min=1, help="A random subset of so many rows.")]
@@ -129,24 +130,35 @@ def train(
     force: Annotated[bool, typer.Option("--force", help="Replace a run that is there.")] = False,
     json_: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write RUN/tensorboard for TensorBoard.")
+    ] = False,
 ) -> None:
     """Train a model and write a run folder."""
-    from aevb.progress import follow
+    from aevb.following import require_tensorboard
+    from aevb.progress import Verbosity, follow
     from aevb.storage import RunFolder
     from aevb.workflow import fit, settle
 
-    options = {
-        k: v for k, v in ctx.params.items() if k not in ("out", "resume", "force", "json_", "quiet")
-    }
+    not_settings = ("out", "resume", "force", "json_", "quiet", "verbose", "tensorboard")
+    options = {k: v for k, v in ctx.params.items() if k not in not_settings}
     options["hidden"] = None if hidden is None else _widths(hidden)
     explicit = {k for k in options if str(ctx.get_parameter_source(k)).endswith("COMMANDLINE")}
     if resume and out is None:
         raise UsageError("--resume needs the folder of the run: name it with --out")
+    if quiet and verbose:
+        raise UsageError("--quiet and --verbose exclude each other: choose one")
+    if tensorboard:
+        require_tensorboard()  # before --force removes anything
     folder = RunFolder(out) if out is not None else _free_folder(data)
+    verbosity = Verbosity.VERBOSE if verbose else Verbosity.NORMAL
     with folder.locked():
         settings, resuming = settle(folder, options, explicit, resume=resume, force=force)
-        with follow(quiet=quiet or json_) as callback:
-            result = fit(folder, settings, resume=resuming, callback=callback)
+        with follow(Verbosity.QUIET if quiet or json_ else verbosity) as callbacks:
+            result = fit(
+                folder, settings, resume=resuming, callbacks=callbacks, tensorboard=tensorboard
+            )
     if json_:
         _print_json(result)
     else:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from aevb.distributions import reparameterize, route
+from aevb.distributions import Family, reparameterize, route
 from aevb.errors import DataError
 
 
@@ -49,15 +49,27 @@ class Model(nn.Module):
                 f"the likelihood is over data of shape {tuple(p.event_shape)}, "
                 f"found rows of shape {tuple(x.shape[1:])}: size the decoder's output for the data"
             )
+        if self.family is not None:
+            self.family.check(x)
+
+    @property
+    def family(self) -> Family | None:
+        """The family of the likelihood, where it is one of this project's."""
         family = getattr(self.likelihood, "family", None)
-        if family is not None:
-            family.check(x)
+        return family if isinstance(family, Family) else None
 
     def expectation(self, z: Tensor) -> Tensor:
         """E[x given z], (..., *X), as pictures show it; for classes the most probable one."""
+        return self.summarize(self.moments(z))
+
+    def moments(self, z: Tensor) -> Tensor:
+        """Numbers of p(x given z) that may be averaged over z, (..., M): its mean, for most."""
         p: Distribution = self.likelihood(z)
-        family = getattr(self.likelihood, "family", None)
-        return p.mean if family is None else family.expectation(p)
+        return p.mean if self.family is None else self.family.moments(p)
+
+    def summarize(self, moments: Tensor) -> Tensor:
+        """What to show for moments, averaged over draws of z or not, (..., *X)."""
+        return moments if self.family is None else self.family.summarize(moments)
 
     def sample_prior(self, n: int, generator: np.random.Generator) -> Tensor:
         """n draws of z from p(z), (n, D)."""

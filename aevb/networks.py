@@ -166,9 +166,10 @@ class Standardizer(nn.Module):
         self.register_buffer("deviation", torch.ones(width))
 
     def fit(self, x: Tensor) -> None:
-        """Take mean and deviation from the rows of x (N, width)."""
-        deviation = x.std(0, unbiased=False)
-        self.mean.copy_(x.mean(0))
+        """Take mean and deviation from the rows of x (N, width), of which NaN cells are missing."""
+        mean = torch.nanmean(x, 0).nan_to_num(nan=0.0)
+        deviation = torch.nanmean((x - mean).square(), 0).nan_to_num(nan=0.0).sqrt()
+        self.mean.copy_(mean)
         self.deviation.copy_(torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
 
     def standardize(self, x: Tensor) -> Tensor:
@@ -198,6 +199,30 @@ class StandardizedInput(Standardizer):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.network(self.standardize(x))
+        return y
+
+
+class ObservedInput(nn.Module):
+    """A network that is told which cells were observed, where NaN marks those that were not.
+
+        y = network([x_i where observed, else 0; 1 where observed, else 0])
+
+    Shapes: (..., X) to what `network` makes of (..., 2X).
+    Source: Nazabal et al. (2020), section 3.1, for the zeros; the mask tells them from real ones.
+    Example:
+        >>> import torch
+        >>> ObservedInput(nn.Identity())(torch.tensor([[2.0, torch.nan]]))
+        tensor([[2., 0., 1., 0.]])
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        observed = ~torch.isnan(x)
+        filled = torch.where(observed, x, torch.zeros_like(x))
+        y: Tensor = self.network(torch.cat([filled, observed.to(x.dtype)], dim=-1))
         return y
 
 

@@ -30,6 +30,7 @@ class Stream(IntEnum):
     VALIDATION = 7
     EVALUATION = 8
     SAMPLING = 9
+    IMPUTATION = 10
 
 
 def generator(seed: int, stream: Stream, *counter: int) -> np.random.Generator:

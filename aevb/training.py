@@ -6,12 +6,13 @@ Everything random in step t is a function of (seed, t), so a run that is stopped
 resumed takes the same steps, and ends in the same bytes, as one that was never stopped.
 """
 
+import logging
 import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
@@ -30,6 +31,8 @@ from aevb.optimizers import Schedule, cosine
 from aevb.posterior import Batch, PerDatum
 from aevb.randomness import Stream, generator
 from aevb.storage import RunFolder
+
+logger = logging.getLogger("aevb")
 
 NON_FINITE_ADVICE = (
     "try a smaller learning rate (--lr), gradient clipping (--clip 10), or data without extreme "
@@ -76,28 +79,23 @@ class Plan:
 
 
 class Callback(Protocol):
-    """What wants to follow a run; a progress bar, for instance."""
+    """What follows a run; a progress bar, for instance. Each method does nothing by itself.
+
+    An exception in a callback ends the run, which can be resumed from its newest checkpoint.
+    Sentences that a person should know do not come here: they go to the logger "aevb".
+    """
 
     def begin(self, done: int, total: int, steps_per_epoch: int) -> None:
         """Training starts, with `done` of `total` steps behind it."""
+        return
 
     def step(self, t: int) -> None:
         """Step t is done."""
+        return
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """An epoch is done; the record is its line in `metrics.jsonl`."""
-
-    def say(self, sentence: str) -> None:
-        """Something that a person should know."""
-
-
-class Silent:
-    """The callback that does nothing."""
-
-    def begin(self, done: int, total: int, steps_per_epoch: int) -> None: ...
-    def step(self, t: int) -> None: ...
-    def epoch(self, record: Mapping[str, Any]) -> None: ...
-    def say(self, sentence: str) -> None: ...
+        return
 
 
 @dataclass
@@ -121,10 +119,12 @@ def train(
     *,
     run: RunFolder | None = None,
     resume: bool = False,
-    callback: Callback | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> list[dict[str, Any]]:
     """Train, keep the parameters with the best validation bound, and return the metrics by epoch.
 
+    Every callback is told everything, in their order; the logger "aevb" says what a person should
+    know.
     Shapes: the learner's modules are changed in place. Units: nats per datum, to be maximized; the
     bound reported is the bound, whatever beta, warm-up or free bits the objective has.
     Errors: TrainingError where the objective stops being finite; UsageError for a warm-up that
@@ -140,7 +140,7 @@ def train(
         >>> history[1]["validation"]["elbo"] > history[0]["validation"]["elbo"]
         True
     """
-    loop = _Loop(learner, data, plan or Plan(), run, callback or Silent())
+    loop = _Loop(learner, data, plan or Plan(), run, callbacks)
     with run.locked() if run is not None else nullcontext(), loop.running():
         if resume:
             loop.resume()
@@ -156,9 +156,14 @@ class _Loop:
     """One run from its first step, or from a checkpoint, to its last."""
 
     def __init__(
-        self, learner: AEVB, data: Dataset, plan: Plan, run: RunFolder | None, callback: Callback
+        self,
+        learner: AEVB,
+        data: Dataset,
+        plan: Plan,
+        run: RunFolder | None,
+        callbacks: Sequence[Callback],
     ) -> None:
-        self.learner, self.plan, self.run, self.callback = learner, plan, run, callback
+        self.learner, self.plan, self.run, self.callbacks = learner, plan, run, callbacks
         self.rows, self.validation = data.train, self._validation_rows(data)
         self.per_epoch = plan.steps_per_epoch(len(self.rows))
         self.total = plan.epochs * self.per_epoch
@@ -190,7 +195,8 @@ class _Loop:
     # -- the loop ---------------------------------------------------------------------------------
 
     def run_to_end(self) -> list[dict[str, Any]]:
-        self.callback.begin(self.state.t, self.total, self.per_epoch)
+        for callback in self.callbacks:
+            callback.begin(self.state.t, self.total, self.per_epoch)
         self.saved_at = time.monotonic()
         while self.progress.epoch < self.plan.epochs and not self._out_of_patience():
             self._epoch()
@@ -233,9 +239,10 @@ class _Loop:
         )
         inside = time.perf_counter() - before
         if self.learner.note is not None and not self.said:
-            self.callback.say(self.learner.note)
+            logger.warning(self.learner.note)
             self.said = True
-        self.callback.step(self.state.t)
+        for callback in self.callbacks:
+            callback.step(self.state.t)
         return inside
 
     def _close_epoch(self, rows: int, elapsed: float, inside: float) -> None:
@@ -256,7 +263,8 @@ class _Loop:
         self.history.append(record)
         if self.run is not None:
             self.run.append_metrics(record)
-        self.callback.epoch(record)
+        for callback in self.callbacks:
+            callback.epoch(record)
         self._checkpoint_if_due()
 
     # -- noise, validation, selection -------------------------------------------------------------
@@ -337,7 +345,7 @@ class _Loop:
         """Continue from the newest whole checkpoint, or from the start where there is none."""
         if self.run is None:
             raise UsageError("there is nothing to resume without a run folder")
-        found = self.run.newest_checkpoint(self.callback.say)
+        found = self.run.newest_checkpoint(logger.warning)
         if found is None:
             self.run.keep_epochs(0)
             return

@@ -3,10 +3,11 @@
 The faces of the project (the command line, the page) parse and print; the work is here.
 """
 
+import logging
 import math
 import platform
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +25,9 @@ from aevb.data.named import NAMES, summary
 from aevb.distributions import Standardized
 from aevb.errors import TrainingError, UsageError
 from aevb.evaluation import diagnose, evidence, treatment
+from aevb.following import Snapshots, TensorBoard
 from aevb.model import Model
+from aevb.posterior import PerDatum, Posterior
 from aevb.storage import (
     RunFolder,
     Settings,
@@ -37,6 +40,7 @@ from aevb.storage import (
 from aevb.training import Callback, Plan, train, worth_compiling, worth_threads
 
 Array = NDArray[np.float64]
+logger = logging.getLogger("aevb")
 
 # -- training -------------------------------------------------------------------------------------
 
@@ -122,7 +126,12 @@ def plan_of(settings: Settings) -> Plan:
 
 
 def fit(
-    folder: RunFolder, settings: Settings, *, resume: bool, callback: Callback
+    folder: RunFolder,
+    settings: Settings,
+    *,
+    resume: bool,
+    callbacks: Sequence[Callback] = (),
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Train as the settings say, into the folder; returns what `aevb train --json` prints."""
     settings, data = (settings, folder.dataset()) if resume else resolve(settings)
@@ -140,16 +149,25 @@ def fit(
         settings = settings.model_copy(
             update={"step": "compiled" if algorithm.compiled else "eager"}
         )
+    logger.debug(
+        f"threads: {settings.threads}; step: {settings.step} (by the sizes of model, batch and run "
+        "where they were left open)"
+    )
     if not resume:
-        callback.say(
+        logger.info(
             f"{data.name}: {len(data.train)} training rows of shape {data.shape}, likelihood "
             f"{settings.likelihood} ({data.source.reason}), binarize {settings.binarize}"
         )
         folder.write_config(model, posterior, _facts(settings, data))
     try:
-        history = train(algorithm, data, plan, run=folder, resume=resume, callback=callback)
+        with ExitStack() as stack:
+            followers = [*callbacks, _snapshots(folder, settings, data, model, posterior)]
+            if tensorboard:
+                rate = getattr(algorithm.optimizer, "learning_rate", 1.0)
+                followers.append(stack.enter_context(_tensorboard(folder, settings, rate)))
+            history = train(algorithm, data, plan, run=folder, resume=resume, callbacks=followers)
     except UsageError:
-        if not resume:  # nothing was begun, so nothing is in the way of another try
+        if not resume and not folder.begun:  # then nothing is in the way of another try
             folder.clear()
         raise
     if settings.step == "compiled" and not algorithm.compiled:  # no compiler was found
@@ -158,6 +176,24 @@ def fit(
     report = _report(folder, settings, history)
     folder.write_card(card(folder, report, None))
     return report
+
+
+def _snapshots(
+    folder: RunFolder, settings: Settings, data: Dataset, model: Model, posterior: Posterior
+) -> Snapshots:
+    # Free parameters exist for the training rows only.
+    held_out = len(data.validation) > 0 and not isinstance(posterior, PerDatum)
+    rows = data.validation if held_out else data.train
+    return Snapshots(model, posterior, rows, folder.snapshots_folder, seed=settings.seed)
+
+
+def _tensorboard(folder: RunFolder, settings: Settings, rate: float) -> TensorBoard:
+    table = [f"| {name} | {value} |" for name, value in settings.model_dump().items()]
+    return TensorBoard(
+        folder.tensorboard,
+        learning_rate=rate,
+        about="\n".join(["| setting | value |", "|---|---|", *table]),
+    )
 
 
 def _facts(settings: Settings, data: Dataset) -> dict[str, Any]:
@@ -410,7 +446,7 @@ def _in_deviations(model: Model, array: Array) -> Array:
 
 
 def _standardized(model: Model) -> Standardized | None:
-    family = getattr(model.likelihood, "family", None)
+    family = model.family
     return family if isinstance(family, Standardized) else None
 
 

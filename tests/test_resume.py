@@ -1,5 +1,6 @@
 """Resume is exact: a run that is stopped anywhere ends in the same bytes as one that never was."""
 
+import csv
 import json
 import math
 import os
@@ -24,7 +25,7 @@ from aevb.data import Binarization, Source, split
 from aevb.errors import Interrupted, ModelFileError, UsageError
 from aevb.evaluation import bound_parts
 from aevb.storage import RunFolder, weights
-from aevb.training import Silent
+from aevb.training import Callback
 
 X, D, ROWS = 6, 2, 40
 PLAN = aevb.Plan(epochs=5, batch_size=10, checkpoint_seconds=math.inf)
@@ -87,18 +88,15 @@ CASES = {
 }
 
 
-class At(Silent):
-    """Calls a function at one step, and notes what it is told."""
+class At(Callback):
+    """Calls a function at one step."""
 
-    def __init__(self, step=None, action=None):
-        self.at, self.action, self.said = step, action, []
+    def __init__(self, step, action):
+        self.at, self.action = step, action
 
     def step(self, t):
         if t == self.at:
             self.action()
-
-    def say(self, sentence):
-        self.said.append(sentence)
 
 
 def asked(number):
@@ -117,15 +115,32 @@ def outcome(folder):
     """All that two equal runs must have in common."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     metrics = [json.loads(line) for line in lines]
+    assert_same_table(folder, metrics)
     for record in metrics:
         for name in TIMES:
             del record[name]
     newest = max((folder / "checkpoints").glob("step-*"))
     files = [folder / "model.safetensors", newest / "state.safetensors", newest / "state.json"]
+    files += sorted((folder / "snapshots").glob("*"))
     return metrics, newest.name, [file.read_bytes() for file in files]
 
 
-def go(folder, case, callback=None, resume=False, **changes):
+def assert_same_table(folder, metrics):
+    """The table says what the records say, numbers as they are."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == len(metrics)
+    for row, record in zip(table, metrics, strict=True):
+        flat = {name: value for name, value in record.items() if not isinstance(value, dict)}
+        for part in ("train", "validation"):
+            for name, value in (record[part] or {}).items():
+                flat[f"{part}_{name}"] = value
+        assert {name: float(cell) for name, cell in row.items() if cell} == {
+            name: value for name, value in flat.items() if value is not None
+        }
+
+
+def go(folder, case, *callbacks, resume=False, **changes):
     make, plan = CASES[case]
     return aevb.train(
         make(),
@@ -133,7 +148,7 @@ def go(folder, case, callback=None, resume=False, **changes):
         replace(plan, **changes),
         run=RunFolder(folder),
         resume=resume,
-        callback=callback,
+        callbacks=callbacks,
     )
 
 
@@ -171,7 +186,7 @@ def test_the_compiled_step_resumes_exactly(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("where", ["the middle of an epoch", "an epoch's end", "the last step"])
-def test_a_run_that_was_asked_to_stop_resumes_exactly(tmp_path, whole, case, where):
+def test_a_run_that_was_asked_to_stop_resumes_exactly(tmp_path, whole, case, where, caplog):
     last = last_step(whole, case)
     k = {"the middle of an epoch": PER_EPOCH + 2, "an epoch's end": 2 * PER_EPOCH}.get(where, last)
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
@@ -182,9 +197,9 @@ def test_a_run_that_was_asked_to_stop_resumes_exactly(tmp_path, whole, case, whe
     assert str(tmp_path) in str(caught.value)
     assert handlers == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
     assert not (tmp_path / "model.safetensors").exists()
-    resumed = At()
-    history = go(tmp_path, case, resumed, resume=True)
-    assert resumed.said == []
+    caplog.clear()
+    history = go(tmp_path, case, resume=True)
+    assert caplog.messages == []
     assert outcome(tmp_path) == whole(case)
     assert [record["epoch"] for record in history] == list(range(1, len(whole(case)[0]) + 1))
 
@@ -239,7 +254,7 @@ def test_a_run_can_be_stopped_at_every_step(tmp_path, whole):
 def test_without_a_folder_ctrl_c_is_what_it_always_is():
     make, plan = CASES["adam"]
     with pytest.raises(KeyboardInterrupt):
-        aevb.train(make(), data(), plan, callback=At(3, asked(signal.SIGINT)))
+        aevb.train(make(), data(), plan, callbacks=[At(3, asked(signal.SIGINT))])
 
 
 # --- crashes -------------------------------------------------------------------------------------
@@ -257,7 +272,7 @@ def test_a_run_that_crashed_again_and_again_resumes_exactly(tmp_path, whole, cas
 
 
 @pytest.mark.parametrize("damaged", [1, 2])
-def test_a_damaged_checkpoint_costs_time_and_no_exactness(tmp_path, whole, damaged):
+def test_a_damaged_checkpoint_costs_time_and_no_exactness(tmp_path, whole, damaged, caplog):
     with pytest.raises(Crash):
         go(tmp_path, "adam", At(11, crash), checkpoint_seconds=0)
     found = sorted((tmp_path / "checkpoints").glob("step-*"))
@@ -266,10 +281,10 @@ def test_a_damaged_checkpoint_costs_time_and_no_exactness(tmp_path, whole, damag
         content = bytearray((path / "state.safetensors").read_bytes())
         content[-3] ^= 4
         (path / "state.safetensors").write_bytes(content)
-    callback = At()
-    go(tmp_path, "adam", callback, resume=True)
-    assert len(callback.said) == damaged
-    assert str(found[-1]) in callback.said[0]
+    caplog.clear()
+    go(tmp_path, "adam", resume=True)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * damaged
+    assert str(found[-1]) in caplog.messages[0]
     assert outcome(tmp_path) == whole("adam")
 
 
@@ -284,8 +299,7 @@ def test_a_torn_line_of_metrics_is_written_again(tmp_path, whole):
 
 def test_a_finished_run_resumes_to_itself(tmp_path, whole):
     go(tmp_path, "early stopping")
-    callback = At()
-    go(tmp_path, "early stopping", callback, resume=True)
+    go(tmp_path, "early stopping", resume=True)
     assert outcome(tmp_path) == whole("early stopping")
 
 

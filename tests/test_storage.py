@@ -20,9 +20,18 @@ from torch import nn
 
 import aevb
 from aevb.conditional import Conditional, Unconditional
-from aevb.distributions import MultivariateNormal, Normal, Standardized
+from aevb.distributions import (
+    Categorical,
+    Columns,
+    Masked,
+    MultivariateNormal,
+    NegativeBinomial,
+    Normal,
+    Poisson,
+    Standardized,
+)
 from aevb.errors import ModelFileError
-from aevb.networks import StandardizedInput
+from aevb.networks import ObservedInput, StandardizedInput
 from aevb.posterior import Amortized, Batch, PerDatum
 from aevb.storage.description import ACTIVATIONS, CLASSES, describe, restore
 from aevb.storage.files import read_json
@@ -95,7 +104,17 @@ def standardized():
     return aevb.Model(aevb.standard_normal(D), likelihood), aevb.mean_field(network)
 
 
+def mixed():
+    kinds = [[0, 1], [2], [3, 4], list(range(5, X))]
+    families = [Standardized(Normal(0.01), 2), Categorical(3), Poisson(), NegativeBinomial()]
+    family = Masked(Columns(families, kinds))
+    likelihood = aevb.Conditional(decoder(family.outputs(X)), family)
+    network = ObservedInput(aevb.MLP(2 * X, [4], 2 * D))
+    return aevb.Model(aevb.standard_normal(D), likelihood), aevb.mean_field(network)
+
+
 PAIRS = {
+    "mixed": (mixed, binary),
     "standardized": (standardized, real),
     "bernoulli": (plain(lambda: aevb.bernoulli(decoder())), binary),
     "linear": (plain(lambda: aevb.bernoulli(aevb.MLP(D, [], X))), binary),

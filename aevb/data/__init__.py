@@ -1,8 +1,11 @@
 """Named data sets, the user's own files, splits and batches."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 from aevb.data.dataset import Binarization, Dataset, Rows, split
+from aevb.data.schema import conform
 from aevb.data.source import Column, Source
 from aevb.errors import DataError
 
@@ -12,40 +15,71 @@ __all__ = [
     "Dataset",
     "Rows",
     "Source",
+    "conform",
     "load",
     "open_source",
+    "read_values",
     "split",
 ]
 
 
-def open_source(name_or_path: str | Path) -> Source:
-    """The data set of that name, or the file at that path; DataError where there is neither.
+def read_values(
+    data: Any,
+    *,
+    allow_nan: bool = False,
+    like: tuple[Column, ...] | None = None,
+    where: str = "",
+) -> Source:
+    """Take an array or a frame as a `Source`; see `aevb.data.readers.read_values`."""
+    from aevb.data import readers
 
+    return readers.read_values(data, allow_nan=allow_nan, like=like, where=where)
+
+
+def open_source(
+    data: Any,
+    *,
+    allow_nan: bool = False,
+    image_size: tuple[int, int] | None = None,
+    like: tuple[Column, ...] | None = None,
+) -> Source:
+    """Data by name, by path (a file or a folder of images), or as an array or a frame in memory.
+
+    `allow_nan` takes NaN for a cell that was not observed; `image_size` (height, width) resizes
+    the images of a folder. `like` holds the data to the columns that a model was fitted on.
+    Errors: DataError for what cannot be read, with row and column (1-based) of a cell at fault.
     Example:
         >>> open_source("digits").values.shape
         (1797, 1, 8, 8)
+        >>> open_source([[0.5, 2.0], [1.5, 3.0]]).likelihood
+        'gaussian'
     """
     from aevb.data.named import NAMES, open_named
-    from aevb.data.readers import read_file
+    from aevb.data.readers import read_file, read_values
 
-    if str(name_or_path) in NAMES:
-        return open_named(str(name_or_path))
-    path = Path(name_or_path)
-    if not path.suffix and not path.exists():
+    if not isinstance(data, str | os.PathLike):
+        return read_values(data, allow_nan=allow_nan, like=like)
+    if str(data) in NAMES:
+        return open_named(str(data))
+    path = Path(data)
+    if not path.suffix and not os.path.lexists(path):
         raise DataError(
-            f"{name_or_path} is neither a file nor one of the data sets {', '.join(NAMES)}"
+            f"{data} is neither a file, nor a folder of images, nor one of the data sets "
+            f"{', '.join(NAMES)}"
         )
-    return read_file(path)
+    return read_file(path, allow_nan=allow_nan, image_size=image_size, like=like)
 
 
 def load(
-    name_or_path: str | Path,
+    data: Any,
     binarize: Binarization | str | None = None,
     *,
     seed: int = 0,
     limit: int | None = None,
+    allow_nan: bool = False,
+    image_size: tuple[int, int] | None = None,
 ) -> Dataset:
-    """Open data by name or path and split them into training, validation and test rows.
+    """Open data as `open_source` does and split them into training, validation and test rows.
 
     Shapes: see `Rows`. `binarize` is one of none, threshold, once, epoch; None takes the usual
     treatment of the set. `limit` keeps a random subset of the training rows.
@@ -56,4 +90,5 @@ def load(
         (1437, 180, 180)
     """
     treatment = Binarization(binarize) if isinstance(binarize, str) else binarize
-    return split(open_source(name_or_path), treatment, seed=seed, limit=limit)
+    source = open_source(data, allow_nan=allow_nan, image_size=image_size)
+    return split(source, treatment, seed=seed, limit=limit)

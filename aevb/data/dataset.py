@@ -150,10 +150,13 @@ class Dataset:
 
     @cached_property
     def in_unit_interval(self) -> bool:
-        """Whether all training rows lie in [0, 1]; looked at once, and known of binarized ones."""
+        """Whether what is observed of the training rows lies in [0, 1]; looked at once."""
         if self.train.binarize is not Binarization.NONE:
             return True
-        return all(bool(((x >= 0) & (x <= 1)).all()) for _, x in self.train.chunks(10_000))
+        outside = (
+            (x < 0) | (x > 1) for _, x in self.train.chunks(10_000)
+        )  # of a NaN neither is so
+        return not any(bool(mask.any()) for mask in outside)
 
 
 def split(

@@ -1,5 +1,6 @@
 """Noise and map for each route of the paper's section 2.4, observations, divergences."""
 
+from aevb.distributions.combinators import Columns, Masked
 from aevb.distributions.divergences import kl, kl_by_dimension
 from aevb.distributions.family import Family
 from aevb.distributions.location_scale import (
@@ -21,8 +22,10 @@ __all__ = [
     "LIKELIHOOD_MIN_VARIANCE",
     "Bernoulli",
     "Categorical",
+    "Columns",
     "ContinuousBernoulli",
     "Family",
+    "Masked",
     "MultivariateNormal",
     "NegativeBinomial",
     "Normal",

@@ -1,6 +1,7 @@
 """A family: how unconstrained numbers, as a network gives them, become a distribution."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,24 +40,50 @@ class Family(nn.Module, ABC):
         A decoder whose output bias starts there begins at the best model without latents.
         """
 
+    def fit(self, x: Tensor) -> None:
+        """Take from training data x (N, X) what is fixed before learning: nothing, for most."""
+
     def expectation(self, distribution: Distribution) -> Tensor:
-        """The value to show for a distribution: its mean, (*batch, *X)."""
+        """The value to show for a distribution: its mean, (*batch, *X); for classes the mode."""
+        return self.summarize(self.moments(distribution))
+
+    def moments(self, distribution: Distribution) -> Tensor:
+        """Numbers of a distribution that may be averaged over draws of z, (*batch, ...)."""
         return distribution.mean
+
+    def summarize(self, moments: Tensor) -> Tensor:
+        """The value to show for moments, averaged or not, (*batch, *X)."""
+        return moments
+
+    def moment_count(self, size: int) -> int:
+        """How many moments an event of `size` elements has."""
+        return size
+
+    def family_of(self, column: int) -> "Family":
+        """The family that a column (0-based) is an observation of: this one, unless it is made of
+        several."""
+        return self
+
+    def inside(self, x: Tensor) -> Tensor:
+        """Which cells of x (N, ...) lie in the support, as a mask of its shape."""
+        inside: Tensor = self.support.check(x) & torch.isfinite(x)
+        return inside
 
     def check(self, x: Tensor, first_row: int = 1) -> None:
         """Raise DataError, naming the first offending cell, unless x (N, ...) is in the support.
 
         `first_row` is the number of the first row of x, where x is part of something longer.
         """
-        inside = self.support.check(x) & torch.isfinite(x)
+        inside = self.inside(x)
         if bool(inside.all()):
             return
         flat = inside.reshape(len(x), -1)
         row = int((~flat).any(1).int().argmax())
         column = int((~flat[row]).int().argmax())
         value = float(x.reshape(len(x), -1)[row, column])
+        family = self.family_of(column)
         raise DataError(
-            f"{type(self).__name__} expects {self.domain}, found {value:g} in row "
+            f"{type(family).__name__} expects {family.domain}, found {value:g} in row "
             f"{row + first_row}, column {column + 1} ({int((~flat).sum())} of {flat.numel()} cells "
             "do not fit): choose a likelihood for such data, or binarize them"
         )
@@ -77,3 +104,14 @@ def blocks(raw: Tensor, batch_ndim: int, count: int) -> tuple[Tensor, ...]:
 def independent(base: Distribution, batch_ndim: int) -> Distribution:
     """Read every axis of `base` behind the batch as one event."""
     return Independent(base, len(base.batch_shape) - batch_ndim, validate_args=False)
+
+
+def cells(distribution: Distribution) -> Any:
+    """The law of each element, where they are independent; UsageError where they are not."""
+    base = distribution.base_dist if isinstance(distribution, Independent) else distribution
+    if base.event_shape:
+        raise UsageError(
+            f"{type(base).__name__} does not factorize over columns, as missing cells and mixed "
+            "tables need: choose gaussian instead of full-gaussian"
+        )
+    return base

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import Distribution, constraints
 
-from aevb.distributions.family import Family, blocks, independent
+from aevb.distributions.family import Family, blocks, cells, independent
 from aevb.errors import UsageError
 
 MAX_LOGIT = 100.0
@@ -146,9 +146,18 @@ class Categorical(Family):
         counts = torch.stack([(flat == k).sum(0) for k in range(self.classes)]).to(x.dtype)
         return torch.log((counts + 0.5) / (len(x) + 0.5 * self.classes)).flatten()
 
-    def expectation(self, distribution: Distribution) -> Tensor:
+    def moments(self, distribution: Distribution) -> Tensor:
+        """The probabilities of the classes, (*batch, classes X), a block for each class."""
+        probabilities: Tensor = cells(distribution).probs
+        return probabilities.movedim(-1, -2).flatten(-2)
+
+    def summarize(self, moments: Tensor) -> Tensor:
         """The most probable class of each element: classes have no mean."""
-        return distribution.mode
+        by_class: Tensor = moments.unflatten(-1, (self.classes, -1))
+        return by_class.argmax(-2).to(moments.dtype)
+
+    def moment_count(self, size: int) -> int:
+        return self.classes * size
 
 
 class Poisson(Family):

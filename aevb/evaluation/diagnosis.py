@@ -64,7 +64,7 @@ def diagnose(model: Model, posterior: Posterior, rows: Rows, *, chunk: int = 100
             if divergence is not None:
                 divergences.append(divergence.double())
             error = x.double() - model.expectation(q.mean).double()
-            squares.append(error.square().flatten(1).sum(1))
+            squares.append(error.square().flatten(1).nansum(1))  # of the observed cells
     mean = torch.cat(means)
     return Diagnosis(
         torch.cat(divergences).mean(0).numpy() if divergences else None,

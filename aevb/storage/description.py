@@ -31,6 +31,7 @@ CLASSES: dict[str, type[nn.Module]] = {
         networks.ConvolutionalEncoder,
         networks.ConvolutionalDecoder,
         networks.StandardizedInput,
+        networks.ObservedInput,
         distributions.Normal,
         distributions.MultivariateNormal,
         distributions.Standardized,
@@ -39,6 +40,8 @@ CLASSES: dict[str, type[nn.Module]] = {
         distributions.Categorical,
         distributions.Poisson,
         distributions.NegativeBinomial,
+        distributions.Columns,
+        distributions.Masked,
     )
 }
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -66,7 +69,7 @@ def describe(value: Any) -> Any:
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, tuple | list):
+    if isinstance(value, tuple | list | nn.ModuleList):
         return [describe(item) for item in value]
     if isinstance(value, type) and value in ACTIVATIONS.values():
         return {"activation": next(k for k, v in ACTIVATIONS.items() if v is value)}

@@ -1,11 +1,13 @@
-"""JSON that is read with care, and checksums."""
+"""JSON that is read with care, checksums, and what is said where a folder cannot be written."""
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aevb.errors import ModelFileError
+from aevb.errors import ModelFileError, TrainingError
 
 MAX_JSON_BYTES = 1 << 20
 
@@ -32,6 +34,18 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelFileError(f"{path} must hold a JSON object, found {type(value).__name__}")
     return value
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say in one sentence what the operating system refuses, a full disk above all."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"{folder} cannot be written ({error.strerror or error}): make room, then go on with "
+            "--resume"
+        ) from error
 
 
 def sha256(content: bytes) -> str:

@@ -1,7 +1,6 @@
 """A run folder: one training run with its description, weights, metrics, checkpoints, figures."""
 
 import fcntl
-import json
 import math
 import os
 import shutil
@@ -20,20 +19,31 @@ from aevb.evaluation import refit
 from aevb.files import replace_atomically
 from aevb.model import Model
 from aevb.posterior import PerDatum, Posterior
-from aevb.storage import checkpoints, weights
+from aevb.storage import checkpoints, metrics, snapshots, weights
 from aevb.storage.checkpoints import Checkpoint
-from aevb.storage.files import read_json, to_json
+from aevb.storage.files import read_json, to_json, writing
 from aevb.storage.settings import Settings, check_settings
+from aevb.storage.snapshots import Trail
 
-METRICS, CARD, LOCK = "metrics.jsonl", "README.md", ".lock"
-OWN = (weights.WEIGHTS, METRICS, CARD, "checkpoints", "figures", weights.CONFIG)
+CARD, LOCK = "README.md", ".lock"
+OWN = (
+    weights.WEIGHTS,
+    metrics.METRICS,
+    metrics.TABLE,
+    CARD,
+    "checkpoints",
+    "figures",
+    "snapshots",
+    "tensorboard",
+    weights.CONFIG,
+)
 
 
 class RunFolder:
     """The folder of a run; one process at a time holds it.
 
     `model.safetensors`, `config.json`, `README.md` (the card), `metrics.jsonl` (a line per epoch),
-    `checkpoints/`, `figures/`.
+    `metrics.csv` (the same as a table), `checkpoints/`, `figures/`, `snapshots/`, `tensorboard/`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -48,7 +58,7 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         """Whether training has left checkpoints or metrics here."""
-        return self.has_checkpoint or (self.path / METRICS).exists()
+        return self.has_checkpoint or (self.path / metrics.METRICS).exists()
 
     @property
     def has_checkpoint(self) -> bool:
@@ -57,6 +67,14 @@ class RunFolder:
     @property
     def figures(self) -> Path:
         return self.path / "figures"
+
+    @property
+    def snapshots_folder(self) -> Path:
+        return self.path / "snapshots"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
 
     @property
     def _checkpoints(self) -> Path:
@@ -84,6 +102,7 @@ class RunFolder:
             self._held = True
             checkpoints.clear_unfinished(self.path)
             checkpoints.clear_unfinished(self._checkpoints)
+            checkpoints.clear_unfinished(self.snapshots_folder)
             yield
         finally:
             self._held = False
@@ -107,7 +126,7 @@ class RunFolder:
 
     def write_config(self, model: Model, posterior: Posterior, facts: Mapping[str, Any]) -> None:
         content = weights.config_of(model, posterior, facts)
-        with self._writing():
+        with writing(self.path):
             replace_atomically(self.path / weights.CONFIG, to_json(content))
 
     def load(self, modules: Mapping[str, nn.Module] | None = None) -> tuple[Model, Posterior]:
@@ -115,47 +134,35 @@ class RunFolder:
         return weights.load(self.path, modules)
 
     def save_weights(self, model: Model, posterior: Posterior) -> None:
-        with self._writing():
+        with writing(self.path):
             weights.save_weights(self.path, model, posterior)
 
     def write_card(self, text: str) -> None:
-        with self._writing():
+        with writing(self.path):
             replace_atomically(self.path / CARD, text.encode())
 
     def history(self) -> list[dict[str, Any]]:
         """The metrics of each epoch that was written whole."""
-        try:
-            lines = (self.path / METRICS).read_bytes().splitlines(keepends=True)
-        except FileNotFoundError:
-            return []
-        records = []
-        for number, line in enumerate(lines, start=1):
-            if line.endswith(b"\n"):
-                try:
-                    records.append(json.loads(line))
-                except ValueError as error:
-                    raise ModelFileError(
-                        f"{self.path / METRICS}, line {number}, is damaged ({error}): remove it"
-                    ) from error
-        return records
+        return metrics.read(self.path)
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        line = json.dumps(dict(record), sort_keys=True, allow_nan=False) + "\n"
-        with self._writing(), (self.path / METRICS).open("ab") as file:
-            file.write(line.encode())
+        with writing(self.path):
+            metrics.append(self.path, record)
 
     def keep_epochs(self, n: int) -> None:
         """Cut the metrics back to the first n epochs, where a checkpoint resumes."""
-        kept = [json.dumps(r, sort_keys=True) + "\n" for r in self.history() if r["epoch"] <= n]
-        if kept or (self.path / METRICS).exists():
-            with self._writing():
-                replace_atomically(self.path / METRICS, "".join(kept).encode())
+        with writing(self.path):
+            metrics.keep(self.path, n)
+
+    def snapshots(self) -> Trail:
+        """What the model looked like along its training; nothing where none were kept."""
+        return snapshots.read(self.snapshots_folder)
 
     def save_checkpoint(
         self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
     ) -> None:
         weights.require_finite({k: v for k, v in tensors.items() if k.startswith("parameters/")})
-        with self._writing():
+        with writing(self.path):
             checkpoints.save(self._checkpoints, step, tensors, facts)
 
     def newest_checkpoint(self, report: Callable[[str], None]) -> Checkpoint | None:
@@ -180,17 +187,6 @@ class RunFolder:
                 f"its {weights.CONFIG} was changed"
             )
         return tuple(facts["shape"])
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Say in one sentence what the operating system refuses, a full disk above all."""
-        try:
-            yield
-        except OSError as error:
-            raise TrainingError(
-                f"{self.path} cannot be written ({error.strerror or error}): make room, then go "
-                "on with --resume"
-            ) from error
 
     def dataset(self) -> Dataset:
         """The data of the run, split as then; DataError where their content has changed."""

@@ -12,14 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import nn
 
 from aevb.algorithms import AEVB
-from aevb.conditional import Conditional, standard_normal
+from aevb.conditional import Conditional, Unconditional, standard_normal
 from aevb.data import Binarization, Dataset
 from aevb.distributions import (
     LIKELIHOOD_MIN_VARIANCE,
     Bernoulli,
     Categorical,
+    Columns,
     ContinuousBernoulli,
     Family,
+    Masked,
     MultivariateNormal,
     NegativeBinomial,
     Normal,
@@ -32,6 +34,7 @@ from aevb.networks import (
     MLP,
     ConvolutionalDecoder,
     ConvolutionalEncoder,
+    ObservedInput,
     StandardizedInput,
     Standardizer,
 )
@@ -65,10 +68,13 @@ class Settings(BaseModel):
 
     data: str = "digits"
     data_limit: int | None = Field(None, ge=1)
+    allow_nan: bool = False
+    resize: tuple[int, int] | None = None
     binarize: Literal["none", "threshold", "once", "epoch"] | None = None
     likelihood: str = "auto"
     classes: int | None = None
     posterior: str = "mean-field"
+    prior: str = "standard-normal"
     network: Literal["mlp", "convolutional"] = "mlp"
     latent_dim: int = Field(20, ge=1, le=10_000)
     hidden: tuple[int, ...]
@@ -131,8 +137,28 @@ def _full_gaussian(data: Dataset, settings: Settings) -> Family:
     return Standardized(MultivariateNormal(LIKELIHOOD_MIN_VARIANCE), math.prod(data.shape))
 
 
+def _mixed(data: Dataset, settings: Settings) -> Family:
+    """One family for all columns of a kind; classes are of a kind where they are as many."""
+    if not data.source.columns:
+        raise UsageError(
+            "--likelihood mixed needs a table whose columns are of several kinds: choose auto"
+        )
+    groups: dict[tuple[str, int], list[int]] = {}
+    for i, column in enumerate(data.source.columns):
+        groups.setdefault((column.kind, len(column.levels)), []).append(i)
+    made: dict[str, Callable[[int, int], Family]] = {
+        "real": lambda width, levels: Standardized(Normal(LIKELIHOOD_MIN_VARIANCE), width),
+        "count": lambda width, levels: NegativeBinomial(),
+        "binary": lambda width, levels: Bernoulli(),
+        "category": lambda width, levels: Categorical(levels),
+    }
+    families = [made[kind](len(group), levels) for (kind, levels), group in groups.items()]
+    return Columns(families, list(groups.values()))
+
+
 def _categorical(data: Dataset, settings: Settings) -> Family:
-    classes = settings.classes or int(max(x.max() for _, x in data.train.chunks(10_000))) + 1
+    largest = max(x.nan_to_num(nan=0.0).max() for _, x in data.train.chunks(10_000))
+    classes = settings.classes or int(largest) + 1
     return Categorical(classes)
 
 
@@ -144,7 +170,9 @@ LIKELIHOODS: dict[str, Callable[[Dataset, Settings], Family]] = {
     "categorical": _categorical,
     "poisson": lambda data, settings: Poisson(),
     "negative-binomial": lambda data, settings: NegativeBinomial(),
+    "mixed": _mixed,
 }
+PRIORS: dict[str, Callable[[int], Unconditional]] = {"standard-normal": standard_normal}
 POSTERIORS = ("mean-field", "full-covariance", "per-datum")
 
 
@@ -159,15 +187,19 @@ def build(settings: Settings, data: Dataset) -> tuple[Model, Posterior]:
         raise UsageError("--network convolutional needs images: the data are a table, choose mlp")
     pick(dict.fromkeys(POSTERIORS), settings.posterior, "--posterior")
     pick(ACTIVATIONS, settings.activation, "--activation")
+    prior = pick(PRIORS, settings.prior, "--prior")(settings.latent_dim)
     family: Family = pick(LIKELIHOODS, settings.likelihood, "--likelihood")(data, settings)
+    if data.source.missing:
+        family = Masked(family)
     word = generator(settings.seed, Stream.INITIALIZATION).integers(2**63)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(word))
         decoder = _decoder(settings, data, family)
         posterior = _posterior(settings, data)
-    model = Model(standard_normal(settings.latent_dim), Conditional(decoder, family))
+    model = Model(prior, Conditional(decoder, family))
     first = data.train.take(_spread(len(data.train), ROWS_FOR_START))
-    for part in (family, *posterior.modules()):
+    family.fit(first)
+    for part in posterior.modules():
         if isinstance(part, Standardizer):
             part.fit(first)
     model.likelihood.start_at(first)  # type: ignore[operator]
@@ -177,10 +209,10 @@ def build(settings: Settings, data: Dataset) -> tuple[Model, Posterior]:
 
 def check_domain(model: Model, data: Dataset) -> None:
     """Look at every row of the data once: DataError at the first cell outside the domain."""
-    family = getattr(model.likelihood, "family", None)
+    family = model.family
     everything = replace(data.train, index=np.arange(len(data.source.values)))
     # What was binarized lies in {0, 1} by construction, and in every discrete domain.
-    if isinstance(family, Family) and everything.binarize is Binarization.NONE:
+    if family is not None and everything.binarize is Binarization.NONE:
         for positions, x in everything.chunks(max(1, 10_000_000 // everything.width)):
             try:
                 family.check(x, int(positions[0]) + 1)
@@ -238,14 +270,18 @@ def _posterior(settings: Settings, data: Dataset) -> Posterior:
     full = settings.posterior == "full-covariance"
     family = MultivariateNormal() if full else Normal()
     outputs, activation = family.outputs(size), ACTIVATIONS[settings.activation]
+    missing = data.source.missing > 0
     network: nn.Module
     if settings.network == "mlp":
         width = math.prod(data.shape)
-        network = MLP(width, settings.hidden, outputs, activation)
+        network = MLP(width * (1 + missing), settings.hidden, outputs, activation)
+        network = ObservedInput(network) if missing else network
         if not data.in_unit_interval:
             network = StandardizedInput(network, width)
     else:
-        network = ConvolutionalEncoder(data.shape, settings.hidden, outputs, activation)
+        image_shape = (data.shape[0] * (1 + missing), *data.shape[1:])
+        network = ConvolutionalEncoder(image_shape, settings.hidden, outputs, activation)
+        network = ObservedInput(network) if missing else network
     return full_covariance(network) if full else mean_field(network)
 
 

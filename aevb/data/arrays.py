@@ -1,0 +1,162 @@
+"""Readers of arrays: .npy and .npz; a header is believed only as far as the file bears it out."""
+
+import math
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aevb.data.checks import Rules, Table, check_expansion, kind_of, sentence_of
+from aevb.errors import DataError
+
+RESIDENT_BYTES = 1 << 30
+"""A .npy file above this size stays a memory map."""
+
+_CHANNELS = (1, 3, 4)
+_DATA_NAMES = ("x", "X", "data", "images")
+_LABEL_NAMES = ("labels", "y")
+
+
+class _Header(NamedTuple):
+    """What the header of an array says, and where the numbers begin."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: "np.dtype[np.generic]"
+    offset: int
+
+
+def read_npy(file: Path, rules: Rules) -> Table:
+    """Map a .npy file, and read it into memory unless it is large."""
+    with _undamaged(file), file.open("rb") as stream:
+        header = _header(stream, file.stat().st_size)
+    order: Literal["F", "C"] = "F" if header.fortran else "C"
+    with _undamaged(file):
+        if not math.prod(header.shape):
+            return Table(np.empty(header.shape, header.dtype))
+        mapped: NDArray[np.generic] = np.memmap(
+            file, header.dtype, "r", header.offset, header.shape, order
+        )
+        return Table(mapped if mapped.nbytes > RESIDENT_BYTES else np.array(mapped))
+
+
+def read_npz(file: Path, rules: Rules) -> Table:
+    """Take the data, and the labels if there are any, out of a .npz archive."""
+    with _undamaged(file), file.open("rb") as stream:
+        # An archive that lost its end is no zip file, and numpy would take it for a pickle.
+        if not zipfile.is_zipfile(stream):
+            raise ValueError("it is no zip archive, or its end is missing")
+        stream.seek(0)
+        with np.load(stream, allow_pickle=False) as archive:
+            names = _choose(file, archive.files)
+            _check_members(file, archive.zip, names)
+            arrays = [np.asarray(archive[name]) for name in names]
+    labels = _labels(file, names[1], arrays[1], arrays[0]) if names[1:] else None
+    return Table(arrays[0], labels)
+
+
+def lay_out(
+    where: object, values: NDArray[np.generic]
+) -> tuple[NDArray[np.generic], tuple[int, ...]]:
+    """The values as (N, *event), and the event shape; a memory map is viewed, never copied."""
+    if values.ndim == 3:
+        values = values[:, np.newaxis]
+    elif values.ndim == 4 and values.shape[1] not in _CHANNELS and values.shape[3] in _CHANNELS:
+        values = values.transpose(0, 3, 1, 2)
+    elif values.ndim != 2 and not (values.ndim == 4 and values.shape[1] in _CHANNELS):
+        if isinstance(values, np.memmap) and not values.flags.c_contiguous:
+            raise DataError(
+                f"{where}: expected an array of this size in C order, found Fortran order; "
+                f"save it with np.ascontiguousarray"
+            )
+        values = values.reshape(len(values), -1)
+    return values, values.shape[1:]
+
+
+@contextmanager
+def _undamaged(file: Path) -> Iterator[None]:
+    """Turn what numpy and zipfile raise into one sentence, and keep their warnings to ourselves.
+
+    They document no list of what damaged bytes may raise, so that anything counts as damage.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except DataError:
+        raise
+    except PermissionError:
+        raise
+    except Exception as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, error: Exception) -> DataError:
+    """The sentence for an array file that numpy cannot read."""
+    reason = sentence_of(error)
+    if "object" in reason.lower():
+        return DataError(
+            f"{file} holds Python objects, which are code and never loaded; "
+            f"save it as an array of numbers"
+        )
+    kind = file.suffix.lower()
+    return DataError(f"{file} is damaged, cut off or no {kind} file ({reason}); write it again")
+
+
+def _header(stream: IO[bytes], size: int) -> _Header:
+    """The header of an array that lies in `size` bytes; ValueError where it claims more."""
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"version {version} of the format is none for numbers")
+    read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+    shape, fortran, dtype = read[version[0]](stream)
+    if dtype.hasobject:
+        raise ValueError("an array of objects")
+    if not dtype.itemsize:
+        raise ValueError(f"its cells ({dtype}) take no space")
+    held, claimed = size - stream.tell(), math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or claimed > held or max(shape, default=0) > 2**62:
+        raise ValueError(f"its header claims {claimed:,} bytes, and {held:,} are there")
+    return _Header(shape, fortran, dtype, stream.tell())
+
+
+def _check_members(file: Path, archive: zipfile.ZipFile, names: Sequence[str]) -> None:
+    """Hold what the chosen members claim to the size of the file, before any is unpacked."""
+    members = set(archive.namelist())
+    chosen = [archive.getinfo(n if n in members else f"{n}.npy") for n in names]
+    check_expansion(file, file.stat().st_size, sum(member.file_size for member in chosen))
+    for member in chosen:
+        with archive.open(member) as stream:
+            _header(stream, member.file_size)
+
+
+def _choose(file: Path, names: Sequence[str]) -> list[str]:
+    """The names of the array of an archive that holds the data and, if any, of the labels."""
+    others = [name for name in names if name not in _LABEL_NAMES] or list(names)
+    labels = [name for name in _LABEL_NAMES if name in names and name not in others][:1]
+    candidates = others if len(others) == 1 else [name for name in others if name in _DATA_NAMES]
+    if len(candidates) == 1:
+        return candidates + labels
+    raise DataError(
+        f"{file}: expected one array, or exactly one called {', '.join(_DATA_NAMES)}, found "
+        f"{', '.join(map(repr, names[:20])) or 'none'}; save the rows to be modeled under the "
+        f"name x"
+    )
+
+
+def _labels(
+    file: Path, name: str, marks: NDArray[np.generic], values: NDArray[np.generic]
+) -> NDArray[np.int64]:
+    """The labels of an archive, checked to be one integer for each row of the data."""
+    rows = values.shape[:1]
+    if marks.shape != rows or marks.dtype.kind not in "biu" or marks.dtype == np.uint64:
+        raise DataError(
+            f"{file}: expected {name!r} to hold one integer (64 bits, signed) for each of "
+            f"{sum(rows)} rows, found {kind_of(marks)} of shape {marks.shape}; rename or convert it"
+        )
+    return marks.astype(np.int64)

@@ -1,0 +1,250 @@
+"""What every reader shares: paths that are safe to open, sizes that fit, cells that are numbers."""
+
+import math
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aevb.errors import DataError
+
+FREE_BYTES = 200 * 10**6
+"""What a compressed file may always expand to."""
+
+MOST_EXPANSION = 100
+"""How many times its own size a compressed file may expand to beyond `FREE_BYTES`."""
+
+CHUNK_BYTES = 1 << 22
+
+_LARGEST = np.finfo(np.float32).max
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def _next_number(index: int) -> int:
+    return index + 1
+
+
+class Table(NamedTuple):
+    """Rows as a reader found them, before the checks and the suggestion that all formats share.
+
+    Shapes: `values` (N, ...); `names` and `levels` have X entries or none. `checked` says that a
+    NaN in the values is a missing cell, since the reader refused all others. `line` gives the
+    number of a row, 1-based, where the reader of a sentence would look for it.
+    """
+
+    values: NDArray[np.generic]
+    labels: NDArray[np.int64] | None = None
+    names: tuple[str, ...] = ()
+    levels: tuple[tuple[str, ...], ...] = ()
+    scale: float | None = None
+    checked: bool = False
+    line: Callable[[int], int] = _next_number
+
+
+class Rules(NamedTuple):
+    """What is asked of data: whether NaN is a missing cell, and whether a model is to be fitted."""
+
+    allow_nan: bool = False
+    fit: bool = True
+
+
+@contextmanager
+def readable(file: Path) -> Iterator[None]:
+    """Turn what the operating system refuses into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or sentence_of(error)
+        raise DataError(
+            f"{file} cannot be read ({reason}); check the disk and the permissions"
+        ) from error
+
+
+def sentence_of(error: BaseException) -> str:
+    """What an exception says, on one line and not for long; its type where it says nothing."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def path_kind(path: Path) -> str:
+    """Whether there is a "file" or a "folder" at a path; the path is looked at, never opened.
+
+    Errors: DataError for what is missing, a dangling link, or neither (a pipe, a device).
+    """
+    with readable(path):
+        try:
+            mode = os.stat(path).st_mode
+        except FileNotFoundError as error:
+            if path.is_symlink():
+                raise DataError(
+                    f"{path} is a link to {os.readlink(path)}, which does not exist; mend the link"
+                ) from error
+            raise DataError(f"{path} does not exist; check the path") from error
+        except ValueError as error:
+            raise DataError(f"{str(path)!r} is no path ({error}); check it") from error
+    if stat.S_ISDIR(mode):
+        return "folder"
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "no file")
+        raise DataError(f"{path} is {kind}, which is never opened; expected a file or a folder")
+    return "file"
+
+
+def check_expansion(where: object, held: int, claimed: int) -> None:
+    """Refuse what would fill the memory: a small file that claims to hold very much.
+
+    Units: bytes on the disk, and bytes that it would take in memory.
+    """
+    if claimed > max(FREE_BYTES, MOST_EXPANSION * held):
+        raise DataError(
+            f"{where}: {held:,} bytes claim to hold {claimed:,}, more than {MOST_EXPANSION} times "
+            f"as much, and are not unpacked; save them as .npy if they are meant to"
+        )
+
+
+def first_cell(mask: NDArray[np.bool_]) -> tuple[int, int]:
+    """Row and column, 1-based, of the first marked cell in reading order.
+
+    Shapes: `mask` (N, X).
+    Errors: ValueError when no cell is marked.
+    Example:
+        >>> first_cell(np.array([[False, False], [False, True]]))
+        (2, 2)
+    """
+    if not mask.any():
+        raise ValueError("first_cell needs a mask with at least one marked cell")
+    row, column = divmod(int(np.argmax(mask)), mask.shape[1])
+    return row + 1, column + 1
+
+
+def chunks(values: NDArray[np.generic]) -> Iterator[tuple[int, NDArray[np.generic]]]:
+    """Blocks of whole rows, each (n, X), with the number of the first row, counted from 0."""
+    row_bytes = values.dtype.itemsize * math.prod(values.shape[1:])
+    step = max(1, CHUNK_BYTES // max(1, row_bytes))
+    for start in range(0, len(values), step):
+        block = values[start : start + step]
+        yield start, block.reshape(len(block), -1)
+
+
+def kind_of(values: NDArray[np.generic]) -> str:
+    """What a dtype holds, in words."""
+    names = {"c": "complex numbers", "U": "text", "S": "text", "T": "text", "O": "Python objects"}
+    return names.get(values.dtype.kind, str(values.dtype))
+
+
+def check_array(where: object, values: NDArray[np.generic]) -> None:
+    """Hold an array to numbers in at least one row and one column."""
+    if values.dtype.kind not in "biuf":
+        raise DataError(
+            f"{where}: expected real numbers, found {kind_of(values)}; convert it before saving"
+        )
+    if values.ndim < 2:
+        raise DataError(
+            f"{where}: expected rows and columns, found an array of shape {values.shape}; "
+            f"reshape it to (N, 1) if every number is a datum"
+        )
+    if not len(values):
+        raise DataError(f"{where}: expected at least 1 row, found none; add rows")
+    if values.size == 0:
+        raise DataError(
+            f"{where}: expected at least 1 column, found an array of shape {values.shape}"
+        )
+
+
+class _Marks:
+    """How many cells were marked, and which was the first."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.row = self.column = 0
+        self.found: object = None
+
+    def add(self, start: int, block: NDArray[np.generic], mask: NDArray[np.bool_]) -> None:
+        if mask.any():
+            if not self.count:
+                row, self.column = first_cell(mask)
+                self.row, self.found = start + row, block[row - 1, self.column - 1]
+            self.count += int(np.count_nonzero(mask))
+
+
+def check_cells(where: object, table: Table, rules: Rules) -> tuple[int, str]:
+    """How many cells are missing, and where the first stands: "row 5, column 3".
+
+    Errors: DataError for infinity, for what is infinite in 32 bits, for NaN unless it is allowed,
+    and for a column that is to be learned from and has no cell.
+    """
+    values = table.values
+    if values.dtype.kind != "f":
+        return 0, ""
+    missing, far = _Marks(), _Marks()
+    seen = np.zeros(math.prod(values.shape[1:]), np.bool_)
+    for start, block in chunks(values):
+        nan = np.isnan(block)
+        with np.errstate(invalid="ignore"):
+            far.add(start, block, ~((np.abs(block) <= _LARGEST) | nan))
+        missing.add(start, block, nan)
+        seen |= ~nan.all(axis=0)
+    if far.count:
+        raise not_finite(where, table.line(far.row - 1), far.column, far.found, far.count)
+    if missing.count and not (rules.allow_nan or table.checked):
+        row = table.line(missing.row - 1)
+        raise not_finite(where, row, missing.column, "nan", missing.count)
+    if values.ndim == 2 and rules.fit and not seen.all():
+        column = int(np.argmin(seen))
+        raise DataError(
+            f"{where}: expected at least one cell in {column_label(column, table.names)}, found "
+            f"none; remove the column"
+        )
+    first = f"row {table.line(missing.row - 1)}, column {missing.column}" if missing.count else ""
+    return missing.count, first
+
+
+def not_finite(where: object, row: int, column: int, found: object, count: int) -> DataError:
+    """The sentence for NaN and infinity."""
+    cells = "1 such cell" if count == 1 else f"{count} such cells"
+    cure = (
+        '; fill or remove them, or say --allow-nan (allow_nan=True) if NaN means "not observed"'
+        if str(found) == "nan"
+        else " that fit 32 bits; fill or remove them"
+    )
+    return DataError(
+        f"{where}, row {row}, column {column}: found {found} ({cells} in all), expected finite "
+        f"numbers{cure}"
+    )
+
+
+def column_label(index: int, names: tuple[str, ...]) -> str:
+    """A column by its number, 1-based, and its name if it has one."""
+    return f"column {index + 1}" + (f" ({names[index][:40]!r})" if names else "")
+
+
+def listed(names: list[str] | tuple[str, ...]) -> str:
+    """Up to five names, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(repr(name[:40]) for name in names[:5]) + more
+
+
+def check_names(where: object, names: tuple[str, ...]) -> None:
+    """Hold a header to names, each once."""
+    if "" in names:
+        raise DataError(
+            f"{where}: column {names.index('') + 1} has no name, as when pandas writes its index; "
+            f"save the table with index=False, or name the column"
+        )
+    if len(set(names)) < len(names):
+        seen: set[str] = set()
+        twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        first = names.index(twice)
+        raise DataError(
+            f"{where}: columns {first + 1} and {names.index(twice, first + 1) + 1} have the same "
+            f"name {twice[:40]!r}; rename or remove one"
+        )

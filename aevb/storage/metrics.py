@@ -1,0 +1,85 @@
+"""The metrics of a run by epoch: `metrics.jsonl`, which is read back, and `metrics.csv` beside it.
+
+The table says what the records say, for spreadsheets. It is written after them, and anew from them
+wherever a run is resumed, so that the two agree whatever was killed when.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aevb.errors import ModelFileError
+from aevb.files import replace_atomically
+
+METRICS, TABLE = "metrics.jsonl", "metrics.csv"
+PARTS = ("elbo", "reconstruction", "kl")
+COLUMNS = (
+    "epoch",
+    "t",
+    *(f"train_{part}" for part in PARTS),
+    "train_objective",
+    *(f"validation_{part}" for part in PARTS),
+    "learning_rate_factor",
+    "beta",
+    "rows_per_second",
+    "overhead",
+    "seconds",
+)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The records that were written whole; ModelFileError for a damaged one."""
+    try:
+        lines = (folder / METRICS).read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    records = []
+    for number, line in enumerate(lines, start=1):
+        if line.endswith(b"\n"):
+            try:
+                records.append(json.loads(line))
+            except ValueError as error:
+                raise ModelFileError(
+                    f"{folder / METRICS}, line {number}, is damaged ({error}): remove it"
+                ) from error
+    return records
+
+
+def append(folder: Path, record: Mapping[str, Any]) -> None:
+    """Add the record of an epoch to both files."""
+    with (folder / METRICS).open("ab") as file:
+        file.write(_line(record))
+    with (folder / TABLE).open("ab") as file:
+        file.write(_rows([record], header=file.tell() == 0))
+
+
+def keep(folder: Path, epochs: int) -> None:
+    """Cut both files back to so many epochs."""
+    kept = [record for record in read(folder) if record["epoch"] <= epochs]
+    if kept or (folder / METRICS).exists():
+        replace_atomically(folder / METRICS, b"".join(map(_line, kept)))
+        replace_atomically(folder / TABLE, _rows(kept, header=True))
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(dict(record), sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _rows(records: Sequence[Mapping[str, Any]], *, header: bool) -> bytes:
+    """Lines of the table; a cell is empty where a record says nothing."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if header:
+        writer.writerow(COLUMNS)
+    writer.writerows([_cell(record, name) for name in COLUMNS] for record in records)
+    return text.getvalue().encode()
+
+
+def _cell(record: Mapping[str, Any], name: str) -> Any:
+    if name in record:
+        return record[name]
+    part, _, key = name.partition("_")
+    return (record.get(part) or {}).get(key)
