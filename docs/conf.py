@@ -21,8 +21,9 @@ myst_heading_anchors = 3
 html_math_renderer = "mathml"
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented_params"
+autodoc_typehints_format = "short"
+maximum_signature_line_length = 88
+smartquotes = False
 autodoc_inherit_docstrings = False
 autodoc_preserve_defaults = True
 # References into other projects would need their inventories, hence a network.
@@ -34,3 +35,4 @@ html_static_path = ["_static"]
 html_css_files = ["aevb.css"]
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False

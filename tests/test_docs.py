@@ -126,7 +126,7 @@ def test_every_command_parses(page):
 def test_the_page_is_whole(page):
     text = page.read_text()
     assert {b.language for b in blocks(page)} <= {
-        "python", "sh", "text", "json", "{eval-rst}", "{toctree}", "{figure}"
+        "python", "sh", "text", "json", "{eval-rst}", "{toctree}", "{image}"
     }  # fmt: skip
     assert not BRITISH.findall(text)
     assert all(line == line.rstrip() for line in text.splitlines())
