@@ -27,7 +27,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.parts)
 RUN = {"tutorial.md", "files.md", "table.md"}
 """Pages whose commands run; those of the others are held to the options that there are."""
-FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BRITISH = re.compile(
     r"behaviou|colour|centre|favour|neighbour|labell|modell|analys[ei]d?\b|"
     r"(?:normal|optim|parameter|minim|maxim|summar|initial|regular|amort|binar|discret|standard)is",
