@@ -14,6 +14,14 @@ from sphinx.application import Sphinx
 
 ENTRY = re.compile(r"(?:^|(?<=[.;] ))(Formula|Shapes|Units|Errors|Source|Example): ?")
 CODE = re.compile(r"`([^`]+)`")
+SIGNATURES = (
+    (re.compile(r"~?collections\.abc\."), ""),
+    (re.compile(r"Objective\(name='(\w+)', reduce=[^)]*\)"), r"\1"),
+    (re.compile(r"<function (\w+)[^>]*>"), r"\1"),
+    (re.compile(r"<factory>"), "..."),
+    (re.compile(r"\(\*args(: Any)?, \*\*kwargs(: Any)?\)"), "()"),
+)
+"""What Python makes of a default or of a constructor that is inherited, as one would write it."""
 
 
 def escape(text: str) -> str:
@@ -57,7 +65,7 @@ def convert(lines: list[str]) -> list[str]:
                 result += [margin + line for line in ["", f".. code-block:: {language}", *body]]
                 continue
             for name, text in entries(joined(run)):
-                result += [f":{name}: {escape(text)}"] if name else ["", *escape(text).splitlines()]
+                result += [f":{name}: {escape(text)}"] if name else ["", escape(text), ""]
         result.append("")
         name = ""
     return result
@@ -72,6 +80,21 @@ def process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: li
     lines[:] = convert(lines)
 
 
+def shorten(
+    app: Sphinx,
+    what: str,
+    name: str,
+    obj: Any,
+    options: Any,
+    signature: str | None,
+    returns: str | None,
+) -> tuple[str | None, str | None]:
+    for pattern, better in SIGNATURES:
+        signature = pattern.sub(better, signature) if signature else signature
+    return signature, returns
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", process)
+    app.connect("autodoc-process-signature", shorten)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

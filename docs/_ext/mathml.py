@@ -26,7 +26,7 @@ class FormulaError(SphinxError):
 THIN = '<mspace width="0.17em"/>'
 SPACING = (
     (re.compile(r"<mo>&ApplyFunction;</mo>(?! <mo[^>]*>[(\[])"), THIN),  # log x, but log(x)
-    (re.compile(r"(?<=\)</mo>) (?=<mi>(?:log|exp)</mi>)"), THIN),  # q(z) log x
+    (re.compile(r"(\)</mo>|</mi>|</mn>) (?=<mi>log</mi>)"), rf"\1{THIN}"),  # q(z) log x
     (re.compile(r"<mo>∫</mo>"), rf"<mo>∫</mo>{THIN}"),
     (re.compile(r'(?<=<mtable class="ams-align")'), ' displaystyle="true"'),
 )
