@@ -26,7 +26,9 @@ if TYPE_CHECKING:
         poisson,
         standard_normal,
     )
+    from aevb.estimator import VAE, VAEDetector
     from aevb.evaluation import diagnose, evidence
+    from aevb.imputation import denoise, impute
     from aevb.model import Model
     from aevb.networks import MLP, ConvolutionalDecoder, ConvolutionalEncoder
     from aevb.objectives import elbo_a, elbo_b, free_bits, iwae
@@ -49,7 +51,9 @@ _HOMES = {
         "poisson",
         "standard_normal",
     ],
+    "estimator": ["VAE", "VAEDetector"],
     "evaluation": ["diagnose", "evidence"],
+    "imputation": ["denoise", "impute"],
     "model": ["Model"],
     "networks": ["MLP", "ConvolutionalDecoder", "ConvolutionalEncoder"],
     "objectives": ["elbo_a", "elbo_b", "free_bits", "iwae"],

@@ -109,7 +109,9 @@ def train(
     lr_schedule: Annotated[str, typer.Option(help="constant, steps, cosine, linear.")] = "cosine",
     clip: Annotated[float | None, typer.Option(help="Bound on the gradient's norm.")] = None,
     batch_size: Annotated[int, typer.Option(help="M, data per step.")] = 100,
-    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 100,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the data [default: 100 to 400 by its size].")
+    ] = None,
     patience: Annotated[
         int | None, typer.Option(help="Stop after so many epochs without a better bound.")
     ] = None,

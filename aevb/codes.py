@@ -1,4 +1,4 @@
-"""From data to codes and back: encode, decode, reconstruct, sample, interpolate.
+"""From data to codes and back: encode, decode, reconstruct, sample, interpolate, traverse.
 
 code = E_q[z given x];   decoded = E[x given z];   a sample: z from p(z), x from p(x given z)
 """
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aevb.data import Rows
+from aevb.distributions import reparameterize, route
 from aevb.errors import UsageError
 from aevb.evaluation import evaluating
 from aevb.model import Model
@@ -29,6 +30,22 @@ def encode(model: Model, posterior: Posterior, rows: Rows) -> Array:
             batch = Batch(x.to(_dtype(model)), torch.from_numpy(positions))
             parts.append(posterior(batch).mean)
     return _array(torch.cat(parts))
+
+
+def encode_samples(
+    model: Model, posterior: Posterior, rows: Rows, *, samples: int, seed: int = 0
+) -> Array:
+    """Draws of z from q(z given x) for each row, (samples, N, D); UsageError for samples < 1."""
+    if samples < 1:
+        raise UsageError(f"the number of samples must be at least 1, found {samples}")
+    parts = []
+    with evaluating(model, posterior):
+        for positions, x in rows.chunks(CHUNK):
+            q = posterior(Batch(x.to(_dtype(model)), torch.from_numpy(positions)))
+            source = generator(seed, Stream.SAMPLING, int(positions[0]), 3)
+            shape = (samples, *q.batch_shape, *q.event_shape)
+            parts.append(reparameterize(q, route(q).noise(source, shape, _dtype(model))))
+    return _array(torch.cat(parts, dim=1))
 
 
 def decode(model: Model, codes: Array) -> Array:
@@ -55,23 +72,72 @@ def sample(model: Model, n: int, *, seed: int = 0, draw: bool = False) -> Array:
         >>> sample(model, 3).shape
         (3, 64)
     """
+    z = sample_latent(model, n, seed=seed)
+    return draw_data(model, z, seed=seed) if draw else decode(model, z)
+
+
+def sample_latent(model: Model, n: int, *, seed: int = 0) -> Array:
+    """n draws of z from the prior, (n, D)."""
     if n < 1:
         raise UsageError(f"the number of samples must be at least 1, found {n}")
     with evaluating(model):
-        z = model.sample_prior(n, generator(seed, Stream.SAMPLING))
-    if not draw:
-        return decode(model, _array(z))
+        return _array(model.sample_prior(n, generator(seed, Stream.SAMPLING)))
+
+
+def draw_data(model: Model, codes: Array, *, seed: int = 0) -> Array:
+    """A draw of x from p(x given z) for each code, (N, X)."""
     with torch.random.fork_rng(devices=[]):
         # Likelihoods need no differentiable draws: torch's own samplers do, under a seed of ours.
         torch.manual_seed(int(generator(seed, Stream.SAMPLING, 1).integers(2**63)))
-        return _by_chunks(model, _array(z), lambda z: model.likelihood(z).sample())
+        return _by_chunks(model, codes, lambda z: model.likelihood(z).sample())
 
 
-def interpolate(start: Array, stop: Array, steps: int) -> Array:
-    """Codes on the straight line between two codes (D,), both ends included, (steps, D)."""
+def interpolate(start: Array, stop: Array, steps: int, *, spherical: bool = False) -> Array:
+    """Codes on the way between two codes (D,), both ends included, (steps, D).
+
+        straight   (1 - t) a + t b
+        spherical  sin((1 - t) w) / sin(w) a + sin(t w) / sin(w) b,   w the angle between a and b
+
+    In many dimensions the prior lies near a sphere, through whose empty middle a straight line
+    goes; the spherical way stays at the distances of its ends.
+    Errors: UsageError for fewer than 2 steps.
+    Source: Shoemake (1985), "Animating rotation with quaternion curves"; White (2016), "Sampling
+    generative networks".
+    Example:
+        >>> interpolate(np.array([1.0, 0.0]), np.array([0.0, 1.0]), 3, spherical=True)[1].round(3)
+        array([0.707, 0.707])
+    """
     if steps < 2:
         raise UsageError(f"an interpolation needs at least 2 steps, found {steps}")
-    return np.linspace(start, stop, steps)
+    norms = np.linalg.norm(start) * np.linalg.norm(stop)
+    cosine = float(start @ stop / norms) if norms else 1.0
+    angle = np.arccos(np.clip(cosine, -1.0, 1.0))
+    if not spherical or np.sin(angle) < 1e-6:
+        return np.linspace(start, stop, steps)
+    t = np.linspace(0.0, 1.0, steps)[:, None]
+    way: Array = (np.sin((1 - t) * angle) * start + np.sin(t * angle) * stop) / np.sin(angle)
+    return way
+
+
+def traverse(
+    size: int, dimension: int, values: Array | None = None, *, start: Array | None = None
+) -> Array:
+    """Codes along one latent dimension (0-based) of `size`, the others held, (V, D).
+
+    `values` (V,) are -3 to 3 in 13 steps when left out; the others stay at `start` (D,), or at 0.
+    Errors: UsageError for a dimension that there is not.
+    Example:
+        >>> traverse(3, 1, np.array([-1.0, 1.0])).tolist()
+        [[0.0, -1.0, 0.0], [0.0, 1.0, 0.0]]
+    """
+    if not 0 <= dimension < size:
+        raise UsageError(
+            f"dimension {dimension} was asked for, the latent space has dimensions 0 to {size - 1}"
+        )
+    values = np.linspace(-3.0, 3.0, 13) if values is None else np.asarray(values, np.float64)
+    codes = np.tile(np.zeros(size) if start is None else start, (len(values), 1))
+    codes[:, dimension] = values
+    return codes
 
 
 def _by_chunks(model: Model, codes: Array, function: Callable[[Tensor], Tensor]) -> Array:

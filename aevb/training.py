@@ -174,8 +174,8 @@ class _Loop:
             )
         if plan.patience is not None and self.validation is None:
             raise UsageError(
-                "patience needs a validation bound, and free parameters for each datum have none: "
-                "leave it out"
+                "patience needs a validation bound, and there is none without validation rows, nor "
+                "for free parameters of each datum: leave it out"
             )
         self.state: State = learner.init()
         self.progress = _Progress()
@@ -190,7 +190,8 @@ class _Loop:
 
     def _validation_rows(self, data: Dataset) -> Rows | None:
         # Free parameters exist for the training rows only: nothing held out can be scored by them.
-        return None if isinstance(self.learner.posterior, PerDatum) else data.validation
+        scored = len(data.validation) > 0 and not isinstance(self.learner.posterior, PerDatum)
+        return data.validation if scored else None
 
     # -- the loop ---------------------------------------------------------------------------------
 
@@ -399,6 +400,11 @@ class _Loop:
         if self.stop_signal is not None:  # asked twice: do not wait for the step
             os._exit(128 + number)
         self.stop_signal = number
+
+
+def usual_epochs(rows: int, batch_size: int) -> int:
+    """Passes over the data that suit most models: about 4000 steps, of 100 to 400 epochs."""
+    return min(400, max(100, math.ceil(4000 / math.ceil(rows / batch_size))))
 
 
 def operations_per_step(learner: AEVB, rows: int, plan: Plan) -> float:

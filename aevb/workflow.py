@@ -5,11 +5,9 @@ The faces of the project (the command line, the page) parse and print; the work 
 
 import logging
 import math
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,13 @@ import torch
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from aevb import __version__, codes, plots
+from aevb import codes, plots
 from aevb.data import Dataset, Rows, open_source, split
 from aevb.data.dataset import Binarization
 from aevb.data.named import NAMES, summary
 from aevb.distributions import Standardized
 from aevb.errors import TrainingError, UsageError
-from aevb.evaluation import diagnose, evidence, treatment
+from aevb.evaluation import diagnose, evidence
 from aevb.following import Snapshots, TensorBoard
 from aevb.model import Model
 from aevb.posterior import PerDatum, Posterior
@@ -34,10 +32,11 @@ from aevb.storage import (
     build,
     check_domain,
     check_settings,
+    facts_of,
     learner,
     pick_schedule,
 )
-from aevb.training import Callback, Plan, train, worth_compiling, worth_threads
+from aevb.training import Callback, Plan, train, usual_epochs, worth_compiling, worth_threads
 
 Array = NDArray[np.float64]
 logger = logging.getLogger("aevb")
@@ -92,11 +91,11 @@ def _lasting(data: str) -> str:
 
 
 def resolve(settings: Settings) -> tuple[Settings, Dataset]:
-    """Open the data, and settle what was left to them: binarization and likelihood.
+    """Open the data, and settle what was left to them: binarization, likelihood and epochs.
 
     A Bernoulli gets binarized data; grey levels that stay grey get a continuous Bernoulli.
     """
-    source = open_source(settings.data)
+    source = settings.open_data()
     binarize, likelihood = settings.binarize, settings.likelihood
     if binarize is None:
         binarize = source.binarize if likelihood in ("auto", "bernoulli") else "none"  # type: ignore[assignment]
@@ -107,12 +106,15 @@ def resolve(settings: Settings) -> tuple[Settings, Dataset]:
             likelihood = "continuous-bernoulli"
         else:
             likelihood = source.likelihood
-    settled = settings.model_copy(update={"binarize": binarize, "likelihood": likelihood})
-    return settled, split(source, Binarization(binarize), limit=settings.data_limit)
+    data = split(source, Binarization(binarize), limit=settings.data_limit)
+    epochs = settings.epochs or usual_epochs(len(data.train), settings.batch_size)
+    settled = {"binarize": binarize, "likelihood": likelihood, "epochs": epochs}
+    return settings.model_copy(update=settled), data
 
 
 def plan_of(settings: Settings) -> Plan:
     """The part of the settings that the training loop obeys."""
+    assert settings.epochs is not None
     return Plan(
         epochs=settings.epochs,
         batch_size=settings.batch_size,
@@ -158,7 +160,7 @@ def fit(
             f"{data.name}: {len(data.train)} training rows of shape {data.shape}, likelihood "
             f"{settings.likelihood} ({data.source.reason}), binarize {settings.binarize}"
         )
-        folder.write_config(model, posterior, _facts(settings, data))
+        folder.write_config(model, posterior, facts_of(settings, data))
     try:
         with ExitStack() as stack:
             followers = [*callbacks, _snapshots(folder, settings, data, model, posterior)]
@@ -172,7 +174,7 @@ def fit(
         raise
     if settings.step == "compiled" and not algorithm.compiled:  # no compiler was found
         settings = settings.model_copy(update={"step": "eager"})
-        folder.write_config(model, posterior, _facts(settings, data))
+        folder.write_config(model, posterior, facts_of(settings, data))
     report = _report(folder, settings, history)
     folder.write_card(card(folder, report, None))
     return report
@@ -194,37 +196,6 @@ def _tensorboard(folder: RunFolder, settings: Settings, rate: float) -> TensorBo
         learning_rate=rate,
         about="\n".join(["| setting | value |", "|---|---|", *table]),
     )
-
-
-def _facts(settings: Settings, data: Dataset) -> dict[str, Any]:
-    """What `config.json` says beside the model: settings, data, and what was used."""
-    return {"settings": settings.model_dump(), "data": _of_data(data), "used": _used(settings)}
-
-
-def _of_data(data: Dataset) -> dict[str, Any]:
-    return {
-        "name": data.name,
-        "fingerprint": data.source.fingerprint,
-        "shape": list(data.shape),
-        "rows": {
-            "train": len(data.train),
-            "validation": len(data.validation),
-            "test": len(data.test),
-        },
-        "split": "official" if data.source.splits else f"random, seed {data.train.seed}",
-        "binarize": treatment(data.train),
-        "likelihood_reason": data.source.reason,
-    }
-
-
-def _used(settings: Settings) -> dict[str, Any]:
-    return {
-        "aevb": __version__,
-        "torch": version("torch"),
-        "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
-        "precision": settings.precision,
-    }
 
 
 def _report(folder: RunFolder, settings: Settings, history: list[dict[str, Any]]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ ORDER = [
     {"training"},
     {"following"},
     {"plots"},
+    {"estimator"},
     {"workflow"},
     {"progress"},
     {"cli"},

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from aevb.data.dataset import Binarization, Dataset, Rows, split
+from aevb.data.dataset import Binarization, Dataset, Rows, all_rows, split
 from aevb.data.schema import conform
 from aevb.data.source import Column, Source
 from aevb.errors import DataError
@@ -15,6 +15,7 @@ __all__ = [
     "Dataset",
     "Rows",
     "Source",
+    "all_rows",
     "conform",
     "load",
     "open_source",

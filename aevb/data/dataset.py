@@ -126,6 +126,12 @@ class Rows:
         return torch.from_numpy(draws)
 
 
+def all_rows(source: Source, binarize: Binarization = Binarization.NONE, seed: int = 0) -> Rows:
+    """Every row of a source."""
+    index = np.arange(len(source.values))
+    return Rows(source.values, index, source.shape, source.scale, binarize, seed, source.labels)
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A source split into training, validation and test rows, with what is known of it."""
@@ -170,13 +176,10 @@ def split(
     Errors: DataError for fewer than 10 rows, or for grey levels outside [0, 1] to be binarized.
     """
     treatment = Binarization(source.binarize) if binarize is None else binarize
-    parts = _parts(source, seed)
-    rows = {
-        name: Rows(source.values, index, source.shape, source.scale, treatment, seed, source.labels)
-        for name, index in parts.items()
-    }
+    everything = all_rows(source, treatment, seed)
+    rows = {name: everything.pick(index) for name, index in _parts(source, seed).items()}
     if treatment is not Binarization.NONE:
-        _check_grey(replace(rows["train"], index=np.arange(len(source.values))))
+        _check_grey(everything)
     rows["train"] = rows["train"].limit(limit)
     if treatment in (Binarization.ONCE, Binarization.EPOCH) and not _is_mapped(source.values):
         fresh = treatment is Binarization.EPOCH

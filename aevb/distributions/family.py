@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 from torch.distributions.constraints import Constraint
 
+from aevb.data.suggestion import suggest
 from aevb.errors import DataError, UsageError
 
 
@@ -82,10 +83,11 @@ class Family(nn.Module, ABC):
         column = int((~flat[row]).int().argmax())
         value = float(x.reshape(len(x), -1)[row, column])
         family = self.family_of(column)
+        fits, reason = suggest(x.detach().cpu().numpy(), 1.0)
         raise DataError(
             f"{type(family).__name__} expects {family.domain}, found {value:g} in row "
             f"{row + first_row}, column {column + 1} ({int((~flat).sum())} of {flat.numel()} cells "
-            "do not fit): choose a likelihood for such data, or binarize them"
+            f"do not fit): choose the likelihood {fits}, since {reason}"
         )
 
 

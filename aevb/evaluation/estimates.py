@@ -81,13 +81,16 @@ def evidence(
     *,
     seed: int = 0,
     data: str = "data",
+    keys: NDArray[np.uint64] | None = None,
     progress: Progress | None = None,
 ) -> Evidence:
     """Estimate log p(x) of every row by importance sampling, and its evidence lower bound.
 
         log p^(x) = logsumexp_k log w_k - log K;   its Monte-Carlo variance is 1/ESS - 1/K
 
-    Shapes: N rows, K samples each, exactly. Units: nats per datum.
+    Shapes: N rows, K samples each, exactly. `keys` (N,) name the noise of each row, in place of its
+    position: with keys made of their content, the same rows get the same numbers in any company.
+    Units: nats per datum.
     Errors: UsageError for K < 1; DataError for rows outside the likelihood's domain.
     Source: Burda et al. (2015), section 3; the variance is the delta method's, with
     ESS = (sum w)^2 / sum w^2. The bound uses KL(q || p) in closed form where there is one.
@@ -107,7 +110,9 @@ def evidence(
     parts: list[tuple[Tensor, ...]] = []
     with evaluating(model, posterior):
         for positions, x in rows.chunks(chunk):
-            sums = _stream(model, posterior, Batch(x, torch.from_numpy(positions)), samples, seed)
+            named = positions if keys is None else keys[positions]
+            batch = Batch(x, torch.from_numpy(positions))
+            sums = _stream(model, posterior, batch, named, samples, seed)
             parts.append(_reduce(sums, samples))
             if progress is not None:
                 progress(int(positions[-1]) + 1, len(rows))
@@ -155,12 +160,17 @@ def bound_parts(
     return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
 
 
-def _stream(model: Model, posterior: Posterior, batch: Batch, samples: int, seed: int) -> _Sums:
+def _stream(
+    model: Model,
+    posterior: Posterior,
+    batch: Batch,
+    keys: NDArray[np.int64] | NDArray[np.uint64],
+    samples: int,
+    seed: int,
+) -> _Sums:
     """Draw the samples of one chunk block by block and add up their log-weights."""
-    rows = batch.rows
-    assert rows is not None
     dtype = next(model.parameters()).dtype
-    batch = Batch(batch.x.to(dtype), rows)
+    batch = Batch(batch.x.to(dtype), batch.rows)
     q = posterior(batch)
     sums = _Sums.empty(len(batch.x))
     for block, start in enumerate(range(0, samples, NOISE_BLOCK)):
@@ -168,7 +178,7 @@ def _stream(model: Model, posterior: Posterior, batch: Batch, samples: int, seed
         noise = torch.stack(
             [
                 route(q).noise(generator(seed, Stream.EVALUATION, int(n), block), shape, dtype)
-                for n in rows
+                for n in keys
             ],
             dim=1,
         )

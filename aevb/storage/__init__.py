@@ -1,5 +1,6 @@
 """Run folders, model files and settings: here, and in the command line, names are strings."""
 
+from aevb.storage.facts import facts_of
 from aevb.storage.run import RunFolder
 from aevb.storage.settings import (
     Settings,
@@ -17,6 +18,7 @@ __all__ = [
     "build",
     "check_domain",
     "check_settings",
+    "facts_of",
     "learner",
     "load",
     "pick_schedule",

@@ -60,8 +60,13 @@ def keep(folder: Path, epochs: int) -> None:
     """Cut both files back to so many epochs."""
     kept = [record for record in read(folder) if record["epoch"] <= epochs]
     if kept or (folder / METRICS).exists():
-        replace_atomically(folder / METRICS, b"".join(map(_line, kept)))
-        replace_atomically(folder / TABLE, _rows(kept, header=True))
+        write(folder, kept)
+
+
+def write(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Put these records, and no others, into both files."""
+    replace_atomically(folder / METRICS, b"".join(map(_line, records)))
+    replace_atomically(folder / TABLE, _rows(records, header=True))
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

@@ -4,16 +4,16 @@ import fcntl
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from aevb.data import Binarization, Dataset, Rows, open_source
-from aevb.data import load as load_data
+from aevb.data import Binarization, Column, Dataset, Rows, all_rows, split
 from aevb.errors import DataError, ModelFileError, TrainingError
 from aevb.evaluation import refit
 from aevb.files import replace_atomically
@@ -21,6 +21,7 @@ from aevb.model import Model
 from aevb.posterior import PerDatum, Posterior
 from aevb.storage import checkpoints, metrics, snapshots, weights
 from aevb.storage.checkpoints import Checkpoint
+from aevb.storage.facts import columns_of
 from aevb.storage.files import read_json, to_json, writing
 from aevb.storage.settings import Settings, check_settings
 from aevb.storage.snapshots import Trail
@@ -37,6 +38,9 @@ OWN = (
     "tensorboard",
     weights.CONFIG,
 )
+
+IN_MEMORY = ("array", "frame")
+"""What the data of a run that was fitted in Python are called."""
 
 
 class RunFolder:
@@ -145,6 +149,11 @@ class RunFolder:
         """The metrics of each epoch that was written whole."""
         return metrics.read(self.path)
 
+    def replace_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Put these metrics in place of what is there."""
+        with writing(self.path):
+            metrics.write(self.path, records)
+
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         with writing(self.path):
             metrics.append(self.path, record)
@@ -188,40 +197,57 @@ class RunFolder:
             )
         return tuple(facts["shape"])
 
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns of the table that the model was fitted on, where it was one."""
+        return columns_of(self._data_facts, str(self.path / weights.CONFIG))
+
+    @property
+    def _data_facts(self) -> dict[str, Any]:
+        facts = self.config().get("data")
+        return facts if isinstance(facts, dict) else {}
+
     def dataset(self) -> Dataset:
         """The data of the run, split as then; DataError where their content has changed."""
-        settings, facts = self.settings(), self.config().get("data", {})
-        data = load_data(settings.data, settings.binarize, limit=settings.data_limit)
-        if data.source.fingerprint != facts.get("fingerprint"):
+        settings = self.settings()
+        if settings.data in IN_MEMORY:
+            raise DataError(
+                f"{self.path} was fitted in Python, on data that no file holds: name the DATA to "
+                "work on"
+            )
+        binarize = Binarization(settings.binarize or "none")
+        data = split(settings.open_data(), binarize, limit=settings.data_limit)
+        if data.source.fingerprint != self._data_facts.get("fingerprint"):
             raise DataError(
                 f"{settings.data} has changed since {self.path} was trained on it: test rows of "
                 "then may not be test rows now; put the former file back, or train anew"
             )
         return data
 
-    def rows(self, name_or_path: str | None) -> Rows:
+    def rows(self, name_or_path: str | None, *, allow_nan: bool = False) -> Rows:
         """Rows to work on, treated as the run's: a set's or file's, all of them, or the test rows.
 
-        Errors: DataError for rows of another width than the model's.
+        Errors: DataError for columns or a width that are not the model's.
         """
-        data = self.dataset() if name_or_path is None else None
-        if data is not None:
-            return data.test
-        source, settings = open_source(str(name_or_path)), self.settings()
-        rows = Rows(
-            source.values,
-            np.arange(len(source.values)),
-            source.shape,
-            source.scale,
-            Binarization(settings.binarize or "none"),
-            all_labels=source.labels,
-        )
-        width = math.prod(self.shape)
-        if rows.width != width:
+        if name_or_path is None:
+            return self.dataset().test
+        settings, facts = self.settings(), self._data_facts
+        holes = settings.model_copy(update={"allow_nan": settings.allow_nan or allow_nan})
+        source = holes.open_data(name_or_path, like=self.columns)
+        if math.prod(source.shape) != math.prod(self.shape):
             raise DataError(
-                f"{name_or_path} has rows of {rows.width} numbers, the model is of rows of {width}"
+                f"{name_or_path} has rows of {math.prod(source.shape)} numbers, the model is of "
+                f"rows of {math.prod(self.shape)}"
             )
-        return rows
+        if source.missing and not (allow_nan or facts.get("missing")):
+            raise DataError(
+                f"{name_or_path} has {source.missing} missing cells, and the model was fitted on "
+                "rows without any: fill them with aevb impute first"
+            )
+        # Bytes are read as they were in training: a few dark images do not show what they are.
+        was = facts.get("scale", 1.0)
+        scale = was if source.values.dtype == np.uint8 and was != 1.0 else source.scale
+        return replace(all_rows(source, Binarization(settings.binarize or "none")), scale=scale)
 
     def load_for(self, rows: Rows) -> tuple[Model, Posterior]:
         """The model and a posterior for these rows: the encoder, or new free parameters, fitted."""

@@ -13,7 +13,7 @@ from torch import nn
 
 from aevb.algorithms import AEVB
 from aevb.conditional import Conditional, Unconditional, standard_normal
-from aevb.data import Binarization, Dataset
+from aevb.data import Binarization, Column, Dataset, Source, open_source
 from aevb.distributions import (
     LIKELIHOOD_MIN_VARIANCE,
     Bernoulli,
@@ -91,12 +91,21 @@ class Settings(BaseModel):
     lr_schedule: str = "cosine"
     clip: float | None = Field(None, gt=0, allow_inf_nan=False)
     batch_size: int = Field(100, ge=1)
-    epochs: int = Field(100, ge=1)
+    epochs: int | None = Field(None, ge=1)
     patience: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0, lt=2**64)
     precision: Literal["float32", "float64"] = "float32"
     threads: int | None = Field(None, ge=1, le=1024)
     step: Literal["compiled", "eager", "auto"] = "auto"
+
+    def open_data(self, data: Any = None, like: tuple[Column, ...] | None = None) -> Source:
+        """The data of the settings, or others, read as the settings say."""
+        return open_source(
+            self.data if data is None else data,
+            allow_nan=self.allow_nan,
+            image_size=self.resize,
+            like=like,
+        )
 
     @model_validator(mode="before")
     @classmethod
@@ -106,8 +115,18 @@ class Settings(BaseModel):
         return values | {k: v for k, v in usual.items() if values.get(k) is None}
 
 
-def check_settings(values: dict[str, Any], where: str | None = None) -> Settings:
-    """Settings from names and values, or one sentence: UsageError, or ModelFileError for a file."""
+def as_option(name: str) -> str:
+    """A setting as the command line spells it."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check_settings(
+    values: dict[str, Any], where: str | None = None, spell: Callable[[str], str] = as_option
+) -> Settings:
+    """Settings from names and values, or one sentence: UsageError, or ModelFileError for a file.
+
+    `spell` turns the name of a setting into what the person has written.
+    """
     try:
         return Settings(**values)
     except ValidationError as error:
@@ -116,7 +135,7 @@ def check_settings(values: dict[str, Any], where: str | None = None) -> Settings
         said = f"{first['msg'][0].lower()}{first['msg'][1:]}, found {first.get('input')!r}"
         if where is not None:
             raise ModelFileError(f"{where}: {name}: {said}") from error
-        raise UsageError(f"--{name.replace('_', '-')}: {said}") from error
+        raise UsageError(f"{spell(name)}: {said}") from error
 
 
 def pick(table: dict[str, Any], name: str, option: str) -> Any:

@@ -1,0 +1,458 @@
+"""`VAE`: a variational auto-encoder that behaves like any transformer of scikit-learn."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+
+from aevb import codes, imputation
+from aevb.algorithms import AEVB, State
+from aevb.data import Binarization, Dataset, Rows, Source, all_rows, read_values
+from aevb.data.fingerprints import keys_of_rows
+from aevb.data.frames import is_frame
+from aevb.distributions import route
+from aevb.errors import DataError, UsageError
+from aevb.estimator.display import html_of
+from aevb.evaluation import evidence, refit
+from aevb.posterior import PerDatum, Posterior
+from aevb.randomness import Stream, generator
+from aevb.storage import (
+    RunFolder,
+    build,
+    check_domain,
+    check_settings,
+    facts_of,
+    learner,
+)
+from aevb.training import Plan, train, usual_epochs, worth_compiling
+
+Array = NDArray[np.float64]
+Randomness = int | np.random.RandomState | None
+SETTINGS = {
+    "latent_dim": "latent_dim",
+    "hidden": "hidden",
+    "activation": "activation",
+    "posterior": "posterior",
+    "prior": "prior",
+    "objective": "objective",
+    "samples": "samples",
+    "beta": "beta",
+    "algorithm": "algorithm",
+    "lr": "learning_rate",
+    "epochs": "epochs",
+    "batch_size": "batch_size",
+    "patience": "patience",
+    "allow_nan": "allow_nan",
+}
+"""The settings of a run and the parameters of the estimator that say the same."""
+
+
+class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """A variational auto-encoder: a deep latent-variable model, fitted by Auto-Encoding VB.
+
+        maximize  sum_n E_q[log p(x_n given z)] - KL(q(z given x_n) || p(z))
+
+    Parameters: `latent_dim` D; `hidden` widths of the encoder (the decoder has them backwards) with
+    their `activation`; `likelihood` ("auto" looks at the data: bernoulli, continuous-bernoulli,
+    gaussian, negative-binomial, categorical or, column by column, mixed; poisson and full-gaussian
+    are there too); `posterior` mean-field, full-covariance or per-datum; `prior`; `objective`
+    elbo-a, elbo-b or iwae over `samples` draws; `beta` on the divergence; `algorithm`;
+    `learning_rate` of Adam (None: its usual one); `epochs` (None: 100 to 400 by the number of rows)
+    of minibatches of `batch_size`; `patience` epochs without a better bound on `X_val` end the fit;
+    `allow_nan` takes NaN for a cell that was not observed, which is then integrated out;
+    `random_state` (None is 0: the same fit at every call; a RandomState gives a new one each time).
+    Attributes: `model_` and `posterior_` (modules of torch in double precision), `history_` (a
+    record for each epoch), `likelihood_` and `reason_`, `columns_`, `settings_`, `n_features_in_`,
+    `feature_names_in_`.
+    Shapes: X (N, X), an array or a DataFrame, which may have columns of text; codes (N, D).
+    Units: nats per row, larger is better; data in the units of X, densities in those of `model_`.
+    Errors: ValueError, one sentence, with row and column (1-based) where a cell is at fault.
+    Source: Kingma & Welling (2013), "Auto-Encoding Variational Bayes".
+    Example:
+        >>> from sklearn.datasets import load_digits
+        >>> X = load_digits().data / 16
+        >>> vae = VAE(latent_dim=2, hidden=(32,), epochs=5).fit(X)
+        >>> vae.transform(X).shape, vae.sample(3).shape, vae.score_samples(X).shape
+        ((1797, 2), (3, 64), (1797,))
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 2,
+        *,
+        hidden: Sequence[int] = (500,),
+        activation: str = "relu",
+        likelihood: str = "auto",
+        posterior: str = "mean-field",
+        prior: str = "standard-normal",
+        objective: str = "elbo-b",
+        samples: int = 1,
+        beta: float = 1.0,
+        algorithm: str = "aevb",
+        learning_rate: float | None = None,
+        epochs: int | None = None,
+        batch_size: int = 100,
+        patience: int | None = None,
+        allow_nan: bool = False,
+        random_state: Randomness = None,
+    ) -> None:
+        self.latent_dim = latent_dim
+        self.hidden = hidden
+        self.activation = activation
+        self.likelihood = likelihood
+        self.posterior = posterior
+        self.prior = prior
+        self.objective = objective
+        self.samples = samples
+        self.beta = beta
+        self.algorithm = algorithm
+        self.learning_rate = learning_rate
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.patience = patience
+        self.allow_nan = allow_nan
+        self.random_state = random_state
+
+    history_: list[dict[str, Any]]
+    _memory: tuple[int, dict[str, tuple[torch.Tensor, ...]]] | None
+
+    # -- learning ---------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any = None, *, X_val: Any = None) -> Self:
+        """Fit model and posterior to X; with `X_val`, keep the epoch with its best bound."""
+        data = self._begin(X, X_val, "float32")
+        settings = self.settings_
+        plan = Plan(
+            epochs=settings.epochs or 1,
+            batch_size=settings.batch_size,
+            samples=settings.samples,
+            beta=settings.beta,
+            patience=settings.patience,
+            seed=settings.seed,
+        )
+        algorithm = learner(settings, self.model_, self.posterior_, len(data.train))
+        algorithm.compiled = worth_compiling(algorithm, len(data.train), plan)
+        self.history_ = train(algorithm, data, plan)
+        # In single precision a row's code would depend, by 1e-7, on the rows beside it.
+        self.model_.double()
+        self.posterior_.double()
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
+        """One pass over X in minibatches, from where the last one ended: learning online.
+
+        The first call settles what depends on data: columns, likelihood, units, starting values.
+        """
+        rows = self._rows(X) if hasattr(self, "model_") else self._begin(X, None, "float64").train
+        if isinstance(self.posterior_, PerDatum):
+            raise UsageError("partial_fit needs an encoder: choose the posterior mean-field")
+        settings, algorithm, state = self.settings_, *self._go_on(len(rows))
+        q = self.posterior_(rows.take(np.arange(1)).double())
+        order = generator(settings.seed, Stream.ORDER, len(self.history_)).permutation(len(rows))
+        for start in range(0, len(rows), settings.batch_size):
+            positions = order[start : start + settings.batch_size]
+            shape = (settings.samples, len(positions), *q.event_shape)
+            source = generator(settings.seed, Stream.NOISE, state.t)
+            noise = route(q).noise(source, shape, torch.float64)
+            algorithm.step(state, rows.take(positions), noise, temper=settings.beta)
+        self._memory = (state.t, state.memory)
+        record = {"epoch": len(self.history_) + 1, "train": state.averages(), "validation": None}
+        self.history_ = [*self.history_, record]
+        return self
+
+    def _begin(self, X: Any, X_val: Any, precision: str) -> Dataset:
+        """Read X, settle what depends on it, build model and posterior."""
+        source = self._source(X, reset=True)
+        likelihood = source.likelihood if self.likelihood == "auto" else self.likelihood
+        seed = _seed_of(self.random_state)
+        given = {name: _plain(getattr(self, parameter)) for name, parameter in SETTINGS.items()}
+        given |= {"data": source.name, "likelihood": likelihood, "seed": seed, "binarize": "none"}
+        given["epochs"] = given["epochs"] or usual_epochs(len(source.values), _size(given))
+        self.settings_ = check_settings(given | {"precision": precision}, spell=_as_parameter)
+        rows = all_rows(source, Binarization.NONE, seed)
+        nothing = rows.pick(np.arange(0))
+        self.likelihood_, self.reason_, self.columns_ = likelihood, source.reason, source.columns
+        self._facts = facts_of(self.settings_, Dataset(source, rows, nothing, nothing))
+        data = Dataset(source, rows, nothing if X_val is None else self._rows(X_val), nothing)
+        self.model_, self.posterior_ = build(self.settings_, data)
+        check_domain(self.model_, data)
+        self.history_, self._memory = [], None
+        return data
+
+    def _go_on(self, rows: int) -> tuple[AEVB, State]:
+        """The learner as the last pass left it; a pickle keeps its memory, not its functions."""
+        algorithm = learner(self.settings_, self.model_, self.posterior_, rows)
+        state = algorithm.init()
+        if self._memory is not None:
+            state.t, state.memory = self._memory
+        return algorithm, state
+
+    # -- data -------------------------------------------------------------------------------------
+
+    def _source(self, X: Any, *, reset: bool, allow_nan: bool = False) -> Source:
+        """X as a source, with the checks of scikit-learn and ours."""
+        holes = self.allow_nan or allow_nan
+        like = None if reset else self.columns_
+        if is_frame(X):
+            source = read_values(X, allow_nan=holes, like=like, where="X")
+            validate_data(self, X, reset=reset, skip_check_array=True)
+        else:
+            # NaN and infinity are left to the reader, which says in which row and column.
+            X = validate_data(self, X, reset=reset, ensure_all_finite=False, ensure_min_samples=1)
+            source = read_values(X, allow_nan=holes, like=like, where="X")
+        if source.missing and not holes:
+            raise DataError(
+                f"X: {source.missing} cells are missing (NaN); say allow_nan=True if they were not "
+                "observed, or fill them first"
+            )
+        if source.missing and not (reset or allow_nan or self._facts["data"]["missing"]):
+            raise DataError(
+                f"X: {source.missing} cells are missing (NaN), and the model was fitted on rows "
+                "without any: fill them by impute first"
+            )
+        return source
+
+    def _rows(self, X: Any, *, allow_nan: bool = False) -> Rows:
+        """Rows of X for the fitted model."""
+        check_is_fitted(self)
+        source = self._source(X, reset=False, allow_nan=allow_nan)
+        return all_rows(source, Binarization.NONE, self.settings_.seed)
+
+    def _posterior_of(self, rows: Rows) -> Posterior:
+        """The encoder, or free parameters for these rows, fitted to them."""
+        if isinstance(self.posterior_, PerDatum):
+            return refit(self.model_, self.settings_.latent_dim, rows)
+        return self.posterior_
+
+    def _in_units_of_x(self, values: Array) -> Array:
+        scale: float = self._facts["data"]["scale"]
+        return values if scale == 1.0 else values / scale
+
+    def _codes(self, Z: Any) -> Array:
+        check_is_fitted(self)
+        Z = check_array(Z, dtype=np.float64, input_name="Z")
+        if Z.shape[1] != self._n_features_out:
+            raise UsageError(
+                f"Z must have {self._n_features_out} columns, one for each latent dimension, found "
+                f"{Z.shape[1]}"
+            )
+        checked: Array = Z
+        return checked
+
+    @property
+    def _n_features_out(self) -> int:
+        return int(self.settings_.latent_dim)
+
+    # -- codes ------------------------------------------------------------------------------------
+
+    def transform(self, X: Any) -> Array:
+        """The posterior mean E_q[z given x] of each row, (N, D)."""
+        rows = self._rows(X)
+        return codes.encode(self.model_, self._posterior_of(rows), rows)
+
+    def encode(self, X: Any, *, samples: int, random_state: Randomness = None) -> Array:
+        """Draws of z from q(z given x), (samples, N, D)."""
+        rows = self._rows(X)
+        seed = self._seed(random_state)
+        return codes.encode_samples(
+            self.model_, self._posterior_of(rows), rows, samples=samples, seed=seed
+        )
+
+    def inverse_transform(self, Z: Any) -> Array:
+        """The mean of p(x given z) for codes (N, D), (N, X)."""
+        Z = self._codes(Z)
+        return self._in_units_of_x(codes.decode(self.model_, Z))
+
+    def reconstruct(self, X: Any) -> Array:
+        """The mean of p(x given z) at the posterior mean of each row, (N, X)."""
+        return self.inverse_transform(self.transform(X))
+
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        mean: bool = False,
+        return_latent: bool = False,
+        random_state: Randomness = None,
+    ) -> Array | tuple[Array, Array]:
+        """Rows x from p(x given z), or its means, with z from the prior; (X) or (X, Z)."""
+        check_is_fitted(self)
+        seed = self._seed(random_state)
+        z = codes.sample_latent(self.model_, n_samples, seed=seed)
+        decoded = (
+            codes.decode(self.model_, z) if mean else codes.draw_data(self.model_, z, seed=seed)
+        )
+        x = self._in_units_of_x(decoded)
+        return (x, z) if return_latent else x
+
+    def interpolate(
+        self, start: Any, stop: Any, steps: int = 10, *, spherical: bool = False
+    ) -> Array:
+        """The mean of p(x given z) along the way from the code of one row to another's."""
+        first, last = (self.transform(np.reshape(row, (1, -1)))[0] for row in (start, stop))
+        return self.inverse_transform(codes.interpolate(first, last, steps, spherical=spherical))
+
+    def traverse(self, dimension: int, values: Any = None, *, start: Any = None) -> Array:
+        """The mean of p(x given z) along one latent dimension (0-based), the others held.
+
+        `values` (V,) are -3 to 3 in 13 steps when left out; the others stay at 0, or at the code of
+        the row `start`.
+        """
+        check_is_fitted(self)
+        code = None if start is None else self.transform(np.reshape(start, (1, -1)))[0]
+        size = self._n_features_out
+        return self.inverse_transform(codes.traverse(size, dimension, values, start=code))
+
+    # -- scores -----------------------------------------------------------------------------------
+
+    def score_samples(
+        self, X: Any, *, samples: int = 100, random_state: Randomness = None
+    ) -> Array:
+        """log p(x) of each row in nats, a lower bound by importance sampling, (N,)."""
+        rows = self._rows(X)
+        result = evidence(
+            self.model_,
+            self._posterior_of(rows),
+            rows,
+            samples,
+            seed=self._seed(random_state),
+            keys=keys_of_rows(rows.all().numpy()),
+        )
+        return result.importance.values
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """The mean of log p(x) over the rows, in nats."""
+        return float(self.score_samples(X).mean())
+
+    # -- inference of data ------------------------------------------------------------------------
+
+    def impute(
+        self,
+        X: Any,
+        *,
+        method: Literal["importance", "gibbs"] = "importance",
+        samples: int = 100,
+        random_state: Randomness = None,
+    ) -> Array:
+        """X with its NaN cells filled by their posterior mean given the observed ones, (N, X)."""
+        rows = self._rows(X, allow_nan=True)
+        filled = imputation.impute(
+            self.model_,
+            self._posterior_of(rows),
+            rows,
+            method=method,
+            samples=samples,
+            seed=self._seed(random_state),
+        )
+        return self._in_units_of_x(filled)
+
+    def denoise(self, X: Any, *, samples: int = 100, random_state: Randomness = None) -> Array:
+        """What the model takes for the truth behind noisy rows, (N, X)."""
+        rows = self._rows(X, allow_nan=True)
+        seed = self._seed(random_state)
+        posterior = self._posterior_of(rows)
+        clean = imputation.denoise(self.model_, posterior, rows, samples=samples, seed=seed)
+        return self._in_units_of_x(clean)
+
+    # -- files ------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> None:
+        """Write a run folder, which `load` and the command line read; data, never code."""
+        check_is_fitted(self)
+        run = RunFolder(folder)
+        with run.locked():
+            run.write_config(self.model_, self.posterior_, self._facts | self._own_facts())
+            run.save_weights(self.model_, self.posterior_)
+            run.replace_metrics(self.history_)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """The estimator of a run folder: one that `save` wrote, or one of `aevb train`."""
+        run = RunFolder(folder).require()
+        settings = run.settings()
+        estimator = cls(
+            **{parameter: getattr(settings, name) for name, parameter in SETTINGS.items()},
+            likelihood=settings.likelihood,
+            random_state=settings.seed,
+        )
+        estimator._restore(run)
+        return estimator
+
+    def _own_facts(self) -> dict[str, Any]:
+        """What a file says of the estimator beside settings and data."""
+        return {}
+
+    def _restore(self, run: RunFolder) -> None:
+        config = run.config()
+        self.settings_, self.columns_ = run.settings(), run.columns
+        model, posterior = run.load()
+        self.model_, self.posterior_ = model.double(), posterior.double()
+        self.history_, self._memory = run.history(), None
+        self.likelihood_ = self.settings_.likelihood
+        self.reason_ = str(config["data"].get("likelihood_reason", ""))
+        self._facts = {name: config[name] for name in ("settings", "data", "used")}
+        self.n_features_in_ = int(np.prod(run.shape))
+        names = [column.name for column in self.columns_]
+        if any(names):
+            self.feature_names_in_ = np.asarray(names, dtype=object)
+
+    # -- plumbing ---------------------------------------------------------------------------------
+
+    def _seed(self, random_state: Randomness) -> int:
+        """The seed of a call: that of the fit, unless the call brings another."""
+        return self.settings_.seed if random_state is None else _seed_of(random_state)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = bool(self.allow_nan)
+        return tags
+
+    def _repr_html_(self) -> str:
+        """A static page: parameters, data, the learning curve, warnings; no script."""
+        return html_of(self)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        return {"text/plain": repr(self), "text/html": self._repr_html_()}
+
+
+def _seed_of(random_state: Randomness) -> int:
+    """None is 0; a whole number is itself; a RandomState gives its next one."""
+    if random_state is None:
+        return 0
+    if isinstance(random_state, np.random.RandomState):
+        return int(check_random_state(random_state).randint(2**31 - 1))
+    try:
+        seed = int(random_state)
+    except (TypeError, ValueError):
+        seed = -1
+    if not 0 <= seed < 2**64:
+        raise UsageError(
+            f"random_state must be None, a whole number from 0 or a RandomState, found "
+            f"{random_state!r}"
+        )
+    return seed
+
+
+def _plain(value: Any) -> Any:
+    """A parameter as Python has it: a grid search may bring numbers of numpy."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list | tuple | np.ndarray):
+        return tuple(_plain(item) for item in value)
+    return value
+
+
+def _size(given: dict[str, Any]) -> int:
+    """The batch size, or 1 where it is none, which the check of the settings will say."""
+    size = given["batch_size"]
+    return size if isinstance(size, int) and size > 0 else 1
+
+
+def _as_parameter(name: str) -> str:
+    return SETTINGS.get(name, name)
