@@ -12,10 +12,17 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-ENTRY = re.compile(r"(?:^|(?<=[.;] ))(Formula|Shapes|Units|Errors|Source|Example): ?")
+ENTRY = re.compile(
+    r"(?:^|(?<=[.;] ))(Formula|Parameters|Attributes|Shapes|Units|Errors|Source|Example): ?"
+)
 CODE = re.compile(r"`([^`]+)`")
 SIGNATURES = (
-    (re.compile(r"~?collections\.abc\."), ""),
+    (re.compile(r"~(?:\w+\.)+"), ""),
+    (re.compile(r"ndarray\[tuple\[Any, \.\.\.\], dtype\[(\w+)\]\]"), r"NDArray[\1]"),
+    (
+        re.compile(r"_Buffer \| _SupportsArray.*?_NestedSequence\[complex \| bytes \| str\]"),
+        "ArrayLike",
+    ),
     (re.compile(r"Objective\(name='(\w+)', reduce=[^)]*\)"), r"\1"),
     (re.compile(r"<function (\w+)[^>]*>"), r"\1"),
     (re.compile(r"<factory>"), "..."),
@@ -91,6 +98,7 @@ def shorten(
 ) -> tuple[str | None, str | None]:
     for pattern, better in SIGNATURES:
         signature = pattern.sub(better, signature) if signature else signature
+        returns = pattern.sub(better, returns) if returns else returns
     return signature, returns
 
 
