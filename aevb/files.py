@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Write and flush to the disk; the caller renames."""
+def write_durably(path: Path, *parts: bytes | memoryview) -> None:
+    """Write the parts one after the other and flush them to the disk; the caller renames."""
     with path.open("wb") as file:
-        file.write(content)
+        file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())
 
@@ -21,11 +21,11 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def replace_atomically(path: Path, content: bytes) -> None:
+def replace_atomically(path: Path, *parts: bytes | memoryview) -> None:
     """Put content at path in one step: readers see the old file or the new one, whole."""
     beside = path.with_name(f".{path.name}.tmp")
     try:
-        write_durably(beside, content)
+        write_durably(beside, *parts)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

@@ -254,6 +254,7 @@ def score(
         text = card(folder, _report(folder, folder.settings(), history), report)
         with suppress(TrainingError):  # a run that may be read but not written is evaluated too
             folder.write_card(text)
+            folder.write_evaluation(report)
     return report, chosen.values
 
 

@@ -152,6 +152,20 @@ def test_continuous_bernoulli_normalizer_is_exact(logit):
     assert abs(float(single) - float(expected)) < 1e-6 * max(1, abs(float(expected)))
 
 
+@pytest.mark.parametrize("logit", [0.0, 1e-9, 1e-3, 8e-3, 0.499, 0.501, 1.0, -5.0, 30.0, -90.0])
+def test_continuous_bernoulli_mean_is_exact(logit):
+    # Torch's own, near probability 1/2, is the difference of two large numbers.
+    import mpmath
+
+    mpmath.mp.dps = 50
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-6)):
+        raw = torch.tensor([[logit]], dtype=dtype)
+        eta = mpmath.mpf(float(raw))
+        expected = 0.5 if eta == 0 else 1 / (1 - mpmath.exp(-eta)) - 1 / eta
+        found = float(ContinuousBernoulli()(raw, 1).mean)
+        assert abs(found - float(expected)) < tolerance
+
+
 def test_continuous_bernoulli_gradients():
     eta = torch.tensor(
         [-20.0, -0.1, -1e-3, 0.0, 1e-3, 0.0999, 0.1001, 50.0],

@@ -49,6 +49,30 @@ PICTURES: dict[str, Callable[[Axes | None], Axes]] = {
     "manifold": lambda ax: plots.manifold(flat, (5, 4), ax, side=3),
     "manifold color": lambda ax: plots.manifold(lambda z: np.ones((9, 12)), (3, 2, 2), ax, side=3),
     "manifold of rows": lambda ax: plots.manifold(flat, (20,), ax, side=3),
+    "manifold of a table": lambda ax: plots.manifold(flat, (20,), ax, side=3, names=[""] * 20),
+    "prior_predictive": lambda ax: plots.prior_predictive(flat, (5, 4), ax, side=3),
+    "prior_predictive of rows": lambda ax: plots.prior_predictive(flat, (20,), ax, side=1),
+    "pair_plot 1": lambda ax: plots.pair_plot(ROWS[:, :1], ROWS[:, :1], ax),
+    "pair_plot 2": lambda ax: plots.pair_plot(ROWS[:, :2], ROWS[:, :2], ax),
+    "pair_plot 6": lambda ax: plots.pair_plot(ROWS, None, ax),
+    "interpolation": lambda ax: plots.interpolation(GREY[None], (1, 5, 4), ax),
+    "interpolation of rows": lambda ax: plots.interpolation(ROWS[None], (6,), ax),
+    "traversals": lambda ax: plots.traversals(COLOR[None], [2], range(7), (3, 5, 4), ax),
+    "traversals of a table": lambda ax: plots.traversals(
+        ROWS[None], [2], range(7), (6,), ax, names=list("abcdef")
+    ),
+    "samples_along_training": lambda ax: plots.samples_along_training(
+        GREY[None], [3], (1, 5, 4), ax
+    ),
+    "kl_by_dimension": lambda ax: plots.kl_by_dimension(ROWS[0] ** 2, ax, threshold=0.1),
+    "reconstruction_by_row": lambda ax: plots.reconstruction_by_row(ROWS[0], ax),
+    "score_histogram": lambda ax: plots.score_histogram({"a": ROWS[0], "b": ROWS[1]}, ax),
+    "impute_grid": lambda ax: plots.impute_grid(GREY > 0.5, GREY, GREY, ax),
+    "impute_grid color": lambda ax: plots.impute_grid(COLOR > 0.5, COLOR, COLOR, ax),
+    "impute_grid of rows": lambda ax: plots.impute_grid(ROWS > 0, ROWS, ROWS, ax),
+    "impute_grid of a table": lambda ax: plots.impute_grid(
+        ROWS > 0, ROWS, ROWS, ax, names=list("abcdef")
+    ),
     "latent_scatter": lambda ax: plots.latent_scatter(ROWS[:, :2], list("abcabca"), ax),
     "latent_scatter 1": lambda ax: plots.latent_scatter(ROWS[:, :1], [0, 1, 0, 1, 0, 1, 1], ax),
     "latent_scatter 6": lambda ax: plots.latent_scatter(ROWS, None, ax),
@@ -72,7 +96,7 @@ def pixels(ax: Axes) -> Any:
 def test_given_axes_come_back(draw: Callable[[Axes | None], Axes]) -> None:
     ax = Figure().add_subplot()
     assert draw(ax) is ax
-    assert ax.has_data()
+    assert ax.has_data() or any(panel.has_data() for panel in ax.child_axes)
 
 
 def test_nothing_global_is_touched(draw: Callable[[Axes | None], Axes]) -> None:
@@ -300,6 +324,46 @@ def test_manifold_names_the_latent_values_at_their_tiles() -> None:
     assert list(ax.get_yticks()) == [14, 8, 2]
 
 
+@pytest.mark.parametrize("draw_plane", [plots.manifold, plots.prior_predictive])
+def test_maps_of_columns_have_the_same_orientation(draw_plane: Callable[..., Axes]) -> None:
+    ax = draw_plane(lambda z: np.c_[z, z[:, 0] + 10], (3,), side=5, names=["one", "$a$", ""])
+    assert [panel.get_title() for panel in ax.child_axes] == ["one", r"\$a\$", "column 3"]
+    across, up, third = (pixels(panel) for panel in ax.child_axes)
+    assert (np.diff(across, axis=1) > 0).all()
+    assert (np.diff(across, axis=0) == 0).all()
+    assert (np.diff(up, axis=0) < 0).all()
+    np.testing.assert_allclose(third, across + 10)
+    names = [label.get_text() for label in ax.child_axes[0].get_yticklabels()]
+    assert list(ax.child_axes[0].get_yticks()) == [4, 2, 0]
+    assert [float(name.replace("\u2212", "-")) for name in names] == [
+        pytest.approx(value, abs=0.005) for value in up[[4, 2, 0], 0]
+    ]
+
+
+def test_maps_are_drawn_of_the_first_nine_columns() -> None:
+    ax = plots.manifold(flat, (20,), side=2, names=[f"c{k}" for k in range(20)])
+    assert [panel.get_title() for panel in ax.child_axes] == [f"c{k}" for k in range(9)]
+    assert ax.get_title() == "Learned manifold, the first 9 of 20 columns"
+
+
+def test_prior_predictive_steps_equally_through_a_plane() -> None:
+    seen = []
+
+    def decode(z: np.ndarray) -> np.ndarray:
+        seen.append(z)
+        return np.zeros((len(z), 6))
+
+    ax = plots.prior_predictive(decode, (2, 3), side=3, limit=2.0, latent_dim=4, dims=(3, 1))
+    line = [-2.0, 0.0, 2.0]
+    np.testing.assert_array_equal(seen[0], [[0, up, 0, a] for up in line[::-1] for a in line])
+    assert ax.get_title() == "Prior predictive, the other 2 dimensions at 0"
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("$z_{4}$", "$z_{2}$")
+    names = ["\u22122.00", "0.00", "2.00"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == names
+    plots.prior_predictive(decode, (2, 3), side=1)
+    np.testing.assert_array_equal(seen[1], [[0.0, 0.0]])
+
+
 def test_manifold_of_rows_has_the_same_orientation() -> None:
     ax = plots.manifold(lambda z: z, (2,), side=3)
     (lines,) = ax.collections
@@ -321,6 +385,13 @@ def test_manifold_of_rows_has_the_same_orientation() -> None:
         lambda: plots.manifold(flat, (), side=2),
         lambda: plots.manifold(flat, (0, 4), side=2),
         lambda: plots.manifold_grid(0),
+        lambda: plots.manifold(flat, (20,), side=2, names=["one"]),
+        lambda: plots.prior_predictive(flat, (5, 4), latent_dim=1),
+        lambda: plots.prior_predictive(flat, (5, 4), dims=(0, 0)),
+        lambda: plots.prior_predictive(flat, (5, 4), dims=(0, 2)),
+        lambda: plots.prior_predictive(flat, (5, 4), limit=0),
+        lambda: plots.prior_predictive(flat, (5, 4), limit=np.inf),
+        lambda: plots.prior_predictive(flat, (5, 4), side=0),
         lambda: plots.latent_scatter(np.zeros((0, 2))),
         lambda: plots.latent_scatter(np.zeros(4)),
         lambda: plots.latent_scatter([[np.nan, 0.0]]),

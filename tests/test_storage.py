@@ -1,16 +1,20 @@
 """Model files: what goes in comes out, and what is damaged or crafted never does."""
 
+import hashlib
 import json
 import math
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
 import safetensors.torch
 import torch
 from helpers import flip
@@ -35,6 +39,7 @@ from aevb.networks import ObservedInput, StandardizedInput
 from aevb.posterior import Amortized, Batch, PerDatum
 from aevb.storage.description import ACTIVATIONS, CLASSES, describe, restore
 from aevb.storage.files import read_json
+from aevb.storage.sealed import read_header, seal
 
 N, X, D = 6, 20, 3
 IMAGE = (1, 5, 4)
@@ -480,7 +485,13 @@ def weights_of(folder):
 def header_of(folder):
     content = (folder / "model.safetensors").read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
-    return json.loads(content[8 : 8 + length])
+    header = json.loads(content[8 : 8 + length])
+    header.pop("__metadata__")
+    return header
+
+
+def metadata_of(folder):
+    return read_header(folder / "model.safetensors", 100).facts
 
 
 def with_header(header, data=b""):
@@ -489,13 +500,17 @@ def with_header(header, data=b""):
 
 
 def rewrite(change):
-    """A weights file with its tensors changed."""
+    """A weights file with its tensors changed, and the checksum that fits them."""
 
     def content(folder):
         tensors = weights_of(folder)
-        return safetensors.torch.save(change(tensors) or tensors)
+        return sealed(change(tensors) or tensors, metadata_of(folder)["description"])
 
     return content
+
+
+def sealed(tensors, description):
+    return b"".join(seal(tensors, {"description": description}))
 
 
 def reshape(tensors):
@@ -618,18 +633,151 @@ def test_a_missing_folder_is_named(tmp_path):
 
 
 @given(st.data())
-def test_a_flipped_byte_of_a_model_is_refused_or_a_finite_model(data):
+def test_a_flipped_byte_of_a_model_is_refused_or_leaves_the_model_as_it_was(data):
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        aevb.save(folder, *small())
+        folder, before = Path(name), small()
+        aevb.save(folder, *before)
         file = folder / data.draw(st.sampled_from(["config.json", "model.safetensors"]))
         flip(file, data)
         try:
             modules = aevb.load(folder)
         except ModelFileError:
             return
-        for module in modules:
-            assert all(torch.isfinite(t).all() for t in module.state_dict().values())
+        assert file.name == "config.json"  # a blank for another blank between its words
+        for then, now in zip(before, modules, strict=True):
+            assert describe(then) == describe(now)
+            for name, tensor in then.state_dict().items():
+                assert torch.equal(tensor, now.state_dict()[name])
+
+
+# --- the checksum in the weights file ------------------------------------------------------------
+
+
+def test_the_checksum_is_that_of_the_file_with_zeros_in_its_place(saved):
+    content = (saved / "model.safetensors").read_bytes()
+    stated = metadata_of(saved)["sha256"].encode()
+    assert content.count(stated) == 1
+    assert hashlib.sha256(content.replace(stated, b"0" * 64)).hexdigest().encode() == stated
+
+
+def test_other_programs_read_the_file(tmp_path):
+    model, posterior = small()
+    aevb.save(tmp_path, model, posterior)
+    with safetensors.safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert file.metadata()["format"] == "pt"
+        names = set(file.keys())
+    tensors = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    assert names == tensors.keys()
+    for prefix, module in (("model", model), ("posterior", posterior)):
+        for name, tensor in module.state_dict().items():
+            assert torch.equal(tensors.pop(f"{prefix}.{name}"), tensor)
+    assert not tensors
+
+
+def test_the_data_begin_where_words_do(saved):
+    (length,) = struct.unpack("<Q", (saved / "model.safetensors").read_bytes()[:8])
+    assert length % 8 == 0
+
+
+def test_two_processes_write_the_same_bytes(saved, tmp_path):
+    code = (
+        "import sys, aevb; model, posterior = aevb.load(sys.argv[1]);"
+        "aevb.save(sys.argv[2], model, posterior)"
+    )
+    content = (saved / "model.safetensors").read_bytes()
+    for seed in ("1", "2"):
+        again = tmp_path / seed
+        subprocess.run(
+            [sys.executable, "-c", code, saved, again],
+            check=True,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+        )
+        assert (again / "model.safetensors").read_bytes() == content
+
+
+def test_a_flipped_bit_of_a_weight_is_noticed(saved):
+    content = bytearray((saved / "model.safetensors").read_bytes())
+    content[-2] ^= 1
+    (saved / "model.safetensors").write_bytes(content)
+    assert "do not match its checksum" in refusal(saved)
+
+
+def with_metadata(change):
+    """A weights file with its metadata changed, and the length of the header with them."""
+
+    def content(folder):
+        metadata = metadata_of(folder)
+        text = json.dumps({"__metadata__": change(metadata), **header_of(folder)})
+        whole = (folder / "model.safetensors").read_bytes()
+        return with_header(text.encode(), whole[8 + struct.unpack("<Q", whole[:8])[0] :])
+
+    return content
+
+
+SEALS = {
+    "no metadata": (lambda folder: safetensors.torch.save(weights_of(folder)), "no checksum"),
+    "no checksum": (with_metadata(lambda m: {"format": "pt"}), "no checksum"),
+    "an empty checksum": (with_metadata(lambda m: m | {"sha256": ""}), "no checksum"),
+    "half a checksum": (with_metadata(lambda m: m | {"sha256": m["sha256"][:32]}), "no checksum"),
+    "capitals": (with_metadata(lambda m: m | {"sha256": "A" * 64}), "no checksum"),
+    "no text": (with_metadata(lambda m: m | {"sha256": 5}), "header cannot be read"),
+    "no object": (with_metadata(lambda m: []), "header cannot be read"),
+    "zeros": (with_metadata(lambda m: m | {"sha256": "0" * 64}), "do not match"),
+    "stated twice": (with_metadata(lambda m: m | {"copy": m["sha256"]}), "one checksum once"),
+    "another format": (with_metadata(lambda m: m | {"format": "tf"}), "do not match"),
+}
+
+
+@pytest.mark.parametrize("name", SEALS)
+def test_a_checksum_that_is_not_one_is_refused(saved, name):
+    content, said = SEALS[name]
+    (saved / "model.safetensors").write_bytes(content(saved))
+    assert said in refusal(saved)
+
+
+def test_a_repeated_field_is_refused(saved):
+    content = (saved / "model.safetensors").read_bytes()
+    field = b'"format":"pt",'
+    more = content[8:].replace(field, field * 2, 1)
+    (length,) = struct.unpack("<Q", content[:8])
+    (saved / "model.safetensors").write_bytes(struct.pack("<Q", length + len(field)) + more)
+    assert "header cannot be read" in refusal(saved)
+
+
+def test_weights_of_the_same_shapes_belong_to_their_description(saved, tmp_path):
+    # What a kill between the two files of a save over another model would leave behind.
+    _, posterior = small()
+    other = aevb.Model(aevb.standard_normal(D), aevb.bernoulli(aevb.MLP(D, [5, 4], X, nn.ReLU)))
+    aevb.save(tmp_path / "other", other, posterior)
+    (saved / "config.json").write_bytes((tmp_path / "other" / "config.json").read_bytes())
+    assert "another description" in refusal(saved)
+
+
+def test_a_flag_changed_in_the_config_is_noticed(saved):
+    tree = config(saved)
+    family_of(tree)["arguments"]["min_variance"] = 0.5
+    put(saved, tree)
+    assert "another description" in refusal(saved)
+
+
+def test_saving_takes_about_two_copies_of_the_weights(tmp_path):
+    code = (
+        "import resource, sys, aevb, torch;"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10;"
+        "build = lambda n: (aevb.Model(aevb.standard_normal(n), aevb.bernoulli("
+        "aevb.MLP(n, [], n))), aevb.mean_field(aevb.MLP(n, [], 2)));"
+        "aevb.save(sys.argv[1], *build(10)); aevb.load(sys.argv[1]); pair = build(4000);"
+        "before = peak(); aevb.save(sys.argv[1], *pair); saved = peak();"
+        "aevb.load(sys.argv[1]); print(saved - before, peak() - before)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], check=True, capture_output=True, text=True
+    )
+    size = (tmp_path / "model.safetensors").stat().st_size >> 20
+    saving, both = map(int, out.stdout.split())
+    assert size > 60
+    assert saving < 2.5 * size
+    assert both < 3.5 * size
 
 
 def test_external_modules_are_described_by_name_only():

@@ -3,6 +3,7 @@
 import math
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,7 +73,8 @@ def readable(file: Path) -> Iterator[None]:
 
 def sentence_of(error: BaseException) -> str:
     """What an exception says, on one line and not for long; its type where it says nothing."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    words = "".join(c if c.isprintable() else " " for c in str(error)).split()
+    return " ".join(words)[:200] or type(error).__name__
 
 
 def path_kind(path: Path) -> str:
@@ -241,8 +243,7 @@ def check_names(where: object, names: tuple[str, ...]) -> None:
             f"save the table with index=False, or name the column"
         )
     if len(set(names)) < len(names):
-        seen: set[str] = set()
-        twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        twice = next(name for name, times in Counter(names).items() if times > 1)
         first = names.index(twice)
         raise DataError(
             f"{where}: columns {first + 1} and {names.index(twice, first + 1) + 1} have the same "

@@ -173,12 +173,18 @@ def split(
     Shapes: without an official split a tenth of the rows each for validation and test; an official
     training set without a validation set gives up a tenth of itself. `limit` keeps a
     seeded random subset of the training rows.
-    Errors: DataError for fewer than 10 rows, or for grey levels outside [0, 1] to be binarized.
+    Errors: DataError for fewer than 10 rows, or where grey levels to be binarized lie outside
+    [0, 1] or are missing.
     """
     treatment = Binarization(source.binarize) if binarize is None else binarize
     everything = all_rows(source, treatment, seed)
     rows = {name: everything.pick(index) for name, index in _parts(source, seed).items()}
     if treatment is not Binarization.NONE:
+        if source.missing:
+            raise DataError(
+                f"{source.name}: binarization needs every cell, and {source.missing:,} are "
+                "missing: fill them, or leave the binarization out"
+            )
         _check_grey(everything)
     rows["train"] = rows["train"].limit(limit)
     if treatment in (Binarization.ONCE, Binarization.EPOCH) and not _is_mapped(source.values):

@@ -47,7 +47,13 @@ class _Written:
 
 def is_frame(data: object) -> bool:
     """Whether an object is a table of pandas or of polars; neither is imported to find out."""
-    return type(data).__module__.split(".")[0] in ("pandas", "polars")
+    return _library(data) is not None
+
+
+def _library(data: object) -> str | None:
+    """The library of the class of an object, or of a class that it is made from."""
+    found = (kind.__module__.split(".")[0] for kind in type(data).__mro__)
+    return next((name for name in found if name in ("pandas", "polars")), None)
 
 
 def read_frame(data: Any, where: str, rules: Rules) -> Table:
@@ -55,13 +61,13 @@ def read_frame(data: Any, where: str, rules: Rules) -> Table:
 
     Errors: DataError for another object of theirs, and for columns of no numbers and no text.
     """
-    library, kind = type(data).__module__.split(".")[0], type(data).__name__
+    kind = type(data).__name__
     if len(getattr(data, "shape", ())) != 2:
         cure = ".collect()" if kind == "LazyFrame" else ".to_frame()"
         raise DataError(f"{where}: expected a DataFrame, found a {kind}; call {cure} on it first")
     names = frame_names(data, where)
     width = data.shape[1]
-    if library == "pandas":
+    if _library(data) == "pandas":
         cells = (_pandas_cells(data.iloc[:, at], where, at, names) for at in range(width))
     else:
         cells = (_polars_cells(column, where, at, names) for at, column in enumerate(data))
@@ -99,12 +105,10 @@ def assemble(
     for at, cells in enumerate(columns):
         found = _numbers(where, at, cells)
         if found is None:
-            codes = cells.values.astype(np.float32)
-            codes[cells.null] = np.nan
-            texts = list(cells.texts or ())
+            codes, texts = _without_nan(cells)
             levels[at] = code_by_level(where, column_label(at, names), codes, texts, rules)
             found = codes
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             values[:, at] = found
         values[cells.null, at] = np.nan
         written.add(at, np.isnan(values[:, at]) & ~cells.null)
@@ -131,6 +135,18 @@ def _numbers(where: str, at: int, cells: Cells) -> NDArray[Any] | None:
         row = int(np.argmax(is_text[cells.values]))
         raise not_a_number(where, row + 1, at + 1, cells.texts[cells.values[row]])
     return np.asarray(values[cells.values])
+
+
+def _without_nan(cells: Cells) -> tuple[NDArray[np.float32], list[str]]:
+    """Codes of texts, and the texts; NaN for a missing cell, and for a text that spells NaN."""
+    nan = [k for k, text in enumerate(cells.texts or ()) if _is_nan(number(text))]
+    hidden = cells.null | np.isin(cells.values, nan)
+    codes, texts = used(np.where(hidden, -1, cells.values), cells.texts or ())
+    return np.where(codes < 0, np.nan, codes).astype(np.float32), texts
+
+
+def _is_nan(value: float | None) -> bool:
+    return value is not None and value != value
 
 
 def unsuitable(where: str, at: int, names: tuple[str, ...], kind: object) -> DataError:
@@ -172,7 +188,7 @@ def _pandas_cells(series: Any, where: str, at: int, names: tuple[str, ...]) -> C
         return Cells(codes, null, texts, declared=True)
     if kind in "biuf":
         return Cells(series.to_numpy(dtype=np.float64, na_value=np.nan), null)
-    if kind != "O" or series.dtype.name.startswith(("period", "interval")):
+    if kind not in "OU" or series.dtype.name.startswith(("period", "interval")):
         raise unsuitable(where, at, names, series.dtype)
     cells = series.to_numpy(dtype=object)
     return _object_cells(cells, null, lambda found: unsuitable(where, at, names, found))

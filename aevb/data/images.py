@@ -121,10 +121,18 @@ def _image(file: Path) -> Iterator[Any]:
         raise
     except UnidentifiedImageError as error:
         raise DataError(f"{file} is no image in PNG or JPEG; convert or remove it") from error
+    except Image.DecompressionBombError as error:
+        raise _too_large(file, "many times more") from error
     except Exception as error:
         raise DataError(
             f"{file} is a damaged or cut-off image ({sentence_of(error)}); write or remove it"
         ) from error
+
+
+def _too_large(file: Path, found: str) -> DataError:
+    return DataError(
+        f"{file}: expected at most {MOST_PIXELS:,} pixels, found {found}; make it smaller"
+    )
 
 
 def _head(file: Path) -> tuple[str, Size]:
@@ -132,10 +140,7 @@ def _head(file: Path) -> tuple[str, Size]:
     with readable(file), _image(file) as image:
         width, height = image.size
         if width * height > MOST_PIXELS:
-            raise DataError(
-                f"{file}: expected at most {MOST_PIXELS:,} pixels, found {height} x {width} "
-                f"(height x width); make it smaller"
-            )
+            raise _too_large(file, f"{height} x {width} (height x width)")
         if image.format == "PNG" and getattr(image, "is_animated", False):
             raise DataError(f"{file} is animated; expected one picture, so save a single frame")
         return image.mode, (height, width)

@@ -26,14 +26,19 @@ def read_parquet(file: Path, rules: Rules) -> Table:
     parquet = _pyarrow(file)
     _check_ends(file)
     with _undamaged(file), parquet.ParquetFile(file, pre_buffer=False) as source:
-        names = tuple(source.schema_arrow.names)
+        schema = source.schema_arrow
+        names = tuple(schema.names)
         rows, width = source.metadata.num_rows, len(names)
         claimed = max(rows * width * 4, _unpacked_size(source.metadata))
         check_expansion(file, file.stat().st_size, claimed)
-        _check_schema(file, source.schema_arrow)
-        if not rows or not width:
-            raise DataError(f"{file}: expected rows of numbers, found {rows} of {width} columns")
-        columns = [_Column(rows, field.type) for field in source.schema_arrow]
+        _check_schema(file, schema)
+    if not rows or not width:
+        raise DataError(f"{file}: expected rows of numbers, found {rows} of {width} columns")
+    # One long text that all rows share would fill the memory if each row had a copy of it.
+    texts = [field.name for field in schema if not _is_number(field.type)]
+    options = {"pre_buffer": False, "read_dictionary": texts}
+    with _undamaged(file), parquet.ParquetFile(file, **options) as source:
+        columns = [_Column(rows, field.type) for field in schema]
         start = 0
         for batch in source.iter_batches(_BATCH, use_threads=False):
             batch.validate(full=True)
@@ -63,7 +68,7 @@ class _Column:
         if not self.is_text:
             self.values[place] = _as_float(cells)
             return
-        coded = cells if self.declared else cells.dictionary_encode()
+        coded = cells if hasattr(cells, "dictionary") else cells.dictionary_encode()
         codes = coded.indices.cast("int64").fill_null(-1).to_numpy(zero_copy_only=False)
         codes, texts = used(codes, coded.dictionary.to_pylist())
         places = [self.known.setdefault(text, len(self.known)) for text in texts]
@@ -121,11 +126,9 @@ def _unpacked_size(metadata: Any) -> int:
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
         rows += group.num_rows
-        for at in range(group.num_columns):
-            column = group.column(at)
-            if min(group.num_rows, column.num_values, column.total_uncompressed_size) < 0:
-                raise ValueError("a size is below 0")
-            total += column.total_uncompressed_size
+        total += group.total_byte_size
+        if min(group.num_rows, group.total_byte_size) < 0:
+            raise ValueError("a size is below 0")
     if rows != metadata.num_rows:
         raise ValueError(f"{metadata.num_rows:,} rows are announced, and {rows:,} are there")
     return total

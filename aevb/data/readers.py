@@ -146,12 +146,15 @@ def _source(
 ) -> Source:
     """What follows from a table alone: its checks, its scale, its likelihood, its columns."""
     check_array(where, table.values)
-    missing, first = check_cells(where, table, rules)
-    scale = _scale(table.values) if table.scale is None else table.scale
-    likelihood, reason = suggest(table.values, scale, table.levels)
-    columns = _columns(table, scale, likelihood)
-    reason += _missing_clause(missing, table.values.size, first)
     values, shape = lay_out(where, table.values)
+    # Some NaN are signaling: to do anything with them is a warning of its own.
+    with np.errstate(invalid="ignore"):
+        missing, first = check_cells(where, table, rules)
+        scale = _scale(table.values) if table.scale is None else table.scale
+        likelihood, reason = suggest(table.values, scale, table.levels)
+        columns = _columns(table, scale, likelihood)
+        kind = _kind(values, table.names)
+    reason += _missing_clause(missing, table.values.size, first)
     source = Source(
         name,
         values,
@@ -163,7 +166,7 @@ def _source(
         labels=table.labels,
         columns=columns,
         missing=missing,
-        kind=_kind(values, table.names),
+        kind=kind,
     )
     return source if like is None else conform(source, like, where, table.line)
 

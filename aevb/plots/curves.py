@@ -16,7 +16,9 @@ from aevb.plots.style import (
     calm_axes,
     in_figures,
     own_axes,
+    points_high,
     quiet_title,
+    spread,
 )
 
 
@@ -90,7 +92,7 @@ def _bound_limits(curves: Sequence[Floats]) -> tuple[float, float]:
 def _name_ends(ax: Axes, curves: Sequence[tuple[str, str, Floats]]) -> None:
     """Write name and value beside the end of each curve; mark the best validation epoch."""
     ends = [(points[:, np.isfinite(points[1])][:, -1], points) for _, _, points in curves]
-    heights = _apart([float(end[1]) for end, _ in ends], _points_high(ax, 24.0))
+    heights = spread([float(end[1]) for end, _ in ends], points_high(ax, 24.0))
     right = max(float(end[0]) for end, _ in ends)
     for (name, color, points), (end, _), height in zip(curves, ends, heights, strict=True):
         text = f"{name} {in_figures(float(end[1]))}"
@@ -108,19 +110,3 @@ def _name_ends(ax: Axes, curves: Sequence[tuple[str, str, Floats]]) -> None:
             color=color,
             annotation_clip=False,
         )
-
-
-def _points_high(ax: Axes, points: float) -> float:
-    """A height of so many typographic points, in data units of the vertical axis."""
-    low, high = ax.get_ylim()
-    figure = ax.get_figure()
-    pixels = points / 72 * (figure.dpi if figure is not None else 100.0)
-    return (high - low) * pixels / max(ax.bbox.height, 1.0)
-
-
-def _apart(heights: Sequence[float], gap: float) -> list[float]:
-    """One or two heights, moved away from their middle until they are `gap` apart."""
-    if len(heights) < 2 or abs(heights[0] - heights[1]) >= gap:
-        return list(heights)
-    middle, sign = sum(heights) / 2, 1 if heights[0] >= heights[1] else -1
-    return [middle + sign * gap / 2, middle - sign * gap / 2]

@@ -1,27 +1,23 @@
-"""Picture grids, and profiles for data that are no pictures."""
+"""Picture grids; data that are no pictures become lines in their place."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from aevb.errors import UsageError
+from aevb.plots.lines import cell_axes, cell_lines, paired_profiles, profiles
 from aevb.plots.style import (
     DPI,
-    FAINT,
-    INK,
-    LABEL,
     TALLEST,
     TRAINING,
     Floats,
     as_floats,
-    as_rows,
     at_least_one,
     bare_axes,
-    calm_axes,
     own_axes,
     quiet_title,
 )
@@ -42,7 +38,7 @@ def image_grid(
         >>> ax.images[0].get_array().shape
         (17, 26)
     """
-    pictures = _pictures(images, "pictures")
+    pictures = gray_or_color(images, "pictures")
     count, height, width, _ = pictures.shape
     columns = _square(count) if columns is None else min(at_least_one(columns, "columns"), count)
     gap = gap_between(height, width) if gap is None else gap
@@ -73,9 +69,10 @@ def reconstructions(
         raise UsageError(f"expected reconstructions of the data's shape {expected}, found {found}")
     columns = at_least_one(columns, "columns")
     if len(expected) == 2:
-        return _paired_profiles(data, reconstructed, ax, columns)
-    pairs = (_pictures(data, "data"), _pictures(reconstructed, "reconstructions"))
-    return _paired_pictures(*pairs, ax, columns)
+        return paired_profiles(data, reconstructed, ax, columns)
+    above = ("data", gray_or_color(data, "data"))
+    below = ("reconstruction", gray_or_color(reconstructed, "reconstructions"))
+    return stacked_pictures([above, below], ax, columns)
 
 
 def samples(images: ArrayLike, ax: Axes | None = None, *, columns: int | None = None) -> Axes:
@@ -95,7 +92,7 @@ def samples(images: ArrayLike, ax: Axes | None = None, *, columns: int | None = 
     return ax
 
 
-def _pictures(images: ArrayLike, name: str) -> Floats:
+def gray_or_color(images: ArrayLike, name: str) -> Floats:
     """Pictures as (N, H, W, K), K = 1 for grey and 3 for color, clipped to [0, 1]."""
     array = as_floats(images, name)
     if array.ndim not in (3, 4):
@@ -120,10 +117,12 @@ def gap_between(height: int, width: int) -> int:
     return max(1, round(min(height, width) / 16))
 
 
-def tile_starts(count: int, size: int, gap: int, extra: int = 0) -> NDArray[np.int64]:
-    """Where tiles of `size` begin, with `gap` after each and `extra` after every second one."""
+def tile_starts(
+    count: int, size: int, gap: int, extra: int = 0, every: int = 2
+) -> NDArray[np.int64]:
+    """Where tiles of `size` begin, with `gap` after each and `extra` after so many of them."""
     index = np.arange(count)
-    return index * (size + gap) + index // 2 * extra
+    return index * (size + gap) + index // every * extra
 
 
 def _mosaic(pictures: Floats, tops: NDArray[np.int64], lefts: NDArray[np.int64]) -> Floats:
@@ -159,85 +158,42 @@ def _show(canvas: Floats, ax: Axes | None, columns: int) -> Axes:
     return ax
 
 
-def _paired_pictures(data: Floats, again: Floats, ax: Axes | None, columns: int) -> Axes:
-    """Blocks of two rows, (N, H, W, K) above (N, H, W, K), named at the left."""
-    count, height, width, depth = data.shape
+def stacked_pictures(rows: Sequence[tuple[str, Floats]], ax: Axes | None, columns: int) -> Axes:
+    """Blocks of rows, each (N, H, W, K) below the one before, named at the left."""
+    names = [name for name, _ in rows]
+    count, height, width, depth = rows[0][1].shape
     columns = min(columns, count)
     blocks = -(-count // columns)
-    both = np.ones((2, blocks * columns, height, width, depth))
-    both[:, :count] = data, again
-    rows = both.reshape(2, blocks, columns, height, width, depth).swapaxes(0, 1)
+    all_of_them = np.ones((len(rows), blocks * columns, height, width, depth))
+    all_of_them[:, :count] = [pictures for _, pictures in rows]
+    tiles = all_of_them.reshape(len(rows), blocks, columns, height, width, depth).swapaxes(0, 1)
     gap = gap_between(height, width)
-    tops = tile_starts(2 * blocks, height, gap, extra=max(gap, height // 4))
-    tiles = rows.reshape(-1, height, width, depth)
-    ax = _show(_mosaic(tiles, tops, tile_starts(columns, width, gap)), ax, columns)
-    ax.set_yticks(tops + (height - 1) / 2, ["data", "reconstruction"] * blocks)
+    extra = max(gap, height // 4)
+    tops = tile_starts(len(rows) * blocks, height, gap, extra=extra, every=len(rows))
+    lefts = tile_starts(columns, width, gap)
+    ax = _show(_mosaic(tiles.reshape(-1, height, width, depth), tops, lefts), ax, columns)
+    ax.set_yticks(tops + (height - 1) / 2, names * blocks)
     return ax
 
 
-def profiles(rows: ArrayLike, ax: Axes | None = None) -> Axes:
-    """Each row as a line over its dimensions, for data that are no pictures.
+def cell_grid(
+    rows: Floats, shape: tuple[int, ...], columns: int, ax: Axes | None
+) -> tuple[Axes, Floats, Floats]:
+    """Data (N, *shape) in a grid without a frame: pictures as a mosaic, others as small lines.
 
-    Shapes: (N, X).
-    Units: those of the data.
-    Errors: UsageError for other shapes, empty input and NaN.
-    Example:
-        >>> profiles(np.zeros((5, 7))).get_xlabel()
-        'dimension'
+    Returns the axes, the middles of the columns from the left and of the rows from the top.
     """
-    array = as_rows(rows, "rows")
-    count, size = array.shape
-    ax = own_axes(ax, 5.2, 3.0)
-    marker = "o" if size == 1 else None
-    alpha = max(0.08, min(0.9, 6.0 / count**0.75))
-    ax.plot(
-        np.arange(1, size + 1), array.T, color=TRAINING, linewidth=1.1, alpha=alpha, marker=marker
+    lines = -(-len(rows) // columns)
+    if len(shape) == 1:
+        ax = cell_axes(ax, columns, lines)
+        cells = cell_lines(rows, columns, float(rows.min()), float(rows.max()))
+        ax.add_collection(LineCollection(list(cells), colors=TRAINING, linewidths=0.8))
+        return ax, np.arange(0.5, columns), -np.arange(0.5, lines)
+    ax = image_grid(rows, ax, columns=columns)
+    height, width = shape[-2:]
+    gap = gap_between(height, width)
+    across, down = (
+        tile_starts(many, size, gap).astype(np.float64) + (size - 1) / 2
+        for many, size in ((columns, width), (lines, height))
     )
-    calm_axes(ax, "dimension", "value")
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-    return ax
-
-
-def cell_lines(rows: Floats, columns: int, low: float, high: float) -> Floats:
-    """Small line drawings, one for each row of (N, X), as segments (N, X, 2) in unit cells.
-
-    Cell k has its corner at column k % columns and, counted downward from 0, row k // columns;
-    the values from `low` to `high` fill four fifths of its height.
-    """
-    rows = np.repeat(rows, 2, axis=1) if rows.shape[1] == 1 else rows
-    row, column = np.divmod(np.arange(len(rows)), columns)
-    across = column[:, None] + np.linspace(0.1, 0.9, rows.shape[1])
-    up = 0.1 + 0.8 * (rows - low) / ((high - low) or 1.0) - row[:, None] - 1
-    return np.stack([across, up], axis=-1)
-
-
-def cell_axes(ax: Axes | None, columns: int, lines: int) -> Axes:
-    """Frameless axes that hold `lines` lines of `columns` unit cells each."""
-    across = min(8.0, max(3.0, 1.1 * columns))
-    ax = own_axes(ax, across, min(TALLEST, across * 0.8 * lines / columns))
-    bare_axes(ax)
-    ax.set_xlim(0, columns)
-    ax.set_ylim(-lines, 0)
-    return ax
-
-
-def _paired_profiles(data: ArrayLike, again: ArrayLike, ax: Axes | None, columns: int) -> Axes:
-    """A cell for each datum: its profile in grey, that of its reconstruction over it."""
-    pair = as_rows(data, "data"), as_rows(again, "reconstructions")
-    columns = min(columns, len(pair[0]))
-    low, high = float(np.min(pair)), float(np.max(pair))
-    ax = cell_axes(ax, columns, -(-len(pair[0]) // columns))
-    looks = [("data", FAINT, 2.4), ("reconstruction", TRAINING, 1.0)]
-    for rows, (name, color, width) in zip(pair, looks, strict=True):
-        lines = cell_lines(rows, columns, low, high)
-        ax.add_collection(LineCollection(list(lines), colors=color, linewidths=width, label=name))
-    ax.legend(
-        loc="lower left",
-        bbox_to_anchor=(0.0, 1.0),
-        ncols=2,
-        frameon=False,
-        fontsize=LABEL,
-        labelcolor=INK,
-        borderaxespad=0.2,
-    )
-    return ax
+    return ax, across, down

@@ -1,17 +1,17 @@
-"""What every picture shares: axes without pyplot, colors, checks, and PNG files."""
+"""What every picture shares: axes without pyplot, colors, checks."""
 
-import os
-from io import BytesIO
-from pathlib import Path
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from aevb.errors import UsageError
-from aevb.files import replace_atomically
 
 INK = "#333333"
 FAINT = "#c4c4c4"
@@ -24,6 +24,8 @@ LEFT, RIGHT, BELOW, ABOVE = 1.0, 0.6, 0.6, 0.4
 TALLEST = 40.0
 
 Floats = NDArray[np.float64]
+PALE = LinearSegmentedColormap.from_list("pale", ["#7fb0d4", "#fbfaf8", "#eeb98c"])
+RAMP = LinearSegmentedColormap.from_list("ramp", [TRAINING, "#b9a7a0", VALIDATION])
 
 
 def own_axes(ax: Axes | None, width: float, height: float) -> Axes:
@@ -36,9 +38,9 @@ def own_axes(ax: Axes | None, width: float, height: float) -> Axes:
     return figure.add_axes((LEFT / across, BELOW / up, width / across, height / up))
 
 
-def quiet_title(ax: Axes, text: str) -> None:
-    """A quiet title, flush with the left edge of the axes."""
-    ax.set_title(text, x=0.0, horizontalalignment="left", fontsize=TITLE, color=INK)
+def quiet_title(ax: Axes, text: str, pad: float = 6.0) -> None:
+    """A quiet title, flush with the left edge of the axes, so many points above them."""
+    ax.set_title(text, x=0.0, horizontalalignment="left", fontsize=TITLE, color=INK, pad=pad)
 
 
 def calm_axes(ax: Axes, xlabel: str, ylabel: str) -> None:
@@ -59,24 +61,102 @@ def bare_axes(ax: Axes) -> None:
     ax.tick_params(length=0, labelcolor=INK, labelsize=SMALL)
 
 
+def points_high(ax: Axes, points: float) -> float:
+    """A height of so many typographic points, in data units of the vertical axis."""
+    low, high = ax.get_ylim()
+    figure = ax.get_figure()
+    pixels = points / 72 * (figure.dpi if figure is not None else 100.0)
+    return (high - low) * pixels / max(ax.bbox.height, 1.0)
+
+
+def spread(heights: Sequence[float] | Floats, gap: float) -> list[float]:
+    """Heights moved as little as their order allows until each is `gap` from the next.
+
+    Of two that are equal the first goes up.
+    Formula: neighbors that are too close form a block, spaced evenly around its mean.
+    """
+    order = np.argsort(-np.asarray(heights, dtype=np.float64), kind="stable")[::-1]
+    blocks: list[list[float]] = []
+    for place in order:
+        blocks.append([float(heights[place])])
+        while len(blocks) > 1 and _reach(blocks[-2], gap, 1) > _reach(blocks[-1], gap, -1) - gap:
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    moved = [_reach(block, gap, -1) + k * gap for block in blocks for k in range(len(block))]
+    return [moved[rank] for rank in np.argsort(order)]
+
+
+def _reach(block: list[float], gap: float, side: int) -> float:
+    """The lowest (side -1) or highest (side 1) height of a block that is spaced evenly."""
+    return sum(block) / len(block) + side * gap * (len(block) - 1) / 2
+
+
 def in_figures(value: float, digits: int = 2) -> str:
     """A number with a true minus sign, and no minus before a zero."""
     return f"{value:z.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
+def panels(
+    ax: Axes | None, rows: int, columns: int, size: tuple[float, float], gap: tuple[float, float]
+) -> tuple[Axes, list[Axes]]:
+    """Bare axes and, inside them, rows x columns axes in reading order.
+
+    Units: inches of a panel's `size` and of the `gap` between two, both (across, up); axes that
+    are given keep their size and the panels share it in the same proportions.
+    """
+    across = columns * size[0] + (columns - 1) * gap[0]
+    up = rows * size[1] + (rows - 1) * gap[1]
+    ax = own_axes(ax, across, min(TALLEST, up))
+    bare_axes(ax)
+    ax.patch.set_visible(False)
+    inside = []
+    for row in range(rows):
+        for column in range(columns):
+            left = column * (size[0] + gap[0]) / across
+            below = (up - (row + 1) * size[1] - row * gap[1]) / up
+            inside.append(ax.inset_axes((left, below, size[0] / across, size[1] / up)))
+    return ax, inside
+
+
+def slanted_ticks(ax: Axes, places: ArrayLike, names: Sequence[str]) -> None:
+    """Names below the axes, slanted where they are long so that they do not meet."""
+    ax.set_xticks(places, names, fontsize=SMALL)
+    if max(map(len, names)) > 3:
+        for label in ax.get_xticklabels():
+            label.set(rotation=35, rotation_mode="anchor", horizontalalignment="right")
+
+
+def own_legend(ax: Axes, **options: Any) -> None:
+    """A frameless legend above the axes, in one line, flush with their right edge."""
+    place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 4, "borderaxespad": 0.3}
+    looks = {"frameon": False, "fontsize": SMALL, "labelcolor": INK, "columnspacing": 1.2}
+    ax.legend(**{**place, **looks, **options})
+
+
+def in_short(value: float) -> str:
+    """A number in about three digits, without an exponent where it is of ordinary size."""
+    text = f"{value:z.0f}" if 100 <= abs(value) < 1e6 else f"{value:z.3g}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
 def as_floats(values: ArrayLike, name: str) -> Floats:
     """The values as finite floats of shape (N, ...), N > 0, nothing in them empty."""
+    array = _as_numbers(values, name)
+    if not np.isfinite(array).all():
+        place = np.argwhere(~np.isfinite(array))[0]
+        raise UsageError(
+            f"expected finite {name}, found {array[tuple(place)]} in row {place[0] + 1}"
+        )
+    return array
+
+
+def _as_numbers(values: ArrayLike, name: str) -> Floats:
+    """The values as floats of shape (N, ...), N > 0, nothing in them empty."""
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
         raise UsageError(f"expected {name} as an array of real numbers, found none") from None
     if array.ndim == 0 or array.size == 0:
         raise UsageError(f"expected at least one row of {name}, found the shape {array.shape}")
-    if not np.isfinite(array).all():
-        place = np.argwhere(~np.isfinite(array))[0]
-        raise UsageError(
-            f"expected finite {name}, found {array[tuple(place)]} in row {place[0] + 1}"
-        )
     return array
 
 
@@ -95,48 +175,61 @@ def at_least_one(value: int, name: str) -> int:
     return value
 
 
-def png(ax: Axes) -> bytes:
-    """The figure of the axes as a PNG that says nothing of when and with what it was made.
-
-    A figure made by this module gives the same bytes every time.
-    Units: 150 dots per inch, cut to what is drawn.
-    Example:
-        >>> from aevb.plots import samples
-        >>> png(samples(np.zeros((4, 8, 8))))[:4]
-        b'\\x89PNG'
-    """
-    buffer = BytesIO()
-    ax.figure.canvas.figure.savefig(
-        buffer,
-        format="png",
-        dpi=DPI,
-        bbox_inches="tight",
-        pad_inches=0.1,
-        facecolor="white",
-        metadata={"Software": None},
-    )
-    return buffer.getvalue()
+def as_table(values: ArrayLike, name: str) -> Floats:
+    """Rows of shape (N, X) in which NaN marks a cell that was not observed."""
+    rows = _as_numbers(values, name)
+    if rows.ndim != 2:
+        raise UsageError(f"expected {name} of shape (N, X), found {rows.shape}")
+    as_floats(np.where(np.isnan(rows), 0.0, rows), name)
+    return rows
 
 
-def save(ax: Axes, path: str | os.PathLike[str]) -> Path:
-    """Write the figure of the axes as a PNG, whole or not at all, and return its path.
+def as_scores(values: ArrayLike, name: str) -> Floats:
+    """One number for each datum, (N,); minus infinity is a log density of zero and is let in."""
+    array = _as_numbers(values, name)
+    if array.ndim != 1:
+        raise UsageError(f"expected {name} of shape (N,), found {array.shape}")
+    as_floats(np.where(np.isneginf(array), 0.0, array), name)
+    return array
 
-    The folder is made if there is none; the bytes are those of `png`.
-    Errors: UsageError for another suffix than .png and for a place that cannot be written.
-    Example:
-        >>> from aevb.plots import samples
-        >>> from tempfile import TemporaryDirectory
-        >>> with TemporaryDirectory() as folder:
-        ...     save(samples(np.zeros((4, 8, 8))), f"{folder}/samples.png").name
-        'samples.png'
-    """
-    target = Path(path)
-    if target.suffix.lower() != ".png":
-        raise UsageError(f"expected the name of a picture that ends in .png, found {target}")
-    picture = png(ax)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        replace_atomically(target, picture)
-    except OSError as error:
-        raise UsageError(f"cannot write the picture {target}: {error.strerror}") from error
-    return target
+
+def as_event(shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of a datum: (X,), (H, W) or (C, H, W)."""
+    shape = tuple(int(size) for size in shape)
+    if not 1 <= len(shape) <= 3 or min(shape) < 1:
+        raise UsageError(f"expected the shape (X,), (H, W) or (C, H, W), found {shape}")
+    return shape
+
+
+def as_steps(values: ArrayLike, name: str, shape: Sequence[int]) -> Floats:
+    """Data of an event shape under two leading axes, (K, N, *shape), given so or flat."""
+    shape = as_event(shape)
+    array = as_floats(values, name)
+    if array.shape[2:] not in (shape, (math.prod(shape),)):
+        raise UsageError(
+            f"expected {name} of shape (rows, columns, *{shape}) or with the last axes flat,"
+            f" found {array.shape}"
+        )
+    return array.reshape(*array.shape[:2], *shape)
+
+
+def as_epochs(epochs: Sequence[int], count: int) -> list[int]:
+    """The epochs of the frames, one for each."""
+    if len(epochs) != count:
+        raise UsageError(f"expected an epoch for each of {count} frames, found {len(epochs)}")
+    return [int(epoch) for epoch in epochs]
+
+
+def column_names(names: Sequence[str] | None, count: int) -> list[str]:
+    """A name for each of `count` columns; "column k" where there is none or an empty one."""
+    if names is not None and len(names) != count:
+        raise UsageError(f"expected a name for each of {count} columns, found {len(names)}")
+    given = [""] * count if names is None else [str(name) for name in names]
+    return [plain(name) or f"column {k}" for k, name in enumerate(given, start=1)]
+
+
+def plain(text: str, longest: int = 18) -> str:
+    """A text of the user's on one line as it is: without mathematics, seen by legends, not long."""
+    text = " ".join(text.split())
+    text = text if len(text) <= longest else text[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from aevb.errors import ModelFileError
 from aevb.files import replace_atomically, sync_folder, write_durably
-from aevb.storage.files import read_json, sha256, to_json
+from aevb.storage.files import open_regular, read_json, sha256, to_json
 
 KEPT = 2
 POINTER = "latest"
@@ -84,12 +85,17 @@ def load(checkpoint: Path) -> Checkpoint:
     content: dict[str, bytes] = {}
     for file, expected in manifest.items():
         try:
-            content[file] = (checkpoint / file).read_bytes()
+            with open_regular(checkpoint / file) as opened:
+                content[file] = opened.read()
         except OSError as error:
             raise ModelFileError(f"{checkpoint} is damaged: {file} cannot be read") from error
         if sha256(content[file]) != expected:
             raise ModelFileError(f"{checkpoint} is damaged: {file} does not match its checksum")
-    return Checkpoint(safetensors.torch.load(content[TENSORS]), read_json(checkpoint / FACTS))
+    try:
+        tensors = safetensors.torch.load(content[TENSORS])
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ModelFileError(f"{checkpoint} is damaged: {TENSORS} holds no tensors") from error
+    return Checkpoint(tensors, read_json(checkpoint / FACTS))
 
 
 def clear_unfinished(folder: Path) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 from aevb import conditional, distributions, networks, posterior
 from aevb.errors import AevbError, ModelFileError
 from aevb.model import Model
+from aevb.storage.files import name_shortly, reason, shortly
 
 CLASSES: dict[str, type[nn.Module]] = {
     kind.__name__: kind
@@ -112,7 +113,9 @@ def _restore(tree: Any, modules: Mapping[str, nn.Module], path: str) -> Any:
     if isinstance(tree, dict):
         return _restore_object(tree, modules, path)
     if isinstance(tree, int) and not isinstance(tree, bool) and not 0 <= tree <= MAX_WIDTH:
-        raise ModelFileError(f"{path} is {tree}: expected a size between 0 and {MAX_WIDTH}")
+        raise ModelFileError(
+            f"{path} is {shortly(tree, 30)}: expected a size between 0 and {MAX_WIDTH}"
+        )
     return tree
 
 
@@ -123,8 +126,8 @@ def _restore_object(tree: dict[str, Any], modules: Mapping[str, nn.Module], path
         case {"external": str(name)} if len(tree) == 1:
             if path not in modules:
                 raise ModelFileError(
-                    f"{path} is a module of your own ({name}), which no file can hold: "
-                    f"hand it in, aevb.load(folder, modules={{{path!r}: module}})"
+                    f"{path} is a module of your own ({name_shortly(name)}), which no file can "
+                    f"hold: hand it in, aevb.load(folder, modules={{{path!r}: module}})"
                 )
             return modules[path]
         case {"class": str(name), "arguments": dict(given)} if name in CLASSES and len(tree) == 2:
@@ -137,11 +140,18 @@ def _restore_object(tree: dict[str, Any], modules: Mapping[str, nn.Module], path
                     _require_type(kind, argument, value, path)
             try:
                 return kind(**built)
-            except (AevbError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-                said = " ".join(str(error).split())
+            except (
+                AevbError,
+                TypeError,
+                ValueError,
+                AttributeError,
+                ArithmeticError,
+                RuntimeError,
+            ) as error:
+                said = reason(error)
                 raise ModelFileError(f"{path}: {name} cannot be built ({said})") from error
         case _:
-            raise ModelFileError(f"{path} names nothing that this version knows: {str(tree)[:80]}")
+            raise ModelFileError(f"{path} names nothing that this version knows: {shortly(tree)}")
 
 
 def _require_type(kind: type[nn.Module], argument: str, value: Any, path: str) -> None:
@@ -152,7 +162,7 @@ def _require_type(kind: type[nn.Module], argument: str, value: Any, path: str) -
         said = error.errors()[0]["msg"]
         raise ModelFileError(
             f"{path}.{argument} does not fit {kind.__name__}: {said[0].lower()}{said[1:]}, "
-            f"found {str(value)[:80]!r}"
+            f"found {shortly(value)}"
         ) from error
 
 

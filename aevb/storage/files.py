@@ -1,11 +1,15 @@
-"""JSON that is read with care, checksums, and what is said where a folder cannot be written."""
+"""Files that are read with care, plain files and strict JSON; checksums; a folder's refusals."""
 
+import errno
 import hashlib
 import json
+import math
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from aevb.errors import ModelFileError, TrainingError
 
@@ -17,20 +21,34 @@ def to_json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a plain file, or a link to one, for reading.
+
+    Errors: OSError for anything else: a pipe would wait for ever, a device may never end.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no plain file")
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # exchanged since the look above
+        file.close()
+        raise OSError(errno.EINVAL, "it is no plain file")
+    return file
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of at most 1 MiB without repeated keys or NaN; ModelFileError otherwise."""
+    """A JSON object of at most 1 MiB, as `parse_json` takes it; ModelFileError otherwise."""
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
+        with open_regular(path) as file:
+            content = file.read(MAX_JSON_BYTES + 1)
+        if len(content) > MAX_JSON_BYTES:
             raise ModelFileError(f"{path} is larger than 1 MiB: it is no description of a run")
-        value = json.loads(
-            path.read_bytes(), object_pairs_hook=_without_repeats, parse_constant=_refuse
-        )
+        value = parse_json(content)
     except FileNotFoundError:
         raise ModelFileError(
             f"{path} does not exist: name a folder that `aevb train` or `aevb.save` wrote"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path} cannot be read as JSON ({error})") from error
+        raise ModelFileError(f"{path} cannot be read as JSON ({reason(error)})") from error
     if not isinstance(value, dict):
         raise ModelFileError(f"{path} must hold a JSON object, found {type(value).__name__}")
     return value
@@ -48,17 +66,55 @@ def writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def sha256(content: bytes) -> str:
-    """The checksum of content, in hexadecimal."""
-    return hashlib.sha256(content).hexdigest()
+def parse_json(content: bytes) -> Any:
+    """JSON in UTF-8 without a byte-order mark, repeated keys, NaN or infinity, else ValueError."""
+    return json.loads(
+        content.decode("utf-8"),
+        object_pairs_hook=_without_repeats,
+        parse_constant=_refuse,
+        parse_float=_finite,
+    )
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, on one line of at most 200 characters."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(said.split())[:200]
+
+
+def shortly(value: Any, length: int = 80) -> str:
+    """A value as it stands in a sentence: on one line, printable, cut."""
+    try:
+        said = " ".join(ascii(value).split())
+    except (RecursionError, ValueError):  # nested, or a whole number of too many digits
+        said = type(value).__name__
+    return said if len(said) <= length else f"{said[:length]}..."
+
+
+def name_shortly(name: str, length: int = 100) -> str:
+    """A name as it stands in a sentence: as it is, or as `shortly` has it where it is odd."""
+    return name if name.isprintable() and len(name) <= length else shortly(name, length)
+
+
+def sha256(*parts: bytes | memoryview) -> str:
+    """The checksum of the parts one after the other, in hexadecimal; nothing is copied."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) < len(keys):
+    found = dict(pairs)
+    if len(found) < len(pairs):
         raise ValueError("a key is given twice")
-    return dict(pairs)
+    return found
 
 
-def _refuse(constant: str) -> None:
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text[:20])
+
+
+def _refuse(constant: str) -> float:
     raise ValueError(f"{constant} is no number in JSON")

@@ -13,6 +13,7 @@ from typing import Any
 
 from aevb.errors import ModelFileError
 from aevb.files import replace_atomically
+from aevb.storage.files import open_regular, parse_json, reason
 
 METRICS, TABLE = "metrics.jsonl", "metrics.csv"
 PARTS = ("elbo", "reconstruction", "kl")
@@ -33,19 +34,29 @@ COLUMNS = (
 def read(folder: Path) -> list[dict[str, Any]]:
     """The records that were written whole; ModelFileError for a damaged one."""
     try:
-        lines = (folder / METRICS).read_bytes().splitlines(keepends=True)
+        with open_regular(folder / METRICS) as file:
+            lines = file.read().splitlines(keepends=True)
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise ModelFileError(f"{folder / METRICS} cannot be read ({reason(error)})") from error
     records = []
     for number, line in enumerate(lines, start=1):
         if line.endswith(b"\n"):
             try:
-                records.append(json.loads(line))
-            except ValueError as error:
+                records.append(_record(line))
+            except (ValueError, RecursionError) as error:
                 raise ModelFileError(
-                    f"{folder / METRICS}, line {number}, is damaged ({error}): remove it"
+                    f"{folder / METRICS}, line {number}, is damaged ({reason(error)}): remove it"
                 ) from error
     return records
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    record = parse_json(line)
+    if not isinstance(record, dict) or type(record.get("epoch")) is not int:
+        raise ValueError("it is no record of an epoch")
+    return record
 
 
 def append(folder: Path, record: Mapping[str, Any]) -> None:

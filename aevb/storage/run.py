@@ -21,16 +21,18 @@ from aevb.model import Model
 from aevb.posterior import PerDatum, Posterior
 from aevb.storage import checkpoints, metrics, snapshots, weights
 from aevb.storage.checkpoints import Checkpoint
+from aevb.storage.description import MAX_WIDTH
 from aevb.storage.facts import columns_of
-from aevb.storage.files import read_json, to_json, writing
+from aevb.storage.files import name_shortly, read_json, reason, shortly, to_json, writing
 from aevb.storage.settings import Settings, check_settings
 from aevb.storage.snapshots import Trail
 
-CARD, LOCK = "README.md", ".lock"
+CARD, LOCK, EVALUATION = "README.md", ".lock", "evaluation.json"
 OWN = (
     weights.WEIGHTS,
     metrics.METRICS,
     metrics.TABLE,
+    EVALUATION,
     CARD,
     "checkpoints",
     "figures",
@@ -41,13 +43,15 @@ OWN = (
 
 IN_MEMORY = ("array", "frame")
 """What the data of a run that was fitted in Python are called."""
+MAX_AXES = 8
 
 
 class RunFolder:
     """The folder of a run; one process at a time holds it.
 
     `model.safetensors`, `config.json`, `README.md` (the card), `metrics.jsonl` (a line per epoch),
-    `metrics.csv` (the same as a table), `checkpoints/`, `figures/`, `snapshots/`, `tensorboard/`.
+    `metrics.csv` (the same as a table), `evaluation.json` (the last one), `checkpoints/`,
+    `figures/`, `snapshots/`, `tensorboard/`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -145,6 +149,27 @@ class RunFolder:
         with writing(self.path):
             replace_atomically(self.path / CARD, text.encode())
 
+    def write_evaluation(self, report: Mapping[str, Any]) -> None:
+        """Keep the report of an evaluation, with the checksum of the weights that it is of."""
+        content = {**report, "weights": weights.checksum(self.path)}
+        with writing(self.path):
+            replace_atomically(self.path / EVALUATION, to_json(content))
+
+    def evaluation(self) -> dict[str, Any] | None:
+        """The report of the last evaluation; None where there is none, or of other weights.
+
+        Errors: ModelFileError for a file that is no such report.
+        """
+        if not (self.path / EVALUATION).exists():
+            return None
+        report = read_json(self.path / EVALUATION)
+        certificates = [report.get(name) for name in ("importance", "elbo")]
+        for certificate in [c for c in certificates if c is not None]:
+            _check_certificate(certificate, self.path / EVALUATION)
+        if report.get("weights") != weights.checksum(self.path):
+            return None
+        return report
+
     def history(self) -> list[dict[str, Any]]:
         """The metrics of each epoch that was written whole."""
         return metrics.read(self.path)
@@ -189,23 +214,28 @@ class RunFolder:
     @property
     def shape(self) -> tuple[int, ...]:
         """The event shape of a datum of the run."""
-        facts = self.config().get("data")
-        if not isinstance(facts, dict) or not isinstance(facts.get("shape"), list):
+        shape = self.data_facts().get("shape")
+        sizes = shape if isinstance(shape, list) and len(shape) <= MAX_AXES else []
+        if not sizes or not all(type(n) is int and 1 <= n <= MAX_WIDTH for n in sizes):
             raise ModelFileError(
                 f"{self.path} does not say the shape of its data: it was saved from Python, or "
                 f"its {weights.CONFIG} was changed"
             )
-        return tuple(facts["shape"])
+        return tuple(sizes)
+
+    def data_facts(self) -> dict[str, Any]:
+        """What the config says of the data, nothing where it says none."""
+        facts = self.config().get("data", {})
+        if not isinstance(facts, dict):
+            raise ModelFileError(
+                f"{self.path / weights.CONFIG}: data must be an object, found {shortly(facts)}"
+            )
+        return facts
 
     @property
     def columns(self) -> tuple[Column, ...]:
         """The columns of the table that the model was fitted on, where it was one."""
-        return columns_of(self._data_facts, str(self.path / weights.CONFIG))
-
-    @property
-    def _data_facts(self) -> dict[str, Any]:
-        facts = self.config().get("data")
-        return facts if isinstance(facts, dict) else {}
+        return columns_of(self.data_facts(), str(self.path / weights.CONFIG))
 
     def dataset(self) -> Dataset:
         """The data of the run, split as then; DataError where their content has changed."""
@@ -216,8 +246,14 @@ class RunFolder:
                 "work on"
             )
         binarize = Binarization(settings.binarize or "none")
-        data = split(settings.open_data(), binarize, limit=settings.data_limit)
-        if data.source.fingerprint != self._data_facts.get("fingerprint"):
+        try:
+            data = split(settings.open_data(), binarize, limit=settings.data_limit)
+        except OSError as error:
+            raise DataError(
+                f"the data of {self.path}, {name_shortly(settings.data)}, cannot be read "
+                f"({reason(error)})"
+            ) from error
+        if data.source.fingerprint != self.data_facts().get("fingerprint"):
             raise DataError(
                 f"{settings.data} has changed since {self.path} was trained on it: test rows of "
                 "then may not be test rows now; put the former file back, or train anew"
@@ -231,7 +267,7 @@ class RunFolder:
         """
         if name_or_path is None:
             return self.dataset().test
-        settings, facts = self.settings(), self._data_facts
+        settings, facts = self.settings(), self.data_facts()
         holes = settings.model_copy(update={"allow_nan": settings.allow_nan or allow_nan})
         source = holes.open_data(name_or_path, like=self.columns)
         if math.prod(source.shape) != math.prod(self.shape):
@@ -263,3 +299,25 @@ class RunFolder:
         if not self.exists:
             raise ModelFileError(f"{self.path} holds no run: it has no {weights.CONFIG}")
         return self
+
+
+_TEXTS = ("method", "estimand", "direction", "unit", "data", "binarize")
+_COUNTS = ("samples", "n")
+_NUMBERS = ("mean", "standard_error", "monte_carlo_error")
+
+
+def _check_certificate(found: Any, path: Path) -> None:
+    """ModelFileError unless a certificate has the parts that are cited, each of its type."""
+    try:
+        fits = (
+            all(isinstance(found[name], str) for name in _TEXTS)
+            and all(type(found[name]) is int for name in _COUNTS)
+            and all(found[name] is None or type(found[name]) is float for name in _NUMBERS)
+            and found["mean"] is not None
+        )
+    except (KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise ModelFileError(
+            f"{path} is no report of an evaluation: remove it, or evaluate the run again"
+        )

@@ -43,6 +43,7 @@ from aevb.optimizers import SGD, Adagrad, Adam, Optimizer, Schedule, constant, c
 from aevb.posterior import Posterior, full_covariance, mean_field, per_datum
 from aevb.randomness import Stream, generator
 from aevb.storage.description import ACTIVATIONS
+from aevb.storage.files import name_shortly, shortly
 
 OBJECTIVES: dict[str, Objective] = {"elbo-a": elbo_a, "elbo-b": elbo_b, "iwae": iwae}
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adagrad": Adagrad, "sgd": SGD}
@@ -111,7 +112,7 @@ class Settings(BaseModel):
     @classmethod
     def _fit_the_network(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Widths and activation that were left out are those that suit the kind of network."""
-        usual = NETWORK_DEFAULTS.get(values.get("network", "mlp"), {})
+        usual = NETWORK_DEFAULTS.get(str(values.get("network", "mlp")), {})
         return values | {k: v for k, v in usual.items() if values.get(k) is None}
 
 
@@ -131,8 +132,8 @@ def check_settings(
         return Settings(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "settings"
-        said = f"{first['msg'][0].lower()}{first['msg'][1:]}, found {first.get('input')!r}"
+        name = name_shortly(str(first["loc"][0]) if first["loc"] else "settings", 40)
+        said = f"{first['msg'][0].lower()}{first['msg'][1:]}, found {shortly(first.get('input'))}"
         if where is not None:
             raise ModelFileError(f"{where}: {name}: {said}") from error
         raise UsageError(f"{spell(name)}: {said}") from error

@@ -1,14 +1,10 @@
 """A model in a folder: `model.safetensors` for the weights, `config.json` for all the rest."""
 
-import json
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from aevb.errors import ModelFileError, TrainingError
@@ -16,13 +12,20 @@ from aevb.files import replace_atomically
 from aevb.model import Model
 from aevb.posterior import Posterior
 from aevb.storage.description import describe, restore
-from aevb.storage.files import read_json, to_json
+from aevb.storage.files import name_shortly, read_json, sha256, shortly, to_json
+from aevb.storage.sealed import CHECKSUM, Header, read_header, read_tensors, seal
 
 FORMAT = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-MAX_HEADER_BYTES = 10 << 20
-FLOATS = ("F16", "BF16", "F32", "F64")
-OTHERS = {torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}
+DESCRIPTION = "description"
+"""The checksum of the description that the weights are of, in the metadata of their file."""
+FLOATS = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
+OTHERS = {
+    torch.int64: {"I64": 8},
+    torch.int32: {"I32": 4},
+    torch.uint8: {"U8": 1},
+    torch.bool: {"BOOL": 1},
+}
 
 
 def save(
@@ -60,9 +63,16 @@ def config_of(
 
 def save_weights(folder: Path, model: Model, posterior: Posterior) -> None:
     """Write `model.safetensors` alone; TrainingError for parameters that are not finite."""
+    require_finite_modules(model, posterior)
+    described = _described(describe(model), describe(posterior))
+    parts = seal(_contiguous(_state(model, posterior)), {DESCRIPTION: described})
+    replace_atomically(folder / WEIGHTS, *parts)
+
+
+def require_finite_modules(model: Model, posterior: Posterior) -> None:
+    """TrainingError, naming the first one, unless all parameters of both are finite."""
     for prefix, module in (("model", model), ("posterior", posterior)):
         require_finite({f"{prefix}.{name}": p for name, p in module.named_parameters()})
-    replace_atomically(folder / WEIGHTS, safetensors.torch.save(_state(model, posterior)))
 
 
 def require_finite(parameters: Mapping[str, Tensor]) -> None:
@@ -83,14 +93,15 @@ def load(
     `modules` hands in the user's own networks by the path that the error names, for instance
     {"model.likelihood.network": decoder}.
     Errors: ModelFileError for files that are missing, damaged, of another version, or whose shapes
-    are not those of the description; sizes are compared before memory is taken.
+    are not those of the description; sizes are compared before memory is taken, then every byte
+    with the file's checksum.
     """
     folder = Path(folder)
     config = read_json(folder / CONFIG)
-    if config.get("format") != FORMAT:
+    if type(config.get("format")) is not int or config["format"] != FORMAT:
         raise ModelFileError(
-            f"{folder / CONFIG} has format {config.get('format')!r}, this version reads {FORMAT}: "
-            "use the version of aevb that wrote it"
+            f"{folder / CONFIG} has format {shortly(config.get('format'), 20)}, this version reads "
+            f"{FORMAT}: use the version of aevb that wrote it"
         )
     modules = dict(modules or {})
     with torch.device("meta"):  # shapes only: no memory is taken before they are checked
@@ -98,32 +109,27 @@ def load(
         posterior = restore(config.get("posterior"), modules, "posterior")
     if not isinstance(model, Model) or not isinstance(posterior, Posterior):
         raise ModelFileError(f"{folder / CONFIG} describes no model and posterior")
-    load_weights(folder, model, posterior)
+    load_weights(folder, model, posterior, _described(config.get("model"), config.get("posterior")))
     return model.eval(), posterior.eval()
 
 
-def load_weights(folder: Path, model: Model, posterior: Posterior) -> None:
-    """Fill the modules from `model.safetensors`, after comparing names, shapes and dtypes."""
-    path = folder / WEIGHTS
-    state, header = _state(model, posterior), _header(path)
-    expected = {name: tuple(t.shape) for name, t in state.items()}
-    found = {name: shape for name, (shape, _) in header.items()}
-    for odd in sorted(found.keys() | expected.keys()):
-        if found.get(odd) != expected.get(odd):
-            raise ModelFileError(
-                f"{path} does not belong to its config.json: {odd[:200]} has shape "
-                f"{found.get(odd)}, expected {expected.get(odd)}"
-            )
-        allowed = FLOATS if state[odd].is_floating_point() else (OTHERS.get(state[odd].dtype),)
-        if header[odd][1] not in allowed:
-            raise ModelFileError(
-                f"{path} does not belong to its config.json: {odd[:200]} is of type "
-                f"{str(header[odd][1])[:20]}, expected {' or '.join(map(str, allowed))}"
-            )
-    try:
-        tensors = safetensors.torch.load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path} is damaged ({error})") from error
+def load_weights(
+    folder: Path, model: Model, posterior: Posterior, described: str | None = None
+) -> None:
+    """Fill the modules from `model.safetensors`, after comparing names, shapes, dtypes, checksum.
+
+    `described` is the checksum of the description that the weights must be of, where there is one:
+    weights of the same shapes may belong to a model of another activation.
+    """
+    path, state = folder / WEIGHTS, _state(model, posterior)
+    header = read_header(path, len(state))
+    sizes = _compare(path, state, header)
+    tensors = read_tensors(path, header, sizes)
+    if described is not None and header.facts.get(DESCRIPTION) != described:
+        raise ModelFileError(
+            f"{path} does not belong to its config.json: it was saved with another description of "
+            "the model, or that was changed since; save the two together"
+        )
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise ModelFileError(f"{path} holds weights that are not finite, in {name}")
@@ -132,38 +138,52 @@ def load_weights(folder: Path, model: Model, posterior: Posterior) -> None:
         module.load_state_dict(own, assign=True)
 
 
+def checksum(folder: Path) -> str:
+    """The checksum that the weights of a folder state, which tells one model from another."""
+    return read_header(folder / WEIGHTS, 10_000).facts.get(CHECKSUM, "")
+
+
+def _compare(path: Path, state: Mapping[str, Tensor], header: Header) -> dict[str, int]:
+    """The bytes of an element of each tensor, where names, shapes and dtypes are the module's."""
+    expected = {name: tuple(t.shape) for name, t in state.items()}
+    found = {name: shape for name, (shape, _) in header.entries.items()}
+    sizes = {}
+    for odd in sorted(found.keys() | expected.keys()):
+        if found.get(odd) != expected.get(odd):
+            raise ModelFileError(
+                f"{path} does not belong to its config.json: {name_shortly(odd)} has shape "
+                f"{shortly(found.get(odd))}, expected {shortly(expected.get(odd))}"
+            )
+        allowed = FLOATS if state[odd].is_floating_point() else OTHERS.get(state[odd].dtype, {})
+        dtype = header.entries[odd][1]
+        if not isinstance(dtype, str) or dtype not in allowed:
+            raise ModelFileError(
+                f"{path} does not belong to its config.json: {name_shortly(odd)} is of type "
+                f"{str(dtype)[:20]}, expected {' or '.join(allowed)}"
+            )
+        sizes[odd] = allowed[dtype]
+    return sizes
+
+
+def _described(model: Any, posterior: Any) -> str:
+    return sha256(to_json({"model": model, "posterior": posterior}))
+
+
 def _state(model: Model, posterior: Posterior) -> dict[str, Tensor]:
-    # Copies: a file cannot hold two names for one memory, as of a module in both places.
     return {
-        f"{prefix}.{name}": tensor.detach().clone(memory_format=torch.contiguous_format)
+        f"{prefix}.{name}": tensor.detach()
         for prefix, module in (("model", model), ("posterior", posterior))
         for name, tensor in module.state_dict().items()
     }
 
 
-def _header(path: Path) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Names, shapes and dtypes as the file states them, read without touching the weights."""
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > MAX_HEADER_BYTES:
-                raise ModelFileError(f"{path} is damaged: its header claims {length} bytes")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        return {
-            name: (tuple(int(n) for n in entry["shape"]), entry["dtype"])
-            for name, entry in header.items()
-        }
-    except FileNotFoundError:
-        raise ModelFileError(f"{path} does not exist: the run has not saved a model yet") from None
-    except (
-        OSError,
-        ValueError,
-        OverflowError,
-        RecursionError,
-        struct.error,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:
-        raise ModelFileError(f"{path} is damaged: its header cannot be read") from error
+def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each tensor with a memory of its own, as a file wants them; copied where it is another's."""
+    seen: set[int] = set()
+    separate = {}
+    for name, tensor in state.items():
+        memory = tensor.untyped_storage().data_ptr()
+        separate[name] = tensor.clone() if memory in seen else tensor
+        separate[name] = separate[name].contiguous()
+        seen.add(memory)
+    return separate
