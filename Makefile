@@ -1,12 +1,13 @@
 # make demo   set up .venv, train a 2-D model of real digits, evaluate it, draw it
 # make test   set up .venv, run the tests        make test-slow   those that take minutes
 # make lint   ruff and mypy                      make bench       the benchmarks
+# make docs   the pages, in docs/_build/index.html
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow lint bench docs clean
 
 demo: .venv/aevb
 	$(BIN)/aevb train digits --latent-dim 2 --hidden 256 --activation tanh --lr 3e-3 --epochs 400 --out $(RUN) --force
@@ -29,6 +30,9 @@ lint: .venv/dev
 bench: .venv/aevb
 	$(BIN)/python benchmarks/step.py
 
+docs: .venv/docs
+	$(BIN)/python -m sphinx -W -n -q docs docs/_build
+
 # torch comes first and pinned: left free, an installer may choose a build of several gigabytes.
 .venv/torch: constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -43,5 +47,9 @@ bench: .venv/aevb
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
+.venv/docs: .venv/aevb
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	@touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
