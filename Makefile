@@ -10,7 +10,7 @@ RUN := runs/demo
 .PHONY: demo test test-slow lint bench docs clean
 
 demo: .venv/aevb
-	$(BIN)/aevb train digits --latent-dim 2 --hidden 256 --activation tanh --lr 3e-3 --epochs 400 --out $(RUN) --force
+	$(BIN)/aevb train digits --likelihood continuous-bernoulli --latent-dim 2 --hidden 256 --activation tanh --lr 3e-3 --epochs 400 --out $(RUN) --force
 	@echo
 	@$(BIN)/aevb evaluate $(RUN)
 	@echo

@@ -167,6 +167,7 @@ class Standardizer(nn.Module):
 
     def fit(self, x: Tensor) -> None:
         """Take mean and deviation from the rows of x (N, width), of which NaN cells are missing."""
+        x = x.double()  # the square of a number that fits 32 bits may not
         mean = torch.nanmean(x, 0).nan_to_num(nan=0.0)
         deviation = torch.nanmean((x - mean).square(), 0).nan_to_num(nan=0.0).sqrt()
         self.mean.copy_(mean)

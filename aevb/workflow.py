@@ -93,7 +93,8 @@ def _lasting(data: str) -> str:
 def resolve(settings: Settings) -> tuple[Settings, Dataset]:
     """Open the data, and settle what was left to them: binarization, likelihood and epochs.
 
-    A Bernoulli gets binarized data; grey levels that stay grey get a continuous Bernoulli.
+    A Bernoulli gets binarized data; grey levels that stay grey get a Gaussian whose mean stays
+    between 0 and 1.
     """
     source = settings.open_data()
     binarize, likelihood = settings.binarize, settings.likelihood
@@ -103,7 +104,7 @@ def resolve(settings: Settings) -> tuple[Settings, Dataset]:
         if binarize != "none":
             likelihood = "bernoulli"
         elif source.likelihood == "bernoulli" and source.binarize != "none":
-            likelihood = "continuous-bernoulli"
+            likelihood = "gaussian"
         else:
             likelihood = source.likelihood
     data = split(source, Binarization(binarize), limit=settings.data_limit)

@@ -80,7 +80,7 @@ def imputation() -> None:
         filled = KNNImputer(n_neighbors=k, **keep).fit(train).transform(seen)
         print(f"{k} nearest neighbors {error(filled):.5f}", flush=True)
     for size in (10, 20):
-        for likelihood in ("auto", "gaussian"):
+        for likelihood in ("gaussian", "continuous-bernoulli"):
             vae = VAE(size, likelihood=likelihood).fit(train)
             for method, samples in (("importance", 100), ("importance", 1000), ("gibbs", 300)):
                 start = time.perf_counter()

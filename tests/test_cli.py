@@ -241,7 +241,7 @@ def test_digits_are_the_data_where_none_are_named(good, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ([], {"likelihood": "continuous-bernoulli", "binarize": "none"}),
+        ([], {"likelihood": "gaussian", "binarize": "none"}),
         (["--binarize", "threshold"], {"likelihood": "bernoulli", "binarize": "threshold"}),
         (["--likelihood", "gaussian"], {"likelihood": "gaussian", "binarize": "none"}),
         (["--network", "convolutional", "--hidden", "4,8"], {"hidden": (4, 8)}),

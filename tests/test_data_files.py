@@ -155,15 +155,15 @@ def test_a_map_in_fortran_order_is_viewed_or_refused(
 SUGGESTIONS = [
     (np.array([[0, 1], [1, 1]], np.uint8), 1.0, "bernoulli"),
     (np.array([[0, 255], [255, 0]], np.uint8), 1 / 255, "bernoulli"),
-    (np.array([[0, 128], [255, 0]], np.uint8), 1 / 255, "continuous-bernoulli"),
-    (np.array([[0, 1], [2, 0]], np.uint8), 1 / 255, "continuous-bernoulli"),
+    (np.array([[0, 128], [255, 0]], np.uint8), 1 / 255, "gaussian"),
+    (np.array([[0, 1], [2, 0]], np.uint8), 1 / 255, "gaussian"),
     (np.array([[0, 2], [2, 0]], np.uint8), 1.0, "negative-binomial"),
     (np.array([[True, False], [True, True]]), 1.0, "bernoulli"),
     (np.array([[0, 1], [2, 300]], np.int64), 1.0, "negative-binomial"),
     (np.array([[0.0, 1.0], [2.0, 3.0]]), 1.0, "negative-binomial"),
     (np.array([[0, 1], [-1, 3]], np.int32), 1.0, "gaussian"),
-    (np.array([[0.0, 0.5], [1.0, 1.0]]), 1.0, "continuous-bernoulli"),
-    (np.array([[0.0, 0.5], [1.0, 1.0]], np.float16), 1.0, "continuous-bernoulli"),
+    (np.array([[0.0, 0.5], [1.0, 1.0]]), 1.0, "gaussian"),
+    (np.array([[0.0, 0.5], [1.0, 1.0]], np.float16), 1.0, "gaussian"),
     (np.array([[0.0, 0.5], [1.0, 1.5]]), 1.0, "mixed"),
     (np.array([[0.2, 0.5], [1.0, 1.5]]), 1.0, "gaussian"),
     (np.array([[-0.1, 0.5], [1.0, 0.5]]), 1.0, "gaussian"),
@@ -190,7 +190,7 @@ def test_the_suggestion_says_that_it_saw_the_first_rows_only() -> None:
     values = np.zeros((suggestion.SUGGESTION_ROWS + 1, 1))
     values[-1] = 0.5
     assert suggest(values, 1.0) == ("bernoulli", "every value of the first 10,000 rows is 0 or 1")
-    assert suggest(values[1:], 1.0)[0] == "continuous-bernoulli"
+    assert suggest(values[1:], 1.0) == ("gaussian", "every value lies in [0, 1]")
 
 
 def test_the_scale_sees_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

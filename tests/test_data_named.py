@@ -34,10 +34,10 @@ OFFICIAL = {
 }
 CLASSES = {"digits": range(10), "mnist": range(10), "fashion-mnist": range(10)}
 TREATMENT = {
-    "digits": ("continuous-bernoulli", "none", 1 / 16),
+    "digits": ("gaussian", "none", 1 / 16),
     "mnist": ("bernoulli", "epoch", 1 / 255),
     "binarized-mnist": ("bernoulli", "none", 1.0),
-    "fashion-mnist": ("continuous-bernoulli", "none", 1 / 255),
+    "fashion-mnist": ("gaussian", "none", 1 / 255),
     "frey-face": ("gaussian", "none", 1 / 255),
     "omniglot": ("bernoulli", "epoch", 1 / 255),
 }

@@ -113,7 +113,7 @@ def test_a_run_of_the_command_line_is_an_estimator(tmp_path, call):
     assert code == 0, err
     vae = VAE.load(run)
     assert vae.get_params()["latent_dim"] == 3
-    assert vae.likelihood_ == "continuous-bernoulli"
+    assert vae.likelihood_ == "gaussian"
     test = aevb.data.load("digits").test
     x = DIGITS[test.index]  # in the units of the data, from 0 to 16
     assert np.allclose(x / 16, test.all().numpy())

@@ -13,7 +13,7 @@ PACKAGE = Path(aevb.__file__).parent
 ORDER = [
     {"errors", "files"},
     {"randomness"},
-    {"data", "networks", "optimizers"},
+    {"data", "mcmc", "networks", "optimizers"},
     {"distributions"},
     {"conditional"},
     {"model"},

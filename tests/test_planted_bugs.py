@@ -136,7 +136,7 @@ def samples_changed(by):
     def plant(patch):
         original = estimates._stream
         patch.setattr(
-            estimates, "_stream", lambda m, q, b, k, seed: original(m, q, b, k + by, seed)
+            estimates, "_stream", lambda m, q, b, n, k, seed: original(m, q, b, n, k + by, seed)
         )
 
     return plant

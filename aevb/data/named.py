@@ -250,7 +250,7 @@ _TABLE: Mapping[str, _Entry] = {
     "digits": _Entry(
         rows=1797,
         shape=(1, 8, 8),
-        likelihood="continuous-bernoulli",
+        likelihood="gaussian",
         reason="grey levels from 0 to 16",
         scale=1 / 16,
         binarize="none",
@@ -310,7 +310,7 @@ _TABLE: Mapping[str, _Entry] = {
     "fashion-mnist": _Entry(
         rows=70_000,
         shape=(1, 28, 28),
-        likelihood="continuous-bernoulli",
+        likelihood="gaussian",
         reason="grey levels from 0 to 255, many strictly between black and white",
         scale=1 / 255,
         binarize="none",

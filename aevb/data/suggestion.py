@@ -49,7 +49,7 @@ def suggest(values: NDArray[np.generic], scale: float, levels: Levels = ()) -> t
         return "bernoulli", f"every value{rows} is 0 or 1"
     if not any(levels):
         if domain.unit:
-            return "continuous-bernoulli", f"every value{rows} lies in [0, 1]"
+            return "gaussian", f"every value{rows} lies in [0, 1]"
         if domain.whole and not (by_column and any(_too_even(values, scale))):
             return "negative-binomial", f"every value{rows} is a count 0, 1, 2, ..."
     if len(set(kinds)) > 1:

@@ -25,6 +25,8 @@ class Family(nn.Module, ABC):
     support: Constraint
     domain: str
     """What the support is called in a sentence, and for `check`."""
+    remedy: str = ""
+    """What else than another likelihood may help data outside the domain."""
 
     @abstractmethod
     def outputs(self, size: int) -> int:
@@ -83,11 +85,12 @@ class Family(nn.Module, ABC):
         column = int((~flat[row]).int().argmax())
         value = float(x.reshape(len(x), -1)[row, column])
         family = self.family_of(column)
-        fits, reason = suggest(x.detach().cpu().numpy(), 1.0)
+        seen = torch.where(torch.isfinite(x), x, torch.nan)  # what else is there to go by
+        fits, reason = suggest(seen.detach().cpu().numpy(), 1.0)
         raise DataError(
             f"{type(family).__name__} expects {family.domain}, found {value:g} in row "
             f"{row + first_row}, column {column + 1} ({int((~flat).sum())} of {flat.numel()} cells "
-            f"do not fit): choose the likelihood {fits}, since {reason}"
+            f"do not fit): choose the likelihood {fits}, since {reason}{family.remedy}"
         )
 
 

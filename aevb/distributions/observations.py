@@ -28,6 +28,7 @@ class Bernoulli(Family):
 
     support = constraints.boolean
     domain = "zeros and ones"
+    remedy = "; or binarize them, where they are grey levels"
 
     def outputs(self, size: int) -> int:
         return size
@@ -194,12 +195,41 @@ class Poisson(Family):
         return torch.log((x.sum(0) + 0.5) / (len(x) + 1)).flatten()
 
 
+class NegativeBinomialDistribution(td.NegativeBinomial):
+    """torch's NegativeBinomial with a log-density that stays exact as it tends to a Poisson's.
+
+    The difference of two log Gammas loses all digits, in single precision, where r is large; there
+    Stirling's series gives it in terms that tend to 0.
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        r, log_odds = self.total_count, self.logits
+        log_mean = log_odds + torch.log(r)
+        softplus = F.softplus(log_odds)
+        return (
+            _log_rising(r, value)
+            - torch.lgamma(value + 1)
+            + value * (log_mean - softplus)
+            - r * softplus
+        )
+
+
+def _log_rising(r: Tensor, x: Tensor) -> Tensor:
+    """log Gamma(r + x) - log Gamma(r) - x log r, by Stirling's series from r = 50."""
+    small = r < 50
+    near, far = torch.where(small, r, torch.ones_like(r)), torch.where(small, 50.0 + r, r)
+    exact = torch.lgamma(near + x) - torch.lgamma(near) - x * torch.log(near)
+    series = (far + x - 0.5) * torch.log1p(x / far) - x + (1 / (far + x) - 1 / far) / 12
+    return torch.where(small, exact, series)
+
+
 class NegativeBinomial(Family):
     """Counts that vary more than a Poisson's: mean m, variance m + m^2 / r.
 
         log p(x) = log Gamma(x + r) / (Gamma(r) x!) + r log(r / (r + m)) + x log(m / (r + m))
 
-    Shapes: raw (*batch, 2X): log m, then log r. Units: nats.
+    Shapes: raw (*batch, 2X): log m, held to [-15, 25], then log r, held to [-10, 10]: counts that
+    vary no more than a Poisson's would send r to infinity. Units: nats.
     Errors: DataError from `check` for anything but whole numbers from 0.
     Source: Hilbe (2011), "Negative binomial regression", the NB2 form.
     Example:
@@ -215,8 +245,9 @@ class NegativeBinomial(Family):
 
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
         log_mean, log_count = blocks(raw, batch_ndim, 2)
+        log_mean, log_count = log_mean.clamp(-15, 25), log_count.clamp(-10, 10)
         return independent(
-            td.NegativeBinomial(
+            NegativeBinomialDistribution(
                 torch.exp(log_count), logits=log_mean - log_count, validate_args=False
             ),
             batch_ndim,

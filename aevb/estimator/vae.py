@@ -377,7 +377,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self,
         X: Any,
         *,
-        method: Literal["importance", "gibbs"] = "importance",
+        method: Literal["gibbs", "importance"] = "gibbs",
         samples: int = 100,
         random_state: Randomness = None,
     ) -> Array:
