@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 logging.getLogger("aevb").addHandler(logging.NullHandler())  # a library speaks when asked to
 
 if TYPE_CHECKING:
-    from aevb import codes, data, plots
+    from aevb import codes, data, exchange, plots
     from aevb.algorithms import AEVB
     from aevb.conditional import (
         Conditional,
@@ -68,12 +68,13 @@ __all__ = [
     *_HOME,
     "codes",
     "data",
+    "exchange",
     "plots",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("codes", "data", "plots"):
+    if name in ("codes", "data", "exchange", "plots"):
         return import_module(f"aevb.{name}")
     if name in _HOME:
         return getattr(import_module(f"aevb.{_HOME[name]}"), name)

@@ -6,6 +6,7 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from aevb.data import arrays, checks, fingerprints, suggestion
+from aevb.data import arrays, checks, fingerprints, read_values, split, suggestion
 from aevb.data.checks import first_cell
 from aevb.data.readers import fingerprint, read_file, suggest
 from aevb.errors import DataError
@@ -476,3 +477,11 @@ def test_a_large_file_is_sampled_in_64_blocks() -> None:
     assert len(offsets) == 64
     assert offsets[-1] == (1 << 40) - fingerprints.FINGERPRINT_BLOCK_BYTES
     assert len(set(np.diff(offsets) // 1000)) == 1
+
+
+def test_an_official_test_set_is_never_trained_on() -> None:
+    source = replace(read_values(np.arange(60.0).reshape(30, 2)), splits={"test": np.arange(5)})
+    data = split(source)
+    assert set(data.test.index) == set(range(5))
+    assert not set(data.test.index) & {*data.train.index, *data.validation.index}
+    assert len(data.train) + len(data.validation) + 5 == 30

@@ -198,7 +198,8 @@ def split(
 
 def _parts(source: Source, seed: int) -> dict[str, NDArray[np.int64]]:
     official = dict(source.splits or {})
-    pool = official.get("train", np.arange(len(source.values)))
+    held_back = np.concatenate([np.arange(0), *(official[k] for k in official if k != "train")])
+    pool = official.get("train", np.setdiff1d(np.arange(len(source.values)), held_back))
     if len(pool) < 10:
         raise DataError(f"{source.name} has {len(pool)} rows: at least 10 are needed for a split")
     order = generator(seed, Stream.SPLIT).permutation(len(pool))
