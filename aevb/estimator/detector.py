@@ -9,7 +9,8 @@ from sklearn.base import OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from aevb.errors import ModelFileError, UsageError
-from aevb.estimator.vae import VAE, Randomness
+from aevb.estimator.parameters import Randomness
+from aevb.estimator.vae import VAE
 from aevb.storage import RunFolder
 
 

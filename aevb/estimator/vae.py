@@ -1,9 +1,6 @@
 """`VAE`: a variational auto-encoder that behaves like any transformer of scikit-learn."""
 
-import operator
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -12,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from aevb import codes, imputation
@@ -24,6 +20,15 @@ from aevb.data.frames import is_frame
 from aevb.distributions import route
 from aevb.errors import DataError, TrainingError, UsageError
 from aevb.estimator.display import html_of
+from aevb.estimator.parameters import (
+    SETTINGS,
+    Randomness,
+    as_parameter,
+    batch_size_of,
+    plain,
+    seed_of,
+    spelled,
+)
 from aevb.evaluation import evidence, refit
 from aevb.posterior import PerDatum, Posterior
 from aevb.randomness import Stream, generator
@@ -38,24 +43,6 @@ from aevb.storage import (
 from aevb.training import Plan, train, usual_epochs, worth_compiling
 
 Array = NDArray[np.float64]
-Randomness = int | np.random.RandomState | None
-SETTINGS = {
-    "latent_dim": "latent_dim",
-    "hidden": "hidden",
-    "activation": "activation",
-    "posterior": "posterior",
-    "prior": "prior",
-    "objective": "objective",
-    "samples": "samples",
-    "beta": "beta",
-    "algorithm": "algorithm",
-    "lr": "learning_rate",
-    "epochs": "epochs",
-    "batch_size": "batch_size",
-    "patience": "patience",
-    "allow_nan": "allow_nan",
-}
-"""The settings of a run and the parameters of the estimator that say the same."""
 
 
 class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -141,7 +128,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             patience=settings.patience,
             seed=settings.seed,
         )
-        with _spelled():
+        with spelled():
             algorithm = learner(settings, self.model_, self.posterior_, len(data.train))
         algorithm.compiled = worth_compiling(algorithm, len(data.train), plan)
         try:
@@ -188,18 +175,18 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self.__dict__.pop("posterior_", None)
         source = self._source(X, reset=True)
         likelihood = source.likelihood if self.likelihood == "auto" else self.likelihood
-        seed = _seed_of(self.random_state)
-        given = {name: _plain(getattr(self, parameter)) for name, parameter in SETTINGS.items()}
+        seed = seed_of(self.random_state)
+        given = {name: plain(getattr(self, parameter)) for name, parameter in SETTINGS.items()}
         given |= {"data": source.name, "likelihood": likelihood, "seed": seed, "binarize": "none"}
         if given["epochs"] is None:
-            given["epochs"] = usual_epochs(len(source.values), _size(given))
-        self.settings_ = check_settings(given | {"precision": precision}, spell=_as_parameter)
+            given["epochs"] = usual_epochs(len(source.values), batch_size_of(given))
+        self.settings_ = check_settings(given | {"precision": precision}, spell=as_parameter)
         rows = all_rows(source, Binarization.NONE, seed)
         nothing = rows.pick(np.arange(0))
         self.likelihood_, self.reason_, self.columns_ = likelihood, source.reason, source.columns
         self._facts = facts_of(self.settings_, Dataset(source, rows, nothing, nothing))
         data = Dataset(source, rows, nothing if X_val is None else self._read(X_val), nothing)
-        with _spelled():
+        with spelled():
             self.model_, self.posterior_ = build(self.settings_, data)
         check_domain(self.model_, data)
         self.history_, self._memory = [], None
@@ -451,7 +438,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     def _seed(self, random_state: Randomness) -> int:
         """The seed of a call: that of the fit, unless the call brings another."""
-        return self.settings_.seed if random_state is None else _seed_of(random_state)
+        return self.settings_.seed if random_state is None else seed_of(random_state)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "posterior_")
@@ -467,51 +454,3 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         return {"text/plain": repr(self), "text/html": self._repr_html_()}
-
-
-def _seed_of(random_state: Randomness) -> int:
-    """None is 0; a whole number is itself; a RandomState gives its next one."""
-    if random_state is None:
-        return 0
-    if isinstance(random_state, np.random.RandomState):
-        return int(check_random_state(random_state).randint(2**31 - 1))
-    try:
-        seed = operator.index(random_state)
-    except TypeError:
-        seed = -1
-    if not 0 <= seed < 2**64:
-        raise UsageError(
-            f"random_state must be None, a whole number from 0 or a RandomState, found "
-            f"{random_state!r}"
-        )
-    return seed
-
-
-def _plain(value: Any) -> Any:
-    """A parameter as Python has it: a grid search may bring numbers of numpy."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, list | tuple | np.ndarray):
-        return tuple(_plain(item) for item in value)
-    return value
-
-
-def _size(given: dict[str, Any]) -> int:
-    """The batch size, or 1 where it is none, which the check of the settings will say."""
-    size = given["batch_size"]
-    return size if isinstance(size, int) and size > 0 else 1
-
-
-def _as_parameter(name: str) -> str:
-    return SETTINGS.get(name, name)
-
-
-@contextmanager
-def _spelled() -> Iterator[None]:
-    """Name parameters as Python does, where a sentence has the options of the command line."""
-    try:
-        yield
-    except UsageError as error:
-        option = re.compile(r"--([a-z-]+)")
-        sentence = option.sub(lambda m: _as_parameter(m[1].replace("-", "_")), str(error))
-        raise UsageError(sentence) from error
