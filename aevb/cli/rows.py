@@ -33,14 +33,14 @@ def impute(
     import numpy as np
 
     from aevb import imputation, plots
-    from aevb.workflow import draw_beside, write_filled
+    from aevb.workflow import draw_beside, with_holes, write_filled
 
     folder = open_run(run)
     rows = folder.rows(data, allow_nan=True)
     original = np.asarray(rows.values).reshape(len(rows), -1)
     missing = int(np.isnan(original).sum())
-    model, posterior = folder.load_for(rows)
-    filled = imputation.impute(model, posterior, rows, method=method, samples=samples, seed=seed)
+    model, posterior, holed = with_holes(folder, rows)
+    filled = imputation.impute(model, posterior, holed, method=method, samples=samples, seed=seed)
     target = folder.path / "imputed.npy" if out is None else out
     if target.suffix == ".png":
         some = rows.pick(np.arange(min(len(rows), 30)))
@@ -70,12 +70,12 @@ def denoise(
 ) -> None:
     """Infer what lies behind noisy rows: the mean of p(x | z), averaged over z given the row."""
     from aevb import imputation
-    from aevb.workflow import draw_beside
+    from aevb.workflow import draw_beside, with_holes
 
     folder = open_run(run)
     rows = folder.rows(data, allow_nan=True).limit(data_limit)
-    model, posterior = folder.load_for(rows)
-    clean = imputation.denoise(model, posterior, rows, samples=samples, seed=seed)
+    model, posterior, holed = with_holes(folder, rows)
+    clean = imputation.denoise(model, posterior, holed, samples=samples, seed=seed)
 
     def picture() -> "Axes":
         return draw_beside(folder, rows, clean, "denoised")

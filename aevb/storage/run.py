@@ -237,7 +237,13 @@ class RunFolder:
     @property
     def columns(self) -> tuple[Column, ...]:
         """The columns of the table that the model was fitted on, where it was one."""
-        return columns_of(self.data_facts(), str(self.path / weights.CONFIG))
+        columns = columns_of(self.data_facts(), str(self.path / weights.CONFIG))
+        if columns and len(columns) != math.prod(self.shape):
+            raise ModelFileError(
+                f"{self.path / weights.CONFIG} names {len(columns)} columns of rows of "
+                f"{math.prod(self.shape)} numbers: it was changed"
+            )
+        return columns
 
     def dataset(self) -> Dataset:
         """The data of the run, split as then; DataError where their content has changed."""

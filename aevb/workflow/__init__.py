@@ -5,7 +5,7 @@ The faces of the project (the command line, the page) parse and print; the work 
 
 from aevb.workflow.cards import evaluation_table
 from aevb.workflow.description import column_lines, data_table, describe_data
-from aevb.workflow.material import Material
+from aevb.workflow.material import Material, with_holes
 from aevb.workflow.outputs import write_array, write_csv, write_filled, write_rows
 from aevb.workflow.pictures import (
     KINDS,
@@ -41,6 +41,7 @@ __all__ = [
     "resolve",
     "score",
     "settle",
+    "with_holes",
     "write_array",
     "write_csv",
     "write_filled",

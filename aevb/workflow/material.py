@@ -12,9 +12,10 @@ from torch import Tensor
 from aevb import codes
 from aevb.data import Column, Dataset, Rows
 from aevb.distributions import Columns, Family, Masked, Standardized
-from aevb.evaluation import Diagnosis, diagnose
+from aevb.evaluation import Diagnosis, diagnose, refit
+from aevb.imputation import observing
 from aevb.model import Model
-from aevb.posterior import Posterior
+from aevb.posterior import PerDatum, Posterior
 from aevb.storage import RunFolder
 from aevb.storage.run import IN_MEMORY
 from aevb.storage.snapshots import Trail
@@ -136,6 +137,17 @@ class Material:
         mean = np.where(np.isnan(learned_mean), mean, learned_mean)
         deviation = np.where(np.isnan(learned), deviation, learned)
         return mean, np.where(deviation > 0, deviation, 1.0)
+
+
+def with_holes(folder: RunFolder, rows: Rows) -> tuple[Model, Posterior, Rows]:
+    """The model, a posterior, and rows with NaN in their missing cells whatever was binarized."""
+    x = rows.all().flatten(1).numpy()
+    x[np.isnan(np.asarray(rows.values)[rows.index].reshape(len(x), -1))] = np.nan
+    holed = Rows(x, np.arange(len(x)), rows.shape)
+    model, posterior = folder.load()
+    if isinstance(posterior, PerDatum):
+        posterior = refit(observing(model), folder.settings().latent_dim, holed)
+    return model, posterior, holed
 
 
 def _learned_units(family: Family | None, like: Tensor) -> tuple[Array, Array]:

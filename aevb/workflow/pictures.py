@@ -15,12 +15,14 @@ from aevb.evaluation import evidence
 from aevb.imputation import impute, observing
 from aevb.randomness import Stream, generator
 from aevb.storage import RunFolder
-from aevb.workflow.material import Material
+from aevb.workflow.material import Material, with_holes
 from aevb.workflow.scores import score_rows
 
 Array = NDArray[np.float64]
 SCORED_ROWS, SCORE_SAMPLES = 500, 50
 MOST_MOMENTS = 10
+USED = 0.01
+"""Nats that a latent dimension must say of a datum to count as used."""
 MOST_CELLS = 12
 """Columns of a table whose cells are written out."""
 
@@ -162,7 +164,8 @@ def _traversals(material: Material, decoded: Array, dimensions: list[int], value
 def _kl(material: Material) -> Axes:
     by_dimension = material.diagnosis.kl_by_dimension
     assert by_dimension is not None
-    return plots.kl_by_dimension(by_dimension, threshold=0.01)
+    unused = bool((by_dimension < USED).any())
+    return plots.kl_by_dimension(by_dimension, threshold=USED if unused else None)
 
 
 def _by_row(material: Material) -> Axes:
@@ -209,7 +212,7 @@ def _imputation(material: Material) -> Axes:
     holes = Rows(
         np.where(seen, data, np.nan).astype(np.float32), np.arange(len(data)), material.shape
     )
-    model, posterior = material.folder.load_for(holes)
+    model, posterior, holes = with_holes(material.folder, holes)
     filled = impute(model, posterior, holes, seed=material.seed)
     observed = seen & ~np.isnan(data)
     if material.kind == "table":

@@ -8,22 +8,23 @@ from typing import Any
 import numpy as np
 
 from aevb import codes, plots
-from aevb.data import Rows
+from aevb.data import Column
 from aevb.errors import UsageError
 from aevb.files import replace_atomically
+from aevb.plots.style import in_figures
 from aevb.report import Block, Note, Number, Picture, Section, Table, number, report
 from aevb.storage import RunFolder, Settings
 from aevb.storage.run import REPORT
 from aevb.storage.settings import as_option
 from aevb.workflow.material import Material
-from aevb.workflow.pictures import KINDS, draw, draw_rows, pictures_of
+from aevb.workflow.pictures import KINDS, draw, draw_beside, pictures_of
 from aevb.workflow.scores import judge_rows, score
-from aevb.workflow.training import training_report
+from aevb.workflow.training import kept_record
 
 EVALUATION_ROWS, EVALUATION_SAMPLES = 1000, 1000
 FEW_EFFECTIVE = 20.0
 MOST_COLUMNS, MOST_UNUSUAL = 50, 10
-UNUSUAL_CELLS = 8
+UNUSUAL_CELLS = 6
 Progress = Callable[[int, int], None]
 
 
@@ -63,12 +64,12 @@ def report_of(material: Material, progress: Progress | None = None) -> str:
     sections = [
         Section("Numbers", [*_numbers(evaluated, which), *warnings]),
         Section("Data", _data(facts, settings, material)),
-        *_training(folder, settings, history),
-        *_diagnosis(material),
+        *_training(history),
+        *_diagnosis(material, evaluated),
         Section("Pictures", [_picture(material, kind) for kind in pictures_of(material)]),
         *_unusual(material),
         Section("Settings", [Table(_settings(settings), ("setting", "value"))]),
-        Section("To reproduce it", _reproduction(folder, settings)),
+        Section("To reproduce it", _reproduction(material, settings)),
     ]
     name = Path(str(facts.get("name", settings.data))).name
     return report(f"A variational auto-encoder of {name}", sections, _summary(facts, settings))
@@ -130,10 +131,9 @@ def _warnings(
 
 def _overfitted(history: Sequence[Mapping[str, Any]], error: float | None) -> str:
     """Whether the training bound lies far above the validation bound at the epoch kept."""
-    scored = [record for record in history if record.get("validation")]
-    if not scored:
+    if not any(record.get("validation") for record in history):
         return ""
-    best = max(scored, key=lambda record: float(record["validation"]["elbo"]))
+    best = kept_record(history)
     train, validation = best["train"]["elbo"], best["validation"]["elbo"]
     if train - validation <= max(3 * (error or 0.0), 0.5):
         return ""
@@ -188,7 +188,7 @@ def _data(facts: Mapping[str, Any], settings: Settings, material: Material) -> l
     about: list[list[object]] = [
         ["name", facts.get("name")],
         ["kind", material.kind],
-        ["rows", ", ".join(f"{n} {name}" for name, n in counts.items() if n)],
+        ["rows", ", ".join(f"{counts[key]} {name}" for key, name in PARTS if counts.get(key))],
         ["split", facts.get("split")],
         ["shape of a row", " x ".join(map(str, _list(facts.get("shape"))))],
         ["likelihood", settings.likelihood],
@@ -209,52 +209,54 @@ def _data(facts: Mapping[str, Any], settings: Settings, material: Material) -> l
     return blocks
 
 
+PARTS = (("train", "training"), ("validation", "validation"), ("test", "test"))
 COLUMN_HEADER = ("column", "name", "kind", "texts")
 
 
-def _training(
-    folder: RunFolder, settings: Settings, history: list[dict[str, Any]]
-) -> Iterator[Section]:
+def _training(history: list[dict[str, Any]]) -> Iterator[Section]:
     if not history:
         return
-    kept = training_report(folder, settings, history)
+    kept = kept_record(history)
     rows = [
-        [name, parts["elbo"], parts["reconstruction"], parts["kl"]]
+        [name, *(round(float(parts[key]), 3) for key in ("elbo", "reconstruction", "kl"))]
         for name in ("train", "validation")
         if (parts := kept[name]) is not None
     ]
     header = ("nats per datum", "bound", "reconstruction", "KL(q || p)")
     said = (
-        f"{kept['epochs']} epochs; the model kept is that of epoch {kept['best_epoch']}. The "
+        f"{len(history)} epochs; the model kept is that of epoch {kept['epoch']}. The "
         "training bound is an average over the epoch, while the parameters change."
     )
     yield Section("Training", [Table(rows, header), Note(said)])
 
 
-def _diagnosis(material: Material) -> Iterator[Section]:
-    if not material.in_file:
+def _diagnosis(material: Material, evaluated: Mapping[str, Any] | None) -> Iterator[Section]:
+    if evaluated is None:
         return
-    found = material.diagnosis
-    blocks: list[Block] = [
-        Table(
-            [
-                ["active units", f"{found.active_units} of {material.latent_dim}"],
-                ["reconstruction error, squared, per datum", found.reconstruction_error],
-            ]
-        )
+    found, importance = material.diagnosis, evaluated["importance"]
+    effective = importance.get("effective_sample_size")
+    facts: list[list[object]] = [
+        ["active units", f"{found.active_units} of {material.latent_dim}"],
+        ["effective samples of log p(x)", f"{_short(effective)} of {importance['samples']}"],
     ]
+    if material.folder.settings().likelihood != "mixed":  # a sum over units that differ says little
+        facts.append(
+            ["reconstruction error, squared, per datum", _short(found.reconstruction_error)]
+        )
+    blocks: list[Block] = [Table(facts)]
     if found.kl_by_dimension is not None:
         variance = found.posterior_mean_variance
-        blocks.append(
-            Table(
-                [
-                    [f"z{k + 1}", float(found.kl_by_dimension[k]), float(variance[k])]
-                    for k in material.ranked[:MOST_COLUMNS]
-                ],
-                ("dimension", "KL(q || p), nats", "variance of the posterior means"),
-            )
-        )
+        by_dimension = [
+            [f"z{k + 1}", round(float(found.kl_by_dimension[k]), 4), round(float(variance[k]), 4)]
+            for k in material.ranked[:MOST_COLUMNS]
+        ]
+        header = ("dimension", "KL(q || p), nats", "variance of the posterior means")
+        blocks.append(Table(by_dimension, header))
     yield Section("Latent dimensions", blocks)
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "unknown"
 
 
 # -- pictures, rows -------------------------------------------------------------------------------
@@ -274,47 +276,39 @@ def _unusual(material: Material) -> Iterator[Section]:
     found = judge_rows(material.folder, material.test, seed=material.seed)
     lowest = found.lowest(MOST_UNUSUAL)
     rows = material.test.pick(lowest)
-    extra = material.columns[:UNUSUAL_CELLS] if material.kind == "table" else ()
-    cells = [
+    extra = material.columns[:UNUSUAL_CELLS]
+    array = material.rows(rows)
+    table = [
         [
             str(int(k) + 1),
-            str(int(rows.index[place]) + 1),
-            float(found.values[k]),
+            str(int(number_in_data) + 1),
+            round(float(found.values[k]), 2),
             "yes" if found.below[k] else "no",
-            *_cells(rows, place, len(extra), material),
+            *map(_cell, values, extra),
         ]
-        for place, k in enumerate(lowest)
+        for k, number_in_data, values in zip(lowest, rows.index, array, strict=True)
     ]
-    header = ["test row", "row of the data", "log p(x), nats", "below the threshold"]
+    header = ["test row", "row of the data", "log p(x), nats", "below"]
     header += [column.name or f"column {k}" for k, column in enumerate(extra, start=1)]
-    blocks: list[Block] = [
-        Note(
-            f"The lowest by log p(x), 100 samples; {int(found.below.sum())} of "
-            f"{len(found.values)} test rows lie below {found.threshold or 0.0:.2f} nats, as do "
-            f"{100 * found.contamination:g} % of the training rows."
-        ),
-        Table(cells, header),
-    ]
+    said = (
+        f"The lowest by log p(x), 100 samples; {int(found.below.sum())} of {len(found.values)} "
+        f"test rows lie below {in_figures(found.threshold or 0.0)} nats, as do "
+        f"{100 * found.contamination:g} % of the training rows."
+    )
+    blocks: list[Block] = [Note(said), Table(table, header)]
     if material.kind != "table":
-        said = "These rows, the least probable first."
-        blocks.append(Picture(plots.png(_drawn(material, rows)), said, said))
+        again = material.decode(codes.encode(*material.folder.load_for(rows), rows))
+        drawn = draw_beside(material.folder, rows, again, "reconstruction")
+        caption = "These rows and their reconstructions, the least probable first."
+        blocks.append(Picture(plots.png(drawn), caption, caption))
     yield Section("The most unusual rows", blocks)
 
 
-def _drawn(material: Material, rows: Rows) -> Any:
-    array = material.rows(rows)
-    model, posterior = material.folder.load_for(rows)
-    again = codes.reconstruct(model, posterior, rows)
-    return draw_rows(material.folder, np.where(np.isnan(array), again, array))
-
-
-def _cells(rows: Rows, place: int, count: int, material: Material) -> list[object]:
-    """The first cells of a row as its table has them, nothing where one was not observed."""
-    values = material.rows(rows.pick(np.array([place])))[0, :count]
-    return [
-        None if np.isnan(value) else column.levels[int(value)] if column.levels else float(value)
-        for value, column in zip(values, material.columns, strict=False)
-    ]
+def _cell(value: float, column: Column) -> object:
+    """A cell as its table has it, nothing where it was not observed."""
+    if np.isnan(value):
+        return None
+    return column.levels[min(int(value), len(column.levels) - 1)] if column.levels else float(value)
 
 
 # -- settings -------------------------------------------------------------------------------------
@@ -332,18 +326,19 @@ def _spelled(name: str, value: object) -> object:
     return value
 
 
-def _reproduction(folder: RunFolder, settings: Settings) -> list[Block]:
-    used = folder.config().get("used", {})
-    used = used if isinstance(used, dict) else {}
-    blocks: list[Block] = [
+def _reproduction(material: Material, settings: Settings) -> list[Block]:
+    used = material.folder.config().get("used", {})
+    versions = [[name, value] for name, value in used.items()] if isinstance(used, dict) else []
+    if not material.in_file:
+        return [Note("The model was fitted in Python, with these settings."), Table(versions)]
+    return [
         Note(command_of(settings)),
         Note(
             "The same command gives the same bytes on the same machine with the same versions and "
             "threads."
         ),
-        Table([[name, value] for name, value in used.items()], ("used", "")),
+        Table(versions),
     ]
-    return blocks
 
 
 def command_of(settings: Settings) -> str:

@@ -165,6 +165,12 @@ def fit(
     return report
 
 
+def kept_record(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The metrics of the epoch whose model was kept: of the best validation, or the last."""
+    scored = [record for record in history if record["validation"] is not None]
+    return max(scored, key=lambda r: float(r["validation"]["elbo"])) if scored else history[-1]
+
+
 def data_line(settings: Settings, data: Dataset) -> str:
     """The data in a line: rows, likelihood with its reason, missing cells, binarization."""
     source = data.source
@@ -198,8 +204,7 @@ def training_report(
     folder: RunFolder, settings: Settings, history: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """What `aevb train --json` prints: the numbers of the epoch that was kept, and speeds."""
-    scored = [record for record in history if record["validation"] is not None]
-    best = max(scored or history[-1:], key=lambda r: float((r["validation"] or r["train"])["elbo"]))
+    best = kept_record(history)
     speeds = [record["rows_per_second"] for record in history]
     return {
         "run": str(folder.path),
