@@ -35,7 +35,7 @@ def _fail(error: Exception, as_json: bool, code: int | None = None) -> int:
     if isinstance(error, AevbError):
         sentence, exit_code = str(error), error.exit_code
     elif isinstance(error, typer.TyperException):
-        sentence, exit_code = error.format_message(), 2
+        sentence, exit_code = " ".join(error.format_message().split()), 2
     elif isinstance(error, BrokenPipeError):
         return 1
     else:

@@ -1,5 +1,6 @@
 """Commands on rows of data: `impute`, `denoise`, `score`."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -119,12 +120,12 @@ def score(
     table = np.column_stack([numbers + 1, found.values, found.below])
     workflow.write_array(target, table, ("row", "log_p", "below"))
     lowest = [
-        {"row": int(numbers[k]) + 1, "log_p": float(found.values[k])} for k in found.lowest(5)
+        {"row": int(numbers[k]) + 1, "log_p": _finite(found.values[k])} for k in found.lowest(5)
     ]
     report = {
         "out": str(target),
         "n": len(rows),
-        "mean": float(found.values.mean()),
+        "mean": _finite(found.values.mean()),
         "unit": "nats",
         "samples": samples,
         "threshold": found.threshold,
@@ -135,9 +136,15 @@ def score(
     say(report, _in_words(report, found), json_)
 
 
+def _finite(value: float) -> float | None:
+    """JSON has no infinity: a row may be impossible."""
+    return float(value) if math.isfinite(value) else None
+
+
 def _in_words(report: dict[str, Any], found: "RowScores") -> str:
     """The scores in a few lines for a person."""
-    lines = [f"{report['out']}: {report['n']} rows, log p(x) {report['mean']:.2f} nats on average"]
+    mean = _decimal(report["mean"])
+    lines = [f"{report['out']}: {report['n']} rows, log p(x) {mean} nats on average"]
     if found.threshold is None:
         lines.append("no threshold: the training rows are in no file")
     else:
@@ -145,5 +152,9 @@ def _in_words(report: dict[str, Any], found: "RowScores") -> str:
             f"{report['below']} rows lie below {found.threshold:.2f}, as do "
             f"{100 * found.contamination:.3g} % of the training rows"
         )
-    named = ", ".join(f"row {low['row']} ({low['log_p']:.2f})" for low in report["lowest"])
+    named = ", ".join(f"row {low['row']} ({_decimal(low['log_p'])})" for low in report["lowest"])
     return "\n".join([*lines, f"lowest: {named}"])
+
+
+def _decimal(value: float | None) -> str:
+    return "-inf" if value is None else f"{value:.2f}"

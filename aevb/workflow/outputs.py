@@ -87,6 +87,8 @@ def write_filled(
 ) -> None:
     """Write rows whose missing cells were filled; all others stay what they were.
 
+    A .csv is a table of the same kind again: whole numbers in columns of counts and of 0 and 1,
+    texts in columns of text, the most probable ones; an .npy has the means as they are.
     Shapes: `original` (N, X) in the units of the file, NaN where a cell was missing; `source` is
     the file that it was read from, whose very texts are kept where both are .csv.
     Errors: as `write_array`.
@@ -97,7 +99,8 @@ def write_filled(
         return
     names = [column.name for column in columns]
     kinds = columns or [Column("", "real")] * original.shape[1]
-    cells = text_of_rows(filled, kinds, drawn=True)
+    whole = [column.kind in ("count", "binary") for column in kinds]
+    cells = text_of_rows(np.where(whole, np.round(filled), filled), kinds, drawn=True)
     if source is not None and source.suffix.lower() == ".csv":
         names, kept = _raw(source, len(original), names)
     else:

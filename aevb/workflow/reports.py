@@ -282,7 +282,7 @@ def _unusual(material: Material) -> Iterator[Section]:
         [
             str(int(k) + 1),
             str(int(number_in_data) + 1),
-            round(float(found.values[k]), 2),
+            _nats(found.values[k]),
             "yes" if found.below[k] else "no",
             *map(_cell, values, extra),
         ]
@@ -302,6 +302,11 @@ def _unusual(material: Material) -> Iterator[Section]:
         caption = "These rows and their reconstructions, the least probable first."
         blocks.append(Picture(plots.png(drawn), caption, caption))
     yield Section("The most unusual rows", blocks)
+
+
+def _nats(value: float) -> object:
+    """A score in two decimals; a row may be impossible."""
+    return round(float(value), 2) if np.isfinite(value) else "\N{MINUS SIGN}inf"
 
 
 def _cell(value: float, column: Column) -> object:

@@ -79,6 +79,7 @@ class RowScores(NamedTuple):
 def score_rows(folder: RunFolder, rows: Rows, *, samples: int = 100, seed: int = 0) -> Array:
     """log p(x) of each row in nats, (N,), by importance sampling: the same in any company.
 
+    It is minus infinity for a row so far from those of training that its numbers overflow.
     Errors: UsageError for samples below 1; DataError for rows outside the likelihood's domain.
     """
     model, posterior = folder.load_for(rows)
@@ -91,7 +92,8 @@ def score_rows(folder: RunFolder, rows: Rows, *, samples: int = 100, seed: int =
         seed=seed,
         keys=keys_of_rows(rows.all().numpy()),
     )
-    return result.importance.values
+    values = result.importance.values
+    return np.where(np.isnan(values), -np.inf, values)
 
 
 def judge_rows(
