@@ -26,7 +26,13 @@ COMMANDS = [
     "encode",
     "decode",
     "interpolate",
+    "traverse",
+    "impute",
+    "denoise",
+    "score",
     "plot",
+    "report",
+    "export",
     "data",
 ]
 TRAIN = ["train", "digits", "--hidden", "8", "--latent-dim", "2"]
@@ -335,12 +341,12 @@ def test_a_run_that_is_not_finite_says_where_and_what_to_try(refused, tmp_path):
 
 
 def test_a_run_that_is_not_finite_keeps_a_good_checkpoint(call, tmp_path, monkeypatch):
-    plan_of = workflow.plan_of
+    plan_of = workflow.training.plan_of
 
     def eager(settings):
         return dataclasses.replace(plan_of(settings), checkpoint_seconds=0)
 
-    monkeypatch.setattr(workflow, "plan_of", eager)
+    monkeypatch.setattr(workflow.training, "plan_of", eager)
     run = tmp_path / "run"
     options = ["--epochs", "2", "--optimizer", "sgd", "--lr", "30", "--lr-schedule", "constant"]
     code, _, err = call(*TRAIN, *options, "--out", run)
@@ -517,18 +523,22 @@ def test_a_data_limit_is_the_same_rows_at_every_call(good, digits, tmp_path):
     assert (nearest < 1e-5).all()
 
 
-@pytest.mark.parametrize("kind", ["curve", "reconstructions", "samples", "manifold", "latent"])
-def test_every_picture_is_drawn(objects, digits, tmp_path, kind):
-    path = tmp_path / f"{kind}.png"
+IMAGES = [kind for kind in workflow.KINDS if kind != "pairs"]
+"""The pictures of a run of images with two latent dimensions."""
+
+
+@pytest.mark.parametrize("kind", ["curve", "rows", "cloud"])
+def test_one_picture_is_drawn_where_it_is_asked_for(objects, digits, tmp_path, kind):
+    path = tmp_path / ("a.gif" if kind == "cloud" else "a.png")
     assert objects("plot", digits, kind, "--out", path) == {"figures": [str(path)]}
-    assert path.read_bytes().startswith(b"\x89PNG")
+    assert path.read_bytes().startswith(b"GIF89a" if kind == "cloud" else b"\x89PNG")
 
 
 def test_all_pictures_land_in_the_run(good, copy):
     written = good("plot", copy).split()
-    kinds = ["curve", "reconstructions", "samples", "manifold", "latent"]
-    assert written == [str(copy / "figures" / f"{kind}.png") for kind in kinds]
-    assert all((copy / "figures" / f"{kind}.png").stat().st_size > 1000 for kind in kinds)
+    names = [f"{kind}.{'gif' if kind == 'cloud' else 'png'}" for kind in IMAGES]
+    assert written == [str(copy / "figures" / name) for name in names]
+    assert all((copy / "figures" / name).stat().st_size > 1000 for name in names)
 
 
 def test_all_pictures_or_a_sentence(refused, digits, tmp_path):
@@ -539,10 +549,10 @@ def test_all_pictures_or_a_sentence(refused, digits, tmp_path):
 
 def test_a_manifold_needs_two_dimensions(refused, objects, table, tmp_path):
     _, run = table
-    assert "two latent dimensions" in refused(2, "plot", run, "manifold", "--out", tmp_path / "m")
+    assert "two latent dimensions" in refused(2, "plot", run, "manifold")
     drawn = objects("plot", run, "--out", tmp_path)["figures"]
-    names = [path.rsplit("/", 1)[1] for path in drawn]
-    assert names == ["curve.png", "reconstructions.png", "samples.png", "latent.png"]
+    kinds = [path.rsplit("/", 1)[1].partition(".")[0] for path in drawn]
+    assert kinds == [k for k in workflow.KINDS if k not in ("samples", "manifold", "training")]
 
 
 # --- the user's own files ------------------------------------------------------------------------
@@ -678,7 +688,7 @@ def test_bad_data_are_named(refused, call, table, digits, tmp_path):
     grey = ["--likelihood", "bernoulli", "--binarize", "none"]
     sentence = refused(3, "train", "digits", *grey, *out)
     assert re.search(r"zeros and ones, found [\d.]+ in row \d+, column \d+", sentence)
-    assert "binarize" in sentence
+    assert "continuous-bernoulli" in sentence
     sentence = refused(3, "encode", digits, table[0])
     assert "rows of 5 numbers, the model is of rows of 64" in sentence
     assert "counts" in refused(3, "train", table[0], "--likelihood", "poisson", *out)

@@ -383,12 +383,13 @@ import dataclasses, json, os, signal, sys, warnings
 warnings.simplefilter("ignore")
 import torch._dynamo, torch._functorch.eager_transforms  # what the first step would import
 import aevb.data.readers, aevb.progress
-from aevb import cli, workflow
+from aevb import cli
 from aevb.algorithms import AEVB
 from aevb.storage import RunFolder
+from aevb.workflow import training
 
-plan_of = workflow.plan_of
-workflow.plan_of = lambda s: dataclasses.replace(plan_of(s), checkpoint_seconds=0)
+plan_of = training.plan_of
+training.plan_of = lambda s: dataclasses.replace(plan_of(s), checkpoint_seconds=0)
 count, limit, trace = 0, None, []
 
 

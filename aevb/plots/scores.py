@@ -186,6 +186,7 @@ def _name_rows(ax: Axes, terms: Floats, worst: NDArray[np.int64], ordered: bool)
             fontsize=SMALL,
             color=INK,
             arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.7},
+            bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 0.6},
         )
 
 

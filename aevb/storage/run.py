@@ -28,11 +28,13 @@ from aevb.storage.settings import Settings, check_settings
 from aevb.storage.snapshots import Trail
 
 CARD, LOCK, EVALUATION = "README.md", ".lock", "evaluation.json"
+REPORT = "report.html"
 OWN = (
     weights.WEIGHTS,
     metrics.METRICS,
     metrics.TABLE,
     EVALUATION,
+    REPORT,
     CARD,
     "checkpoints",
     "figures",
@@ -50,8 +52,8 @@ class RunFolder:
     """The folder of a run; one process at a time holds it.
 
     `model.safetensors`, `config.json`, `README.md` (the card), `metrics.jsonl` (a line per epoch),
-    `metrics.csv` (the same as a table), `evaluation.json` (the last one), `checkpoints/`,
-    `figures/`, `snapshots/`, `tensorboard/`.
+    `metrics.csv` (the same as a table), `evaluation.json` (the last one), `report.html`,
+    `checkpoints/`, `figures/`, `snapshots/`, `tensorboard/`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -235,7 +237,13 @@ class RunFolder:
     @property
     def columns(self) -> tuple[Column, ...]:
         """The columns of the table that the model was fitted on, where it was one."""
-        return columns_of(self.data_facts(), str(self.path / weights.CONFIG))
+        columns = columns_of(self.data_facts(), str(self.path / weights.CONFIG))
+        if columns and len(columns) != math.prod(self.shape):
+            raise ModelFileError(
+                f"{self.path / weights.CONFIG} names {len(columns)} columns of rows of "
+                f"{math.prod(self.shape)} numbers: it was changed"
+            )
+        return columns
 
     def dataset(self) -> Dataset:
         """The data of the run, split as then; DataError where their content has changed."""

@@ -1,0 +1,5 @@
+"""`python -m aevb.cli`."""
+
+from aevb.cli import main
+
+main()

@@ -1,0 +1,160 @@
+"""Commands on rows of data: `impute`, `denoise`, `score`."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from aevb.cli.codes import deliver, told
+from aevb.cli.root import Json, Limit, Out, RowsOf, Run, Seed, app, open_run, say
+from aevb.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from aevb.workflow import RowScores
+
+Samples = Annotated[int, typer.Option(min=1, help="Draws of z for each row.")]
+
+
+@app.command()
+def impute(
+    run: Run,
+    data: Annotated[str, typer.Argument(help="A file with missing cells.")],
+    method: Annotated[
+        Literal["importance", "gibbs"], typer.Option(help="How z is inferred.")
+    ] = "importance",
+    samples: Samples = 100,
+    out: Out = None,
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """Fill missing cells by their posterior mean; all others stay as they are in the file."""
+    import numpy as np
+
+    from aevb import imputation, plots
+    from aevb.workflow import draw_beside, with_holes, write_filled
+
+    folder = open_run(run)
+    rows = folder.rows(data, allow_nan=True)
+    original = np.asarray(rows.values).reshape(len(rows), -1)
+    missing = int(np.isnan(original).sum())
+    model, posterior, holed = with_holes(folder, rows)
+    filled = imputation.impute(model, posterior, holed, method=method, samples=samples, seed=seed)
+    target = folder.path / "imputed.npy" if out is None else out
+    if target.suffix == ".png":
+        some = rows.pick(np.arange(min(len(rows), 30)))
+        plots.save(draw_beside(folder, some, filled[: len(some)], "filled"), target)
+    else:
+        in_units = filled / rows.scale
+        write_filled(target, in_units, original, folder.columns, _file(data))
+    if json_:
+        told(target, filled, json_, {"missing": missing})
+    else:
+        print(f"{target}: {filled.shape[0]} x {filled.shape[1]}, {missing} missing cells filled")
+
+
+def _file(data: str) -> Path | None:
+    return Path(data) if Path(data).is_file() else None
+
+
+@app.command()
+def denoise(
+    run: Run,
+    data: RowsOf = None,
+    samples: Samples = 100,
+    out: Out = None,
+    data_limit: Limit = None,
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """Infer what lies behind noisy rows: the mean of p(x | z), averaged over z given the row."""
+    from aevb import imputation
+    from aevb.workflow import draw_beside, with_holes
+
+    folder = open_run(run)
+    rows = folder.rows(data, allow_nan=True).limit(data_limit)
+    model, posterior, holed = with_holes(folder, rows)
+    clean = imputation.denoise(model, posterior, holed, samples=samples, seed=seed)
+
+    def picture() -> "Axes":
+        return draw_beside(folder, rows, clean, "denoised")
+
+    deliver(folder, clean, out, "denoised.npy", json_, picture)
+
+
+@app.command()
+def score(
+    run: Run,
+    data: RowsOf = None,
+    contamination: Annotated[
+        float, typer.Option(help="Share of the training rows below the threshold.")
+    ] = 0.05,
+    samples: Annotated[int, typer.Option(min=1, help="Posterior samples for each row.")] = 100,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write: .csv or .npy [default: RUN/scores.csv].")
+    ] = None,
+    data_limit: Limit = None,
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """Score rows by log p(x), and say which are improbable beside the training rows."""
+    import numpy as np
+
+    from aevb import workflow
+
+    folder = open_run(run)
+    target = folder.path / "scores.csv" if out is None else out
+    if target.suffix not in (".csv", ".npy"):
+        raise UsageError(f"--out {target} must end in .csv or .npy")
+    rows = folder.rows(data)
+    numbers = np.arange(len(rows))
+    if data_limit is not None:
+        limited = rows.limit(data_limit)
+        numbers = np.flatnonzero(np.isin(rows.index, limited.index))
+        rows = limited
+    found = workflow.judge_rows(
+        folder, rows, contamination=contamination, samples=samples, seed=seed
+    )
+    table = np.column_stack([numbers + 1, found.values, found.below])
+    workflow.write_array(target, table, ("row", "log_p", "below"))
+    lowest = [
+        {"row": int(numbers[k]) + 1, "log_p": _finite(found.values[k])} for k in found.lowest(5)
+    ]
+    report = {
+        "out": str(target),
+        "n": len(rows),
+        "mean": _finite(found.values.mean()),
+        "unit": "nats",
+        "samples": samples,
+        "threshold": found.threshold,
+        "contamination": found.contamination,
+        "below": int(found.below.sum()),
+        "lowest": lowest,
+    }
+    say(report, _in_words(report, found), json_)
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity: a row may be impossible."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _in_words(report: dict[str, Any], found: "RowScores") -> str:
+    """The scores in a few lines for a person."""
+    mean = _decimal(report["mean"])
+    lines = [f"{report['out']}: {report['n']} rows, log p(x) {mean} nats on average"]
+    if found.threshold is None:
+        lines.append("no threshold: the training rows are in no file")
+    else:
+        lines.append(
+            f"{report['below']} rows lie below {found.threshold:.2f}, as do "
+            f"{100 * found.contamination:.3g} % of the training rows"
+        )
+    named = ", ".join(f"row {low['row']} ({_decimal(low['log_p'])})" for low in report["lowest"])
+    return "\n".join([*lines, f"lowest: {named}"])
+
+
+def _decimal(value: float | None) -> str:
+    return "-inf" if value is None else f"{value:.2f}"

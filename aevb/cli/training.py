@@ -1,0 +1,217 @@
+"""Commands that make a model and judge it: `train`, `evaluate`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from aevb.cli.root import (
+    AllowNan,
+    Binarize,
+    Json,
+    Limit,
+    Quiet,
+    Resize,
+    Run,
+    Seed,
+    Threads,
+    Verbose,
+    app,
+    open_run,
+    print_json,
+    size_of,
+)
+from aevb.errors import UsageError
+
+if TYPE_CHECKING:
+    from aevb.storage import RunFolder
+
+
+@app.command()
+def train(
+    ctx: typer.Context,
+    data: Annotated[str, typer.Argument(help="A data set's name, or a file.")] = "digits",
+    latent_dim: Annotated[int, typer.Option(help="Latent dimensions.")] = 20,
+    hidden: Annotated[
+        str | None,
+        typer.Option(help="Widths, encoder first, like 200,200 [default: 500; channels 32,64]."),
+    ] = None,
+    activation: Annotated[
+        str | None,
+        typer.Option(
+            help="tanh, relu, elu, gelu, silu, softplus, leaky-relu, sigmoid "
+            "[default: relu; the paper has tanh]."
+        ),
+    ] = None,
+    network: Annotated[
+        Literal["mlp", "convolutional"], typer.Option(help="Kind of networks.")
+    ] = "mlp",
+    likelihood: Annotated[
+        str,
+        typer.Option(
+            help="auto, bernoulli, continuous-bernoulli, gaussian, full-gaussian, categorical, "
+            "poisson, negative-binomial, or mixed: a family for each kind of column."
+        ),
+    ] = "auto",
+    classes: Annotated[
+        int | None, typer.Option(help="Classes of a categorical [default: largest value + 1].")
+    ] = None,
+    posterior: Annotated[
+        str, typer.Option(help="mean-field, full-covariance, per-datum.")
+    ] = "mean-field",
+    prior: Annotated[str, typer.Option(help="standard-normal.")] = "standard-normal",
+    objective: Annotated[str, typer.Option(help="elbo-a, elbo-b, iwae.")] = "elbo-b",
+    samples: Annotated[int, typer.Option(help="L, posterior samples per datum and step.")] = 1,
+    algorithm: Annotated[str, typer.Option(help="aevb.")] = "aevb",
+    beta: Annotated[float, typer.Option(help="Weight of the divergence in the objective.")] = 1.0,
+    warmup_steps: Annotated[int, typer.Option(help="Steps until beta has its full value.")] = 0,
+    free_bits: Annotated[float, typer.Option(help="Nats free of charge per dimension.")] = 0.0,
+    weight_prior: Annotated[
+        Literal["none", "normal"], typer.Option(help="normal: MAP with N(0, I) on the weights.")
+    ] = "none",
+    optimizer: Annotated[str, typer.Option(help="adam, adagrad, sgd.")] = "adam",
+    lr: Annotated[
+        float | None, typer.Option(help="Learning rate [default: the optimizer's].")
+    ] = None,
+    lr_schedule: Annotated[str, typer.Option(help="constant, steps, cosine, linear.")] = "cosine",
+    clip: Annotated[float | None, typer.Option(help="Bound on the gradient's norm.")] = None,
+    batch_size: Annotated[int, typer.Option(help="M, data per step.")] = 100,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the data [default: 100 to 400 by its size].")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many epochs without a better bound.")
+    ] = None,
+    binarize: Annotated[
+        Binarize | None, typer.Option(help="Of grey levels [default: the data set's].")
+    ] = None,
+    allow_nan: AllowNan = False,
+    resize: Resize = None,
+    data_limit: Limit = None,
+    seed: Seed = 0,
+    precision: Annotated[Literal["float32", "float64"], typer.Option()] = "float32",
+    threads: Threads = None,
+    step: Annotated[
+        Literal["auto", "compiled", "eager"], typer.Option(help="How the step runs.")
+    ] = "auto",
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder [default: runs/DATA, numbered].")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a run that is there.")] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write RUN/tensorboard for TensorBoard.")
+    ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Then evaluate, draw all, write RUN/report.html.")
+    ] = False,
+) -> None:
+    """Train a model and write a run folder."""
+    from aevb.following import require_tensorboard
+    from aevb.progress import Verbosity, bar, follow
+    from aevb.storage import RunFolder
+    from aevb.workflow import fit, settle, write_report
+
+    how = ("out", "resume", "force", "json_", "quiet", "verbose", "tensorboard", "report")
+    options = {k: v for k, v in ctx.params.items() if k not in how}
+    options["hidden"] = None if hidden is None else _widths(hidden)
+    options["resize"] = size_of(resize)
+    explicit = {k for k in options if str(ctx.get_parameter_source(k)).endswith("COMMANDLINE")}
+    if resume and out is None:
+        raise UsageError("--resume needs the folder of the run: name it with --out")
+    if quiet and verbose:
+        raise UsageError("--quiet and --verbose exclude each other: choose one")
+    if tensorboard:
+        require_tensorboard()  # before --force removes anything
+    folder = RunFolder(out) if out is not None else _free_folder(data)
+    verbosity = Verbosity.VERBOSE if verbose else Verbosity.NORMAL
+    with folder.locked():
+        settings, resuming = settle(folder, options, explicit, resume=resume, force=force)
+        with follow(Verbosity.QUIET if quiet or json_ else verbosity) as callbacks:
+            result = fit(
+                folder, settings, resume=resuming, callbacks=callbacks, tensorboard=tensorboard
+            )
+    if report:
+        with bar("evaluating", quiet=quiet or json_) as progress:
+            result["report"] = str(write_report(folder, progress=progress))
+    if json_:
+        print_json(result)
+    else:
+        last, best = result["train"], result["validation"] or {}
+        print(
+            f"{folder.path}: {result['epochs']} epochs, training bound {last['elbo']:.2f} nats"
+            + (f", validation bound {best['elbo']:.2f} nats" if best else "")
+        )
+        print(
+            result.get("report")
+            or f"next: aevb evaluate {folder.path}   aevb plot {folder.path} all   "
+            f"aevb report {folder.path}"
+        )
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    method: Annotated[
+        Literal["importance", "elbo"], typer.Option(help="Estimator.")
+    ] = "importance",
+    samples: Annotated[int, typer.Option(min=1, help="K, posterior samples per datum.")] = 1000,
+    split: Annotated[Literal["test", "validation", "train"], typer.Option()] = "test",
+    data_limit: Limit = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    values: Annotated[
+        Path | None, typer.Option(help="Write the value of each datum here: .npy or .csv.")
+    ] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Estimate log p(x) on held-out data, with its certificate."""
+    from aevb import workflow
+    from aevb.progress import bar
+    from aevb.workflow import evaluation_table, write_array
+
+    if values is not None and values.suffix not in (".npy", ".csv"):
+        raise UsageError(f"--values {values} must end in .npy or .csv")
+    folder = open_run(run, threads)
+    with bar("evaluating", quiet=quiet or json_) as progress:
+        report, per_datum = workflow.score(
+            folder,
+            method=method,
+            samples=samples,
+            split=split,
+            limit=data_limit,
+            seed=seed,
+            progress=progress,
+        )
+    if values is not None:
+        write_array(values, per_datum[:, None])
+        report["values"] = str(values)
+    if json_:
+        print_json(report)
+    else:
+        print(evaluation_table(report))
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise UsageError(
+            f"--hidden takes whole numbers with commas between, like 500 or 200,200; found {text!r}"
+        ) from None
+
+
+def _free_folder(data: str) -> "RunFolder":
+    """runs/NAME, or runs/NAME-2, runs/NAME-3, ... where that is taken."""
+    from aevb.storage import RunFolder
+
+    name, number = Path(data).stem, 1
+    folder = RunFolder(Path("runs") / name)
+    while folder.path.exists():
+        number += 1
+        folder = RunFolder(Path("runs") / f"{name}-{number}")
+    return folder

@@ -1,0 +1,395 @@
+"""Pictures of a run: which there are, which of them fit its data, and how each is drawn."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from aevb import codes, plots
+from aevb.data import Rows
+from aevb.errors import UsageError
+from aevb.evaluation import evidence
+from aevb.imputation import impute, observing
+from aevb.randomness import Stream, generator
+from aevb.storage import RunFolder
+from aevb.workflow.material import Material, with_holes
+from aevb.workflow.scores import score_rows
+
+Array = NDArray[np.float64]
+SCORED_ROWS, SCORE_SAMPLES = 500, 50
+MOST_MOMENTS = 10
+USED = 0.01
+"""Nats that a latent dimension must say of a datum to count as used."""
+MOST_CELLS = 12
+"""Columns of a table whose cells are written out."""
+
+
+class Kind(NamedTuple):
+    """A picture: how it is drawn, how to read it, and what it needs.
+
+    `unfit` gives a clause on why a run has no such picture, empty where it has.
+    """
+
+    draw: Callable[[Material], Axes | bytes]
+    caption: str
+    unfit: Callable[[Material], str]
+
+
+def picture(material: Material, kind: str, target: Path) -> Path:
+    """Draw one picture of a run into a file; UsageError where the run has nothing such to show."""
+    return plots.save(draw(material, kind), target)
+
+
+def draw(material: Material, kind: str) -> Axes | bytes:
+    """One picture of a run: axes, or the bytes of an animation; UsageError where it has none."""
+    if why := KINDS[kind].unfit(material):
+        there = ", ".join(pictures_of(material))
+        raise UsageError(f"{material.folder.path} has no picture {kind}: {why}; it has {there}")
+    return KINDS[kind].draw(material)
+
+
+def pictures_of(material: Material) -> list[str]:
+    """The names of the pictures that a run has."""
+    return [name for name, kind in KINDS.items() if not kind.unfit(material)]
+
+
+def file_name(kind: str) -> str:
+    """The name of the file of a picture."""
+    return f"{kind}.gif" if kind == "cloud" else f"{kind}.png"
+
+
+# -- rows that a command made ---------------------------------------------------------------------
+
+
+def draw_rows(folder: RunFolder, array: Array, *, title: str = "") -> Axes:
+    """Rows (N, X) as the pictures they are: images, lines, or columns against each other."""
+    material = Material(folder)
+    ax = _rows(material, array)
+    if title:
+        ax.set_title(title, x=0.0, horizontalalignment="left")
+    return ax
+
+
+def draw_beside(folder: RunFolder, rows: Rows, array: Array, label: str) -> Axes:
+    """Rows and what a command made of them (N, X), side by side."""
+    return _beside(Material(folder), rows, array, label)
+
+
+def draw_walk(folder: RunFolder, array: Array) -> Axes:
+    """The steps (N, X) of one walk through the latent space."""
+    material = Material(folder)
+    return plots.interpolation(material.shown(array)[None], _event(material), names=material.names)
+
+
+def draw_traversals(
+    folder: RunFolder, decoded: Array, dimensions: list[int], values: Array
+) -> Axes:
+    """What some latent dimensions (from 0) do, from rows decoded along them (D, V, X)."""
+    return _traversals(Material(folder), decoded, dimensions, values)
+
+
+# -- how each is drawn ----------------------------------------------------------------------------
+
+
+def _curve(material: Material) -> Axes:
+    return plots.learning_curve(material.folder.history())
+
+
+def _reconstructions(material: Material) -> Axes:
+    count = len(material.test) if material.kind == "table" else 30
+    rows = material.data.test.limit(min(count, len(material.data.test)))
+    model, posterior = material.folder.load_for(rows)
+    return _beside(material, rows, codes.reconstruct(model, posterior, rows), "reconstruction")
+
+
+def _samples(material: Material) -> Axes:
+    count = 100 if material.kind == "image" else 12
+    drawn = codes.sample(material.model, count, seed=material.seed)
+    return plots.samples(material.shown(drawn))
+
+
+def _pairs(material: Material) -> Axes:
+    rows = material.rows(material.data.train.limit(1000))
+    drawn = codes.sample(material.model, len(rows), seed=material.seed, draw=True)
+    return plots.pair_plot(rows, drawn, names=material.names)
+
+
+def _manifold(material: Material) -> Axes:
+    return plots.manifold(material.decode, _event(material), names=material.names)
+
+
+def _prior_predictive(material: Material) -> Axes:
+    first, second = sorted(material.ranked[:2])
+    return plots.prior_predictive(
+        material.decode,
+        _event(material),
+        latent_dim=material.latent_dim,
+        dims=(first, second),
+        names=material.names,
+    )
+
+
+def _latent(material: Material) -> Axes:
+    return plots.latent_scatter(material.codes, material.test.labels)
+
+
+def _interpolation(material: Material) -> Axes:
+    """Walks between test rows that a seed has chosen."""
+    count, steps = (5, 10) if material.kind == "image" else (3, 8)
+    order = generator(material.seed, Stream.SUBSET).permutation(len(material.codes))
+    ends = material.codes[np.resize(order, (2, count))]
+    walks = [codes.interpolate(a, b, steps) for a, b in zip(*ends, strict=True)]
+    strips = material.shown(material.decode(np.concatenate(walks)))
+    strips = strips.reshape(count, steps, *strips.shape[1:])
+    return plots.interpolation(strips, _event(material), names=material.names)
+
+
+def _all_traversals(material: Material) -> Axes:
+    dimensions = material.ranked[: 10 if material.kind == "image" else 5]
+    values = np.linspace(-3.0, 3.0, 11)
+    ways = [codes.traverse(material.latent_dim, d, values) for d in dimensions]
+    decoded = material.decode(np.concatenate(ways)).reshape(len(ways), len(values), -1)
+    return _traversals(material, decoded, dimensions, values)
+
+
+def _traversals(material: Material, decoded: Array, dimensions: list[int], values: Array) -> Axes:
+    shown = material.shown(decoded.reshape(-1, decoded.shape[-1]))
+    shown = shown.reshape(*decoded.shape[:2], *shown.shape[1:])
+    return plots.traversals(shown, dimensions, values, _event(material), names=material.names)
+
+
+def _kl(material: Material) -> Axes:
+    by_dimension = material.diagnosis.kl_by_dimension
+    assert by_dimension is not None
+    unused = bool((by_dimension < USED).any())
+    return plots.kl_by_dimension(by_dimension, threshold=USED if unused else None)
+
+
+def _by_row(material: Material) -> Axes:
+    result = evidence(material.model, material.posterior, material.test, 20, seed=material.seed)
+    return plots.reconstruction_by_row(result.reconstruction)
+
+
+def _scores(material: Material) -> Axes:
+    """Scores of all parts; none of them is an outlier by itself, so no threshold is drawn."""
+    parts = {
+        "training": material.data.train,
+        "validation": material.data.validation,
+        "test": material.data.test,
+    }
+    groups = {
+        name: score_rows(
+            material.folder, rows.limit(SCORED_ROWS), samples=SCORE_SAMPLES, seed=material.seed
+        )
+        for name, rows in parts.items()
+        if len(rows)
+    }
+    return plots.score_histogram(groups)
+
+
+def _training(material: Material) -> Axes:
+    trail = material.trail
+    some = np.unique(np.linspace(0, len(trail.epochs) - 1, MOST_MOMENTS).round().astype(int))
+    frames = material.shown(trail.samples[some].reshape(-1, trail.samples.shape[-1]))
+    frames = frames.reshape(len(some), -1, *frames.shape[1:])
+    epochs = [int(epoch) for epoch in trail.epochs[some]]
+    return plots.samples_along_training(frames, epochs, _event(material))
+
+
+def _cloud(material: Material) -> bytes:
+    trail = material.trail
+    return plots.posterior_cloud(trail.codes, [int(e) for e in trail.epochs], trail.labels)
+
+
+def _imputation(material: Material) -> Axes:
+    """Test rows with half of their cells hidden: a part of images and signals, any of a table."""
+    rows = material.data.test.limit(min(10 if material.kind == "image" else 6, len(material.test)))
+    data = material.rows(rows)
+    seen = _half(material, data.shape)
+    holes = Rows(
+        np.where(seen, data, np.nan).astype(np.float32), np.arange(len(data)), material.shape
+    )
+    model, posterior, holes = with_holes(material.folder, holes)
+    filled = impute(model, posterior, holes, seed=material.seed)
+    observed = seen & ~np.isnan(data)
+    if material.kind == "table":
+        at = slice(0, MOST_CELLS)
+        names = None if material.names is None else material.names[at]
+        return plots.impute_grid(observed[:, at], data[:, at], filled[:, at], names=names)
+    shape = (-1, *material.shape)
+    return plots.impute_grid(observed.reshape(shape), data.reshape(shape), filled.reshape(shape))
+
+
+def _half(material: Material, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which cells are left to be seen."""
+    if material.kind == "image":
+        rows_down = np.arange(material.shape[1])[:, None] < material.shape[1] / 2
+        return np.broadcast_to(rows_down, (shape[0], *material.shape)).reshape(shape)
+    if material.kind == "signal":
+        place = np.arange(shape[1]) / shape[1]
+        return np.broadcast_to((place < 0.25) | (place >= 0.75), shape)
+    order = generator(material.seed, Stream.SUBSET, 1).random(shape).argsort(1)
+    return order >= shape[1] // 2
+
+
+def _beside(material: Material, rows: Rows, array: Array, label: str) -> Axes:
+    data = material.rows(rows)
+    if material.kind == "table":
+        return plots.pair_plot(data, array, names=material.names, labels=("data", label))
+    filled = np.where(np.isnan(data), array, data)
+    return plots.reconstructions(material.shown(filled), material.shown(array))
+
+
+def _rows(material: Material, array: Array) -> Axes:
+    if material.kind == "table":
+        return plots.pair_plot(array, names=material.names, labels=("rows", ""))
+    shown = material.shown(array)
+    return plots.image_grid(shown) if material.kind == "image" else plots.profiles(shown)
+
+
+def _event(material: Material) -> tuple[int, ...]:
+    return material.shape if len(material.shape) in (1, 3) else (int(np.prod(material.shape)),)
+
+
+# -- what a run must have for them ----------------------------------------------------------------
+
+
+def _any(material: Material) -> str:
+    return ""
+
+
+def _needs_data(material: Material) -> str:
+    return "" if material.in_file else "it was fitted in Python, on data that no file holds"
+
+
+def _needs_lines(material: Material) -> str:
+    return "a table is drawn as pairs" if material.kind == "table" else ""
+
+
+def _needs_table(material: Material) -> str:
+    if material.kind != "table":
+        return f"its data are no table, but each an {material.kind}".replace("an s", "a s")
+    return _needs_data(material)
+
+
+def _needs_a_plane(material: Material) -> str:
+    if material.latent_dim == 2:
+        return ""
+    return f"it needs two latent dimensions, and there are {material.latent_dim} (--latent-dim 2)"
+
+
+def _needs_dimensions(material: Material) -> str:
+    return "" if material.latent_dim > 1 else "it needs at least two latent dimensions"
+
+
+def _needs_divergences(material: Material) -> str:
+    if why := _needs_data(material):
+        return why
+    known = material.diagnosis.kl_by_dimension is not None
+    return "" if known else "its posterior has no divergence for each dimension"
+
+
+def _needs_history(material: Material) -> str:
+    return "" if material.folder.history() else "it holds no metrics of its training"
+
+
+def _needs_snapshots(material: Material) -> str:
+    return "" if len(material.trail.epochs) else "no snapshots of its training are there"
+
+
+def _needs_frames(material: Material) -> str:
+    return _needs_lines(material) or _needs_snapshots(material)
+
+
+def _needs_cells(material: Material) -> str:
+    """Cells that are independent given z, so that some of them may be hidden."""
+    if why := _needs_data(material):
+        return why
+    try:
+        masked = observing(material.model)
+        masked.likelihood(masked.prior().mean[None])
+    except UsageError:
+        return "the cells of a row are not independent under its likelihood"
+    return ""
+
+
+KINDS: dict[str, Kind] = {
+    "curve": Kind(
+        _curve,
+        "The evidence lower bound by epoch; the model kept is that of the best validation epoch.",
+        _needs_history,
+    ),
+    "reconstructions": Kind(
+        _reconstructions,
+        "Test data and what the model makes of their codes: the mean of p(x given z).",
+        _needs_data,
+    ),
+    "samples": Kind(
+        _samples,
+        "Means of p(x given z) for z drawn from the prior: what the model takes for typical.",
+        _needs_lines,
+    ),
+    "pairs": Kind(
+        _pairs,
+        "Columns of the training rows against each other, and of as many rows drawn from the "
+        "model: the closer the colors, the better the model knows the table.",
+        _needs_table,
+    ),
+    "manifold": Kind(
+        _manifold,
+        "What the plane of the two latent dimensions decodes to, on a grid of equal probability.",
+        _needs_a_plane,
+    ),
+    "prior-predictive": Kind(
+        _prior_predictive,
+        "What a plane of two latent dimensions decodes to in equal steps, out to the tails of the "
+        "prior.",
+        _needs_dimensions,
+    ),
+    "latent": Kind(
+        _latent,
+        "The posterior means of test rows, colored by class where there are classes.",
+        _needs_data,
+    ),
+    "interpolation": Kind(
+        _interpolation,
+        "Straight walks between the codes of two test rows, decoded step by step.",
+        _needs_data,
+    ),
+    "traversals": Kind(
+        _all_traversals,
+        "What one latent dimension at a time does, the others held at 0; the dimensions that say "
+        "most come first.",
+        _any,
+    ),
+    "kl": Kind(
+        _kl,
+        "How much each latent dimension says of a datum, in nats; one near 0 is not used.",
+        _needs_divergences,
+    ),
+    "rows": Kind(
+        _by_row,
+        "The reconstruction term of each test row; the worst are named by their number.",
+        _needs_data,
+    ),
+    "scores": Kind(
+        _scores,
+        "log p(x) of training, validation and test rows: where training lies above the others, the "
+        "model has learned rows by heart.",
+        _needs_data,
+    ),
+    "training": Kind(
+        _training,
+        "The same draws from the prior, decoded after several epochs.",
+        _needs_frames,
+    ),
+    "cloud": Kind(_cloud, "The codes of the same rows as training went on.", _needs_snapshots),
+    "imputation": Kind(
+        _imputation,
+        "Test rows of which half the cells were hidden, and what the model filled in.",
+        _needs_cells,
+    ),
+}

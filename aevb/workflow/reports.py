@@ -1,0 +1,373 @@
+"""The report of a run: its numbers, what follows from them, its pictures, on one page."""
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aevb import codes, plots
+from aevb.data import Column
+from aevb.errors import UsageError
+from aevb.files import replace_atomically
+from aevb.plots.style import in_figures
+from aevb.report import Block, Note, Number, Picture, Section, Table, number, report
+from aevb.storage import RunFolder, Settings
+from aevb.storage.run import REPORT
+from aevb.storage.settings import as_option
+from aevb.workflow.material import Material
+from aevb.workflow.pictures import KINDS, draw, draw_beside, pictures_of
+from aevb.workflow.scores import judge_rows, score
+from aevb.workflow.training import kept_record
+
+EVALUATION_ROWS, EVALUATION_SAMPLES = 1000, 1000
+FEW_EFFECTIVE = 20.0
+MOST_COLUMNS, MOST_UNUSUAL = 50, 10
+UNUSUAL_CELLS = 6
+Progress = Callable[[int, int], None]
+
+
+def write_report(
+    folder: RunFolder,
+    target: Path | None = None,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Path:
+    """Write the report of a run as one HTML page, into its folder unless told otherwise.
+
+    The last evaluation is told where it is of the weights that are there; else the run is evaluated
+    on up to 1000 test rows with 1000 samples.
+    Errors: UsageError for a name that does not end in .html or cannot be written.
+    """
+    target = folder.path / REPORT if target is None else target
+    if target.suffix != ".html":
+        raise UsageError(f"--out {target} must end in .html")
+    material = Material(folder, seed)
+    page = report_of(material, progress)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        replace_atomically(target, page.encode())
+    except OSError as error:
+        raise UsageError(f"{target} cannot be written ({error.strerror})") from error
+    return target
+
+
+def report_of(material: Material, progress: Progress | None = None) -> str:
+    """The page for a run."""
+    folder, settings = material.folder, material.folder.settings()
+    facts = folder.data_facts()
+    history = folder.history()
+    evaluated, which = _evaluation(material, progress) if material.in_file else (None, "")
+    warnings = list(_warnings(material, history, evaluated))
+    sections = [
+        Section("Numbers", [*_numbers(evaluated, which), *warnings]),
+        Section("Data", _data(facts, settings, material)),
+        *_training(history),
+        *_diagnosis(material, evaluated),
+        Section("Pictures", [_picture(material, kind) for kind in pictures_of(material)]),
+        *_unusual(material),
+        Section("Settings", [Table(_settings(settings), ("setting", "value"))]),
+        Section("To reproduce it", _reproduction(material, settings)),
+    ]
+    name = Path(str(facts.get("name", settings.data))).name
+    return report(f"A variational auto-encoder of {name}", sections, _summary(facts, settings))
+
+
+def _summary(facts: Mapping[str, Any], settings: Settings) -> dict[str, object]:
+    """What stands in the header."""
+    return {
+        "Training rows": _row_counts(facts).get("train"),
+        "A row": " x ".join(map(str, _list(facts.get("shape")))),
+        "Likelihood": settings.likelihood,
+        "Latent dimensions": settings.latent_dim,
+        "Posterior": settings.posterior,
+    }
+
+
+# -- numbers --------------------------------------------------------------------------------------
+
+
+def _evaluation(material: Material, progress: Progress | None) -> tuple[Mapping[str, Any], str]:
+    """The last evaluation of these weights, or a new one, and a sentence on which it is."""
+    kept = material.folder.evaluation()
+    if kept is not None and "importance" in kept and "elbo" in kept:
+        return kept, "The numbers are those of the last evaluation, by aevb evaluate or a report."
+    made, _ = score(
+        material.folder, samples=EVALUATION_SAMPLES, limit=EVALUATION_ROWS, progress=progress
+    )
+    rows = len(material.data.test)
+    which = f"{rows}" if rows <= EVALUATION_ROWS else f"{EVALUATION_ROWS} of {rows}"
+    return made, f"The run was evaluated for this report, on {which} test rows."
+
+
+def _numbers(evaluated: Mapping[str, Any] | None, which: str) -> list[Block]:
+    if evaluated is None:
+        return [
+            Note(
+                "The model was fitted in Python, on data that no file holds: numbers and pictures "
+                "that need them are left out."
+            )
+        ]
+    shown: list[Number] = [number(evaluated[name]) for name in ("importance", "elbo")]
+    return [*shown, Note(which)]
+
+
+def _warnings(
+    material: Material, history: Sequence[Mapping[str, Any]], evaluated: Mapping[str, Any] | None
+) -> Iterator[Note]:
+    """What the numbers say that a person should know before using the model."""
+    error = None if evaluated is None else evaluated["elbo"].get("standard_error")
+    for sentence in (
+        _overfitted(history, error),
+        _unfinished(history),
+        "" if evaluated is None else _collapsed(material),
+        "" if evaluated is None else _weak(evaluated["importance"]),
+    ):
+        if sentence:
+            yield Note(sentence, warning=True)
+
+
+def _overfitted(history: Sequence[Mapping[str, Any]], error: float | None) -> str:
+    """Whether the training bound lies far above the validation bound at the epoch kept."""
+    if not any(record.get("validation") for record in history):
+        return ""
+    best = kept_record(history)
+    train, validation = best["train"]["elbo"], best["validation"]["elbo"]
+    if train - validation <= max(3 * (error or 0.0), 0.5):
+        return ""
+    return (
+        f"The training bound ({train:.2f} nats) lies {train - validation:.2f} nats above the "
+        f"validation bound ({validation:.2f}): the model has learned training rows by heart. More "
+        "data, fewer units (--hidden) or fewer epochs (--patience) help."
+    )
+
+
+def _unfinished(history: Sequence[Mapping[str, Any]]) -> str:
+    """Whether the bound was still rising: by more than a fiftieth of its rise in the last tenth."""
+    part = "validation" if history and history[-1].get("validation") else "train"
+    bounds = [float(record[part]["elbo"]) for record in history if record.get(part)]
+    if len(bounds) < 2:
+        return ""
+    before = bounds[-1 - max(1, len(bounds) // 10)]
+    if bounds[-1] - before <= 0.02 * (max(bounds) - bounds[0]):
+        return ""
+    return (
+        f"The {part} bound was still rising when training ended, by {bounds[-1] - before:.2f} nats "
+        f"in the last {max(1, len(bounds) // 10)} of {len(bounds)} epochs: more --epochs may help."
+    )
+
+
+def _collapsed(material: Material) -> str:
+    unused = material.latent_dim - material.diagnosis.active_units
+    if not unused:
+        return ""
+    return (
+        f"{unused} of {material.latent_dim} latent dimensions are not used: the posterior does not "
+        "tell rows apart by them. Fewer (--latent-dim) would do, or --free-bits and --warmup-steps "
+        "keep more of them."
+    )
+
+
+def _weak(importance: Mapping[str, Any]) -> str:
+    effective, samples = importance.get("effective_sample_size"), importance["samples"]
+    if not isinstance(effective, float) or effective >= min(FEW_EFFECTIVE, samples / 2):
+        return ""
+    return (
+        f"The estimate of log p(x) rests on {effective:.1f} effective samples of {samples} on "
+        "average, so that it may lie well below log p(x): evaluate with more --samples."
+    )
+
+
+# -- data, training, diagnosis --------------------------------------------------------------------
+
+
+def _data(facts: Mapping[str, Any], settings: Settings, material: Material) -> list[Block]:
+    counts = _row_counts(facts)
+    about: list[list[object]] = [
+        ["name", facts.get("name")],
+        ["kind", material.kind],
+        ["rows", ", ".join(f"{counts[key]} {name}" for key, name in PARTS if counts.get(key))],
+        ["split", facts.get("split")],
+        ["shape of a row", " x ".join(map(str, _list(facts.get("shape"))))],
+        ["likelihood", settings.likelihood],
+        ["the data", facts.get("likelihood_reason")],
+        ["missing cells", facts.get("missing", 0)],
+        ["binarization", facts.get("binarize")],
+        ["fingerprint", facts.get("fingerprint")],
+    ]
+    blocks: list[Block] = [Table([row for row in about if row[1] not in (None, "")])]
+    if material.columns:
+        shown = [
+            [str(k), column.name, column.kind, ", ".join(column.levels)]
+            for k, column in enumerate(material.columns[:MOST_COLUMNS], start=1)
+        ]
+        blocks.append(Table(shown, COLUMN_HEADER))
+        if len(material.columns) > MOST_COLUMNS:
+            blocks.append(Note(f"The first {MOST_COLUMNS} of {len(material.columns)} columns."))
+    return blocks
+
+
+PARTS = (("train", "training"), ("validation", "validation"), ("test", "test"))
+COLUMN_HEADER = ("column", "name", "kind", "texts")
+
+
+def _training(history: list[dict[str, Any]]) -> Iterator[Section]:
+    if not history:
+        return
+    kept = kept_record(history)
+    rows = [
+        [name, *(round(float(parts[key]), 3) for key in ("elbo", "reconstruction", "kl"))]
+        for name in ("train", "validation")
+        if (parts := kept[name]) is not None
+    ]
+    header = ("nats per datum", "bound", "reconstruction", "KL(q || p)")
+    said = (
+        f"{len(history)} epochs; the model kept is that of epoch {kept['epoch']}. The "
+        "training bound is an average over the epoch, while the parameters change."
+    )
+    yield Section("Training", [Table(rows, header), Note(said)])
+
+
+def _diagnosis(material: Material, evaluated: Mapping[str, Any] | None) -> Iterator[Section]:
+    if evaluated is None:
+        return
+    found, importance = material.diagnosis, evaluated["importance"]
+    effective = importance.get("effective_sample_size")
+    facts: list[list[object]] = [
+        ["active units", f"{found.active_units} of {material.latent_dim}"],
+        ["effective samples of log p(x)", f"{_short(effective)} of {importance['samples']}"],
+    ]
+    if material.folder.settings().likelihood != "mixed":  # a sum over units that differ says little
+        facts.append(
+            ["reconstruction error, squared, per datum", _short(found.reconstruction_error)]
+        )
+    blocks: list[Block] = [Table(facts)]
+    if found.kl_by_dimension is not None:
+        variance = found.posterior_mean_variance
+        by_dimension = [
+            [f"z{k + 1}", round(float(found.kl_by_dimension[k]), 4), round(float(variance[k]), 4)]
+            for k in material.ranked[:MOST_COLUMNS]
+        ]
+        header = ("dimension", "KL(q || p), nats", "variance of the posterior means")
+        blocks.append(Table(by_dimension, header))
+    yield Section("Latent dimensions", blocks)
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "unknown"
+
+
+# -- pictures, rows -------------------------------------------------------------------------------
+
+
+def _picture(material: Material, kind: str) -> Picture:
+    drawn = draw(material, kind)
+    data = drawn if isinstance(drawn, bytes) else plots.png(drawn)
+    caption = KINDS[kind].caption
+    return Picture(data, caption, f"{kind}: {caption}")
+
+
+def _unusual(material: Material) -> Iterator[Section]:
+    """The test rows that the model finds least probable."""
+    if not material.in_file:
+        return
+    found = judge_rows(material.folder, material.test, seed=material.seed)
+    lowest = found.lowest(MOST_UNUSUAL)
+    rows = material.test.pick(lowest)
+    extra = material.columns[:UNUSUAL_CELLS]
+    array = material.rows(rows)
+    table = [
+        [
+            str(int(k) + 1),
+            str(int(number_in_data) + 1),
+            _nats(found.values[k]),
+            "yes" if found.below[k] else "no",
+            *map(_cell, values, extra),
+        ]
+        for k, number_in_data, values in zip(lowest, rows.index, array, strict=True)
+    ]
+    header = ["test row", "row of the data", "log p(x), nats", "below"]
+    header += [column.name or f"column {k}" for k, column in enumerate(extra, start=1)]
+    said = (
+        f"The lowest by log p(x), 100 samples; {int(found.below.sum())} of {len(found.values)} "
+        f"test rows lie below {in_figures(found.threshold or 0.0)} nats, as do "
+        f"{100 * found.contamination:g} % of the training rows."
+    )
+    blocks: list[Block] = [Note(said), Table(table, header)]
+    if material.kind != "table":
+        again = material.decode(codes.encode(*material.folder.load_for(rows), rows))
+        drawn = draw_beside(material.folder, rows, again, "reconstruction")
+        caption = "These rows and their reconstructions, the least probable first."
+        blocks.append(Picture(plots.png(drawn), caption, caption))
+    yield Section("The most unusual rows", blocks)
+
+
+def _nats(value: float) -> object:
+    """A score in two decimals; a row may be impossible."""
+    return round(float(value), 2) if np.isfinite(value) else "\N{MINUS SIGN}inf"
+
+
+def _cell(value: float, column: Column) -> object:
+    """A cell as its table has it, nothing where it was not observed."""
+    if np.isnan(value):
+        return None
+    return column.levels[min(int(value), len(column.levels) - 1)] if column.levels else float(value)
+
+
+# -- settings -------------------------------------------------------------------------------------
+
+
+def _settings(settings: Settings) -> list[list[object]]:
+    """Every setting that is not empty, tuples written as the command line takes them."""
+    found = settings.model_dump()
+    return [[name, _spelled(name, value)] for name, value in found.items() if value is not None]
+
+
+def _spelled(name: str, value: object) -> object:
+    if isinstance(value, tuple):
+        return ("x" if name == "resize" else ",").join(map(str, value))
+    return value
+
+
+def _reproduction(material: Material, settings: Settings) -> list[Block]:
+    used = material.folder.config().get("used", {})
+    versions = [[name, value] for name, value in used.items()] if isinstance(used, dict) else []
+    if not material.in_file:
+        return [Note("The model was fitted in Python, with these settings."), Table(versions)]
+    return [
+        Note(command_of(settings)),
+        Note(
+            "The same command gives the same bytes on the same machine with the same versions and "
+            "threads."
+        ),
+        Table(versions),
+    ]
+
+
+def command_of(settings: Settings) -> str:
+    """The command line that trains this run anew.
+
+    Example:
+        >>> command_of(Settings(data="digits", hidden=(200,), activation="relu", allow_nan=True))
+        'aevb train digits --allow-nan --hidden 200 --activation relu'
+    """
+    words = ["aevb", "train", settings.data]
+    for name, value in settings.model_dump().items():
+        default = Settings.model_fields[name].get_default()
+        if name == "data" or value is None or value == default:
+            continue
+        words.append(as_option(name))
+        if value is not True:
+            words.append(str(_spelled(name, value)))
+    return shlex.join(words)
+
+
+def _row_counts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    rows = facts.get("rows")
+    return rows if isinstance(rows, dict) else {}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []

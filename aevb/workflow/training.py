@@ -1,0 +1,224 @@
+"""Training: the settings of a run settled, the data read, the model fitted into its folder."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aevb.data import Dataset, split
+from aevb.data.dataset import Binarization
+from aevb.data.named import NAMES
+from aevb.errors import UsageError
+from aevb.following import Snapshots, TensorBoard
+from aevb.model import Model
+from aevb.posterior import PerDatum, Posterior
+from aevb.storage import (
+    RunFolder,
+    Settings,
+    build,
+    check_domain,
+    check_settings,
+    facts_of,
+    learner,
+    pick_schedule,
+)
+from aevb.training import Callback, Plan, train, usual_epochs, worth_compiling, worth_threads
+from aevb.workflow.cards import card
+
+logger = logging.getLogger("aevb")
+
+
+def settle(
+    folder: RunFolder,
+    options: Mapping[str, Any],
+    explicit: set[str],
+    *,
+    resume: bool,
+    force: bool,
+) -> tuple[Settings, bool]:
+    """The settings of a run and whether it resumes one: the folder's own where it does.
+
+    Errors: UsageError where the folder holds a run and neither was asked for, where it holds files
+    of something else that a run would overwrite, or where an explicit option differs from what the
+    run was begun with.
+    """
+    if strangers := folder.strangers():
+        raise UsageError(
+            f"{folder.path} holds {', '.join(strangers)}, but no run: they would be overwritten, "
+            "so move them away, or name another folder with --out"
+        )
+    asked = check_settings(dict(options) | {"data": _lasting(options["data"])})
+    if not folder.exists:
+        return asked, False
+    if force:
+        folder.clear()
+        return asked, False
+    if not resume:
+        raise UsageError(
+            f"{folder.path} holds a run already: add --resume to go on with it, --force to replace "
+            "it, or name another folder with --out"
+        )
+    stored = folder.settings()
+    for name in sorted(explicit):
+        then, now = getattr(stored, name), getattr(asked, name)
+        if now not in (then, "auto"):
+            raise UsageError(
+                f"--{name.replace('_', '-')} {now} differs from the {then} that {folder.path} was "
+                "begun with: leave it out to resume, or start anew with --force"
+            )
+    return stored, True
+
+
+def _lasting(data: str) -> str:
+    """A name as it is, a path from the root: the run must find its data from any folder."""
+    return data if data in NAMES or not Path(data).exists() else str(Path(data).resolve())
+
+
+def resolve(settings: Settings) -> tuple[Settings, Dataset]:
+    """Open the data, and settle what was left to them: binarization, likelihood and epochs.
+
+    A Bernoulli gets binarized data; grey levels that stay grey get a Gaussian
+    whose mean stays between 0 and 1.
+    """
+    source = settings.open_data()
+    binarize, likelihood = settings.binarize, settings.likelihood
+    if binarize is None:
+        binarize = source.binarize if likelihood in ("auto", "bernoulli") else "none"  # type: ignore[assignment]
+    if likelihood == "auto":
+        if binarize != "none":
+            likelihood = "bernoulli"
+        elif source.likelihood == "bernoulli" and source.binarize != "none":
+            likelihood = "gaussian"
+        else:
+            likelihood = source.likelihood
+    data = split(source, Binarization(binarize), limit=settings.data_limit)
+    epochs = settings.epochs or usual_epochs(len(data.train), settings.batch_size)
+    settled = {"binarize": binarize, "likelihood": likelihood, "epochs": epochs}
+    return settings.model_copy(update=settled), data
+
+
+def plan_of(settings: Settings) -> Plan:
+    """The part of the settings that the training loop obeys."""
+    assert settings.epochs is not None
+    return Plan(
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        samples=settings.samples,
+        schedule=pick_schedule(settings),
+        beta=settings.beta,
+        warmup_steps=settings.warmup_steps,
+        patience=settings.patience,
+        seed=settings.seed,
+    )
+
+
+def fit(
+    folder: RunFolder,
+    settings: Settings,
+    *,
+    resume: bool,
+    callbacks: Sequence[Callback] = (),
+    tensorboard: bool = False,
+) -> dict[str, Any]:
+    """Train as the settings say, into the folder; returns what `aevb train --json` prints."""
+    settings, data = (settings, folder.dataset()) if resume else resolve(settings)
+    model, posterior = build(settings, data)
+    check_domain(model, data)
+    plan = plan_of(settings)
+    algorithm = learner(settings, model, posterior, len(data.train))
+    if settings.threads is None:
+        many = worth_threads(algorithm, len(data.train), plan)
+        settings = settings.model_copy(update={"threads": torch.get_num_threads() if many else 1})
+    assert settings.threads is not None
+    torch.set_num_threads(settings.threads)
+    if settings.step == "auto":
+        algorithm.compiled = worth_compiling(algorithm, len(data.train), plan)
+        settings = settings.model_copy(
+            update={"step": "compiled" if algorithm.compiled else "eager"}
+        )
+    logger.debug(
+        f"threads: {settings.threads}; step: {settings.step} (by the sizes of model, batch and run "
+        "where they were left open)"
+    )
+    if not resume:
+        logger.info(data_line(settings, data))
+        folder.write_config(model, posterior, facts_of(settings, data))
+    try:
+        with ExitStack() as stack:
+            followers = [*callbacks, _snapshots(folder, settings, data, model, posterior)]
+            if tensorboard:
+                rate = getattr(algorithm.optimizer, "learning_rate", 1.0)
+                followers.append(stack.enter_context(_tensorboard(folder, settings, rate)))
+            history = train(algorithm, data, plan, run=folder, resume=resume, callbacks=followers)
+    except UsageError:
+        if not resume and not folder.begun:  # then nothing is in the way of another try
+            folder.clear()
+        raise
+    if settings.step == "compiled" and not algorithm.compiled:  # no compiler was found
+        settings = settings.model_copy(update={"step": "eager"})
+        folder.write_config(model, posterior, facts_of(settings, data))
+    report = training_report(folder, settings, history)
+    folder.write_card(card(folder, report, None))
+    return report
+
+
+def kept_record(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The metrics of the epoch whose model was kept: of the best validation, or the last."""
+    scored = [record for record in history if record["validation"] is not None]
+    return max(scored, key=lambda r: float(r["validation"]["elbo"])) if scored else history[-1]
+
+
+def data_line(settings: Settings, data: Dataset) -> str:
+    """The data in a line: rows, likelihood with its reason, missing cells, binarization."""
+    source = data.source
+    asked = "" if settings.likelihood == source.likelihood else f"; {source.likelihood} would suit"
+    return (
+        f"{data.name}: {len(data.train)} training rows of shape {data.shape} ({source.kind}), "
+        f"likelihood {settings.likelihood}{asked} ({source.reason}), missing cells "
+        f"{source.missing}, binarize {settings.binarize}"
+    )
+
+
+def _snapshots(
+    folder: RunFolder, settings: Settings, data: Dataset, model: Model, posterior: Posterior
+) -> Snapshots:
+    # Free parameters exist for the training rows only.
+    held_out = len(data.validation) > 0 and not isinstance(posterior, PerDatum)
+    rows = data.validation if held_out else data.train
+    return Snapshots(model, posterior, rows, folder.snapshots_folder, seed=settings.seed)
+
+
+def _tensorboard(folder: RunFolder, settings: Settings, rate: float) -> TensorBoard:
+    table = [f"| {name} | {value} |" for name, value in settings.model_dump().items()]
+    return TensorBoard(
+        folder.tensorboard,
+        learning_rate=rate,
+        about="\n".join(["| setting | value |", "|---|---|", *table]),
+    )
+
+
+def training_report(
+    folder: RunFolder, settings: Settings, history: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What `aevb train --json` prints: the numbers of the epoch that was kept, and speeds."""
+    best = kept_record(history)
+    speeds = [record["rows_per_second"] for record in history]
+    return {
+        "run": str(folder.path),
+        "epochs": len(history),
+        "best_epoch": best["epoch"],
+        "train": best["train"],
+        "validation": best["validation"],
+        "rows_per_second": float(np.median(speeds)),
+        "overhead": float(np.median([record["overhead"] for record in history])),
+        "precision": settings.precision,
+        "threads": torch.get_num_threads(),
+        "seed": settings.seed,
+        "step": settings.step,
+        "likelihood": settings.likelihood,
+        "binarize": settings.binarize,
+    }

@@ -1,0 +1,192 @@
+"""From a file to a report: the page of a run of each kind, what it says and what it warns of."""
+
+import json
+import shlex
+
+import numpy as np
+import pytest
+from test_commands import HEADER, SMALL, good, people, refused, run, write
+from test_report import Reader
+
+from aevb import workflow
+from aevb.storage import RunFolder, Settings
+from aevb.workflow.reports import _overfitted, _unfinished, _weak, command_of
+
+
+def wanted(folder, kind):
+    """A file of a kind, written into a folder."""
+    rng = np.random.default_rng(0)
+    if kind == "table":
+        return write(folder / "people.csv", people(60))
+    phase = rng.uniform(0, 6, (40, 1))
+    rows = np.sin(np.arange(20) / 3 + phase) if kind == "signal" else rng.random((40, 5, 4))
+    np.save(folder / f"{kind}.npy", rows)
+    return folder / f"{kind}.npy"
+
+
+@pytest.fixture(scope="session", params=["image", "signal", "table"])
+def reported(request, tmp_path_factory):
+    """The kind, the run and the page that one command made of a file."""
+    folder = tmp_path_factory.mktemp("report")
+    file = wanted(folder, request.param)
+    told = good("train", file, *SMALL, "--out", folder / "run", "--report")
+    assert told["report"] == str(folder / "run" / "report.html")
+    return request.param, folder / "run", (folder / "run" / "report.html").read_text()
+
+
+def test_one_command_leads_from_a_file_to_its_report(reported):
+    kind, folder, page = reported
+    reader = Reader(page)
+    assert "://" not in page
+    assert f"{RunFolder(folder).settings().data.rsplit('/', 1)[1]}" in reader.texts("h1")[0]
+    assert reader.texts("h2") == [
+        *("Numbers", "Data", "Training", "Latent dimensions", "Pictures"),
+        *("The most unusual rows", "Settings", "To reproduce it"),
+    ]
+    material = workflow.Material(RunFolder(folder))
+    assert material.kind == kind
+    kinds = workflow.pictures_of(material)
+    assert len(reader.all("img")) == len(kinds) + (kind != "table")
+    captions = reader.texts("figcaption")
+    assert captions[: len(kinds)] == [workflow.KINDS[name].caption for name in kinds]
+    assert reader.texts("td").count(kind) >= 1
+    assert RunFolder(folder).data_facts()["fingerprint"] in reader.texts("td")
+
+
+def test_the_numbers_of_the_report_are_those_of_the_evaluation_kept(reported):
+    _, folder, page = reported
+    kept = json.loads((folder / "evaluation.json").read_text())
+    assert kept["samples"] == 1000
+    value = f"{kept['mean']:z.2f}".replace("-", "\N{MINUS SIGN}")
+    assert any(value in text for text in Reader(page).texts("p"))
+    assert "evaluated for this report" in page
+
+
+def test_a_report_is_the_same_twice_and_tells_of_the_last_evaluation(reported, tmp_path):
+    _, folder, _ = reported
+    good("evaluate", folder, "--samples", 7)
+    pages = []
+    for name in ("a.html", "b.html"):
+        assert good("report", folder, "--out", tmp_path / name) == {"report": str(tmp_path / name)}
+        pages.append((tmp_path / name).read_text())
+    assert pages[0] == pages[1]
+    assert "those of the last evaluation" in pages[0]
+    assert "7" in Reader(pages[0]).texts("dd")
+
+
+def test_names_of_columns_stay_text(reported):
+    kind, _, page = reported
+    if kind == "table":
+        said = Reader(page).texts("td")
+        assert set(HEADER) <= set(said)
+        assert "Bern, New York, Oslo" in said
+
+
+def test_the_command_of_a_report_makes_the_same_run(reported, tmp_path):
+    _, folder, page = reported
+    command = command_of(RunFolder(folder).settings())
+    assert command in Reader(page).texts("p")
+    words = shlex.split(command)
+    assert words[:2] == ["aevb", "train"]
+    good(*words[1:], "--out", tmp_path / "again")
+    weights = "model.safetensors"
+    assert (tmp_path / "again" / weights).read_bytes() == (folder / weights).read_bytes()
+
+
+def test_a_report_needs_a_run_and_a_place(reported, tmp_path):
+    _, folder, _ = reported
+    assert "holds no run" in refused(4, "report", tmp_path)
+    assert ".html" in refused(2, "report", folder, "--out", tmp_path / "page.pdf")
+    (tmp_path / "file").touch()
+    said = refused(2, "report", folder, "--out", tmp_path / "file" / "page.html")
+    assert "cannot be written" in said
+
+
+def test_force_removes_the_report_of_the_run_before(tmp_path):
+    file = wanted(tmp_path, "signal")
+    for more in (["--report"], ["--force"]):
+        good("train", file, *SMALL, "--out", tmp_path / "run", *more)
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_people_are_told_where_the_report_is(tmp_path):
+    file = wanted(tmp_path, "signal")
+    code, out, err = run("train", file, *SMALL, "--out", tmp_path / "run", "--report")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == str(tmp_path / "run" / "report.html")
+
+
+# --- what the numbers say ------------------------------------------------------------------------
+
+
+def history(train, validation=None):
+    def parts(bounds, k):
+        return {"elbo": bounds[k], "reconstruction": bounds[k], "kl": 0.0}
+
+    return [
+        {
+            "epoch": k + 1,
+            "train": parts(train, k),
+            "validation": None if validation is None else parts(validation, k),
+        }
+        for k in range(len(train))
+    ]
+
+
+def test_a_gap_beyond_its_error_is_a_warning():
+    wide = history([-9.0, -5.0], [-9.0, -8.0])
+    assert "3.00 nats above" in _overfitted(wide, 0.5)
+    assert _overfitted(wide, 1.5) == ""
+    assert _overfitted(history([-9.0, -8.0], [-9.0, -8.2]), None) == ""
+    assert _overfitted(history([-9.0, -8.0]), 0.1) == ""
+
+
+def test_a_bound_that_still_rises_is_a_warning():
+    straight = list(np.linspace(-90.0, -10.0, 40))
+    flat = [-90.0, -20.0, *[-10.0] * 38]
+    assert "the last 4 of 40 epochs" in _unfinished(history(straight))
+    assert _unfinished(history(flat)) == ""
+    assert _unfinished(history(straight, flat)) == ""
+    assert "validation bound" in _unfinished(history(flat, straight))
+    assert _unfinished(history([-3.0])) == ""
+
+
+def test_an_estimate_on_few_samples_is_a_warning():
+    assert "3.0 effective samples of 1000" in _weak({"effective_sample_size": 3.0, "samples": 1000})
+    assert _weak({"effective_sample_size": 300.0, "samples": 1000}) == ""
+    assert _weak({"effective_sample_size": 4.0, "samples": 5}) == ""
+    assert _weak({"samples": 5}) == ""
+
+
+def test_collapsed_dimensions_are_a_warning(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(60, 3))  # nothing that a code could say
+    np.save(tmp_path / "noise.npy", rows)
+    options = ["--hidden", 4, "--latent-dim", 3, "--beta", 50, "--epochs", 60, "--lr", "0.03"]
+    good("train", tmp_path / "noise.npy", *options, "--out", tmp_path / "run", "--report")
+    assert "3 of 3 latent dimensions are not used" in (tmp_path / "run/report.html").read_text()
+
+
+def test_commands_name_what_differs_from_the_defaults():
+    settings = Settings(
+        data="my file.csv",
+        hidden=(8, 4),
+        activation="tanh",
+        resize=(4, 6),
+        allow_nan=True,
+        lr=0.01,
+    )
+    assert command_of(settings) == (
+        "aevb train 'my file.csv' --allow-nan --resize 4x6 --hidden 8,4 --activation tanh --lr 0.01"
+    )
+
+
+def test_a_run_that_was_fitted_in_python_has_a_report_of_what_there_is(tmp_path):
+    import aevb
+
+    rows = np.random.default_rng(0).normal(size=(40, 3))
+    aevb.VAE(hidden=(4,), epochs=2).partial_fit(rows).save(tmp_path / "run")
+    good("report", tmp_path / "run")
+    reader = Reader((tmp_path / "run" / "report.html").read_text())
+    assert "fitted in Python" in " ".join(reader.texts("p"))
+    assert "The most unusual rows" not in reader.texts("h2")
+    assert len(reader.all("img")) == 4
