@@ -253,6 +253,7 @@ BAD_TABLES = [
     ("1,2\n\n3,4\n", "row 2, column 1: expected a number, found an empty line"),
     ("1\n1_000\n", "row 2, column 1: expected a number, found '1_000'"),
     ("a;b\n1;2\n3;4\n", "row 1: expected cells separated by commas, found semicolons"),
+    ('"a";"b"\n1;2\n3;4\n', "row 1: expected cells separated by commas, found semicolons"),
     ('1,2\n3,"4\n', "found something else after row"),
     ("a,b\n", "expected rows of numbers, found none"),
     ("\n\n", "expected rows of numbers, found none"),

@@ -142,6 +142,9 @@ def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
                 if row:
                     yield line, row
     except (csv.Error, UnicodeDecodeError) as error:
+        for mark, name in _SEPARATORS.items():  # a quoted header hides its separators from csv
+            if not line and lines.first.count(mark) > lines.first.count(","):
+                raise _separated(file, name) from error
         raise DataError(
             f"{file}: expected comma-separated numbers in UTF-8, found something else after "
             f"row {line} ({sentence_of(error)}); save it as plain text"
@@ -154,6 +157,7 @@ class _Lines:
     def __init__(self, file: Path, stream: TextIO) -> None:
         self.file, self.stream = file, stream
         self.taken = self.line = 0
+        self.first = ""
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -162,6 +166,7 @@ class _Lines:
         text = self.stream.readline(ROW_CHARACTERS + 1)
         self.taken += len(text)
         self.line += 1
+        self.first = self.first or text
         if not text:
             raise StopIteration
         if self.taken > ROW_CHARACTERS:
