@@ -498,7 +498,7 @@ def test_encode_then_decode_is_reconstruct(good, digits, tmp_path):
     assert np.allclose(line[[0, -1]], np.load(direct)[[2, 8]], atol=1e-6)
 
 
-def test_samples_follow_the_seed_and_draws_lie_in_the_data_space(good, digits, tmp_path):
+def test_samples_follow_the_seed_and_draws_lie_in_the_space_of_the_data(good, digits, tmp_path):
     def sample(*options):
         good("sample", digits, "--n", 4, "--out", tmp_path / "s.npy", *options)
         return np.load(tmp_path / "s.npy")
@@ -507,8 +507,10 @@ def test_samples_follow_the_seed_and_draws_lie_in_the_data_space(good, digits, t
     assert not np.array_equal(sample(), sample("--seed", 1))
     drawn = sample("--draw")
     assert not np.array_equal(sample(), drawn)
-    assert ((drawn >= 0) & (drawn <= 1)).all()
     assert np.array_equal(drawn, sample("--draw"))
+    good(*TRAIN, "--binarize", "threshold", "--epochs", 1, "--quiet", "--out", tmp_path / "run")
+    good("sample", tmp_path / "run", "--draw", "--out", tmp_path / "s.npy")
+    assert set(np.unique(np.load(tmp_path / "s.npy"))) == {0.0, 1.0}
 
 
 def test_a_data_limit_is_the_same_rows_at_every_call(good, digits, tmp_path):
@@ -688,7 +690,7 @@ def test_bad_data_are_named(refused, call, table, digits, tmp_path):
     grey = ["--likelihood", "bernoulli", "--binarize", "none"]
     sentence = refused(3, "train", "digits", *grey, *out)
     assert re.search(r"zeros and ones, found [\d.]+ in row \d+, column \d+", sentence)
-    assert "continuous-bernoulli" in sentence
+    assert "binarize" in sentence
     sentence = refused(3, "encode", digits, table[0])
     assert "rows of 5 numbers, the model is of rows of 64" in sentence
     assert "counts" in refused(3, "train", table[0], "--likelihood", "poisson", *out)

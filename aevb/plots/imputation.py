@@ -149,7 +149,7 @@ def _beside(mask: Mask) -> Mask:
 def _in_cells(mask: Mask, filled: Floats, names: list[str], ax: Axes | None) -> Axes:
     """A table of numbers, colored by deviation in their column, the filled ones framed."""
     count, size = filled.shape
-    ax = own_axes(ax, min(12.0, 0.62 * size), min(30.0, 0.26 * count))
+    ax = own_axes(ax, min(12.0, max(2.6, 0.62 * size)), min(30.0, 0.26 * count))
     bare_axes(ax)
     seen = np.where(mask, filled, np.nan)
     known = [column[~np.isnan(column)] for column in seen.T]
