@@ -23,7 +23,6 @@ from aevb.exchange import Card, export_hub, hub_of_run
 from aevb.exchange.card import plain, to_yaml
 from aevb.storage import RunFolder, check_settings
 from aevb.storage.run import EVALUATION
-from aevb.training import Silent
 
 yaml = pytest.importorskip("yaml")
 
@@ -34,7 +33,7 @@ def fitted(folder, **options):
     folder.mkdir(exist_ok=True)
     threads = torch.get_num_threads()
     settings = check_settings({"hidden": (5,), "latent_dim": 2, "step": "eager", **options})
-    workflow.fit(RunFolder(folder), settings, resume=False, callback=Silent())
+    workflow.fit(RunFolder(folder), settings, resume=False)
     torch.set_num_threads(threads)
     return RunFolder(folder)
 

@@ -25,7 +25,6 @@ from aevb import workflow
 from aevb.storage import RunFolder, check_settings, checkpoints
 from aevb.storage.files import sha256, to_json
 from aevb.storage.sealed import read_header, seal
-from aevb.training import Silent
 
 SECONDS, MEGABYTES, LENGTH = 5, 200, 400
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -39,7 +38,7 @@ def good(tmp_path_factory):
     folder = tmp_path_factory.mktemp("good")
     options = {"data": "digits", "hidden": (5,), "latent_dim": 2, "epochs": 1, "step": "eager"}
     threads = torch.get_num_threads()
-    workflow.fit(RunFolder(folder), check_settings(options), resume=False, callback=Silent())
+    workflow.fit(RunFolder(folder), check_settings(options), resume=False)
     torch.set_num_threads(threads)
     return folder
 

@@ -35,7 +35,7 @@ def impute(
     import numpy as np
 
     from aevb import imputation, plots
-    from aevb.workflow import draw_beside, with_holes, write_filled
+    from aevb.workflow import draw_filled, with_holes, write_filled
 
     folder = open_run(run)
     rows = folder.rows(data, allow_nan=True)
@@ -45,8 +45,8 @@ def impute(
     filled = imputation.impute(model, posterior, holed, method=method, samples=samples, seed=seed)
     target = folder.path / "imputed.npy" if out is None else out
     if target.suffix == ".png":
-        some = rows.pick(np.arange(min(len(rows), 30)))
-        plots.save(draw_beside(folder, some, filled[: len(some)], "filled"), target)
+        some = holed.pick(np.arange(min(len(rows), 20)))
+        plots.save(draw_filled(folder, some, filled[: len(some)]), target)
     else:
         in_units = filled / rows.scale
         write_filled(target, in_units, original, folder.columns, _file(data))

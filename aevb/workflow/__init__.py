@@ -10,6 +10,7 @@ from aevb.workflow.outputs import write_array, write_csv, write_filled, write_ro
 from aevb.workflow.pictures import (
     KINDS,
     draw_beside,
+    draw_filled,
     draw_rows,
     draw_traversals,
     draw_walk,
@@ -29,6 +30,7 @@ __all__ = [
     "data_table",
     "describe_data",
     "draw_beside",
+    "draw_filled",
     "draw_rows",
     "draw_traversals",
     "draw_walk",

@@ -78,6 +78,13 @@ def draw_beside(folder: RunFolder, rows: Rows, array: Array, label: str) -> Axes
     return _beside(Material(folder), rows, array, label)
 
 
+def draw_filled(folder: RunFolder, rows: Rows, filled: Array) -> Axes:
+    """Rows with holes and what these were filled with (N, X)."""
+    material = Material(folder)
+    holed = material.rows(rows)
+    return _filled(material, holed, holed, filled)
+
+
 def draw_walk(folder: RunFolder, array: Array) -> Axes:
     """The steps (N, X) of one walk through the latent space."""
     material = Material(folder)
@@ -214,13 +221,19 @@ def _imputation(material: Material) -> Axes:
     )
     model, posterior, holes = with_holes(material.folder, holes)
     filled = impute(model, posterior, holes, seed=material.seed)
-    observed = seen & ~np.isnan(data)
+    return _filled(material, np.where(seen, data, np.nan), data, filled)
+
+
+def _filled(material: Material, holed: Array, data: Array, filled: Array) -> Axes:
+    """Rows (N, X) with holes, what is known of these, and what they were filled with."""
     if material.kind == "table":
         at = slice(0, MOST_CELLS)
         names = None if material.names is None else material.names[at]
-        return plots.impute_grid(observed[:, at], data[:, at], filled[:, at], names=names)
+        observed = ~np.isnan(holed[:, at])
+        return plots.impute_grid(observed, data[:, at], filled[:, at], names=names)
     shape = (-1, *material.shape)
-    return plots.impute_grid(observed.reshape(shape), data.reshape(shape), filled.reshape(shape))
+    observed = ~np.isnan(holed).reshape(shape)
+    return plots.impute_grid(observed, data.reshape(shape), filled.reshape(shape))
 
 
 def _half(material: Material, shape: tuple[int, ...]) -> NDArray[np.bool_]:

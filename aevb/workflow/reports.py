@@ -92,7 +92,7 @@ def _summary(facts: Mapping[str, Any], settings: Settings) -> dict[str, object]:
 def _evaluation(material: Material, progress: Progress | None) -> tuple[Mapping[str, Any], str]:
     """The last evaluation of these weights, or a new one, and a sentence on which it is."""
     kept = material.folder.evaluation()
-    if kept is not None and "importance" in kept and "elbo" in kept:
+    if kept is not None and kept.get("importance") and kept.get("elbo"):
         return kept, "The numbers are those of the last evaluation, by aevb evaluate or a report."
     made, _ = score(
         material.folder, samples=EVALUATION_SAMPLES, limit=EVALUATION_ROWS, progress=progress
@@ -192,7 +192,7 @@ def _data(facts: Mapping[str, Any], settings: Settings, material: Material) -> l
         ["split", facts.get("split")],
         ["shape of a row", " x ".join(map(str, _list(facts.get("shape"))))],
         ["likelihood", settings.likelihood],
-        ["the data", facts.get("likelihood_reason")],
+        ["about the data", facts.get("likelihood_reason")],
         ["missing cells", facts.get("missing", 0)],
         ["binarization", facts.get("binarize")],
         ["fingerprint", facts.get("fingerprint")],

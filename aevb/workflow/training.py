@@ -173,13 +173,15 @@ def kept_record(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def data_line(settings: Settings, data: Dataset) -> str:
-    """The data in a line: rows, likelihood with its reason, missing cells, binarization."""
+    """The data in a line: rows, likelihood, what was found of them and their missing cells."""
     source = data.source
-    asked = "" if settings.likelihood == source.likelihood else f"; {source.likelihood} would suit"
+    plain = settings.binarize == source.binarize == "none"
+    other = plain and settings.likelihood != source.likelihood
     return (
         f"{data.name}: {len(data.train)} training rows of shape {data.shape} ({source.kind}), "
-        f"likelihood {settings.likelihood}{asked} ({source.reason}), missing cells "
-        f"{source.missing}, binarize {settings.binarize}"
+        f"likelihood {settings.likelihood}"
+        f"{f'; {source.likelihood} would suit' if other else ''} ({source.reason}), "
+        f"binarize {settings.binarize}"
     )
 
 
