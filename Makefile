@@ -1,4 +1,4 @@
-# make demo   set up .venv, train a 2-D model of real digits, evaluate it, draw it
+# make demo   set up .venv, train a 2-D model of real digits, evaluate it, draw it, report on it
 # make test   set up .venv, run the tests        make test-slow   those that take minutes
 # make lint   ruff and mypy                      make bench       the benchmarks
 # make docs   the pages, in docs/_build/index.html
@@ -15,6 +15,8 @@ demo: .venv/aevb
 	@$(BIN)/aevb evaluate $(RUN)
 	@echo
 	@$(BIN)/aevb plot $(RUN) all
+	@echo
+	@$(BIN)/aevb report $(RUN)
 
 test: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import aevb
@@ -17,8 +18,13 @@ def test_the_python_runs_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     blocks = [text for language, text in BLOCKS if language == "python"]
-    assert len(blocks) == 2
-    for text in blocks:
+    assert len(blocks) == 3
+    exec(compile(blocks[0], "README.md", "exec"), names)
+    assert names["codes"].shape == (397, 10)
+    assert names["samples"].shape == (64, 64)
+    assert np.isfinite(names["filled"]).all()
+    assert (tmp_path / "my-vae" / "model.safetensors").exists()
+    for text in blocks[1:]:
         exec(compile(text, "README.md", "exec"), names)
     assert (tmp_path / "latent.png").exists()
     assert names["codes"].shape == (180, 2)
