@@ -13,6 +13,7 @@ from aevb.data import Rows
 from aevb.errors import UsageError
 from aevb.evaluation import evidence
 from aevb.imputation import impute, observing
+from aevb.plots.style import quiet_title
 from aevb.randomness import Stream, generator
 from aevb.storage import RunFolder
 from aevb.workflow.material import Material, with_holes
@@ -69,7 +70,7 @@ def draw_rows(folder: RunFolder, array: Array, *, title: str = "") -> Axes:
     material = Material(folder)
     ax = _rows(material, array)
     if title:
-        ax.set_title(title, x=0.0, horizontalalignment="left")
+        quiet_title(ax, title)
     return ax
 
 
@@ -88,7 +89,8 @@ def draw_filled(folder: RunFolder, rows: Rows, filled: Array) -> Axes:
 def draw_walk(folder: RunFolder, array: Array) -> Axes:
     """The steps (N, X) of one walk through the latent space."""
     material = Material(folder)
-    return plots.interpolation(material.shown(array)[None], _event(material), names=material.names)
+    shown = material.shown(array)[None]
+    return _in_units(material, plots.interpolation(shown, _event(material), names=material.names))
 
 
 def draw_traversals(
@@ -151,7 +153,7 @@ def _interpolation(material: Material) -> Axes:
     walks = [codes.interpolate(a, b, steps) for a, b in zip(*ends, strict=True)]
     strips = material.shown(material.decode(np.concatenate(walks)))
     strips = strips.reshape(count, steps, *strips.shape[1:])
-    return plots.interpolation(strips, _event(material), names=material.names)
+    return _in_units(material, plots.interpolation(strips, _event(material), names=material.names))
 
 
 def _all_traversals(material: Material) -> Axes:
@@ -165,7 +167,16 @@ def _all_traversals(material: Material) -> Axes:
 def _traversals(material: Material, decoded: Array, dimensions: list[int], values: Array) -> Axes:
     shown = material.shown(decoded.reshape(-1, decoded.shape[-1]))
     shown = shown.reshape(*decoded.shape[:2], *shown.shape[1:])
-    return plots.traversals(shown, dimensions, values, _event(material), names=material.names)
+    event = _event(material)
+    ax = plots.traversals(shown, dimensions, values, event, names=material.names)
+    return _in_units(material, ax)
+
+
+def _in_units(material: Material, ax: Axes) -> Axes:
+    """Say of lines over the columns of a table that they are in units of these columns."""
+    if material.kind == "table":
+        quiet_title(ax, f"{ax.get_title()}, deviations from the mean")
+    return ax
 
 
 def _kl(material: Material) -> Axes:
