@@ -111,7 +111,7 @@ def test_the_card_tells_people_the_rest(run, tmp_path):
         "CC BY 4.0",
         r"| latent\_dim | 2 |",
         "| epochs | 2 |",
-        "values between 0 and 1",
+        "finite numbers",
         "## Limits",
     ):
         assert part in prose

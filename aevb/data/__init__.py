@@ -65,8 +65,8 @@ def open_source(
     path = Path(data)
     if not path.suffix and not os.path.lexists(path):
         raise DataError(
-            f"{data} is neither a file, nor a folder of images, nor one of the data sets "
-            f"{', '.join(NAMES)}"
+            f"{str(data)[:200]} is neither a file, nor a folder of images, nor one of the data "
+            f"sets {', '.join(NAMES)}"
         )
     return read_file(path, allow_nan=allow_nan, image_size=image_size, like=like)
 

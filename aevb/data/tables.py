@@ -142,8 +142,8 @@ def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
                 if row:
                     yield line, row
     except (csv.Error, UnicodeDecodeError) as error:
-        for mark, name in _SEPARATORS.items():  # a quoted header hides its separators from csv
-            if not line and lines.first.count(mark) > lines.first.count(","):
+        for sign, name in _SEPARATORS.items():  # a quoted header hides its separators from csv
+            if not line and lines.first.count(sign) > lines.first.count(","):
                 raise _separated(file, name) from error
         raise DataError(
             f"{file}: expected comma-separated numbers in UTF-8, found something else after "

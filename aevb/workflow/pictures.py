@@ -12,9 +12,11 @@ from aevb import codes, plots
 from aevb.data import Rows
 from aevb.errors import UsageError
 from aevb.evaluation import evidence
-from aevb.imputation import impute, observing
+from aevb.imputation import impute
+from aevb.plots.style import quiet_title
 from aevb.randomness import Stream, generator
 from aevb.storage import RunFolder
+from aevb.workflow import needs
 from aevb.workflow.material import Material, with_holes
 from aevb.workflow.scores import score_rows
 
@@ -69,7 +71,7 @@ def draw_rows(folder: RunFolder, array: Array, *, title: str = "") -> Axes:
     material = Material(folder)
     ax = _rows(material, array)
     if title:
-        ax.set_title(title, x=0.0, horizontalalignment="left")
+        quiet_title(ax, title)
     return ax
 
 
@@ -88,7 +90,8 @@ def draw_filled(folder: RunFolder, rows: Rows, filled: Array) -> Axes:
 def draw_walk(folder: RunFolder, array: Array) -> Axes:
     """The steps (N, X) of one walk through the latent space."""
     material = Material(folder)
-    return plots.interpolation(material.shown(array)[None], _event(material), names=material.names)
+    shown = material.shown(array)[None]
+    return _in_units(material, plots.interpolation(shown, _event(material), names=material.names))
 
 
 def draw_traversals(
@@ -151,7 +154,7 @@ def _interpolation(material: Material) -> Axes:
     walks = [codes.interpolate(a, b, steps) for a, b in zip(*ends, strict=True)]
     strips = material.shown(material.decode(np.concatenate(walks)))
     strips = strips.reshape(count, steps, *strips.shape[1:])
-    return plots.interpolation(strips, _event(material), names=material.names)
+    return _in_units(material, plots.interpolation(strips, _event(material), names=material.names))
 
 
 def _all_traversals(material: Material) -> Axes:
@@ -165,7 +168,16 @@ def _all_traversals(material: Material) -> Axes:
 def _traversals(material: Material, decoded: Array, dimensions: list[int], values: Array) -> Axes:
     shown = material.shown(decoded.reshape(-1, decoded.shape[-1]))
     shown = shown.reshape(*decoded.shape[:2], *shown.shape[1:])
-    return plots.traversals(shown, dimensions, values, _event(material), names=material.names)
+    event = _event(material)
+    ax = plots.traversals(shown, dimensions, values, event, names=material.names)
+    return _in_units(material, ax)
+
+
+def _in_units(material: Material, ax: Axes) -> Axes:
+    """Say of lines over the columns of a table that they are in units of these columns."""
+    if material.kind == "table":
+        quiet_title(ax, f"{ax.get_title()}, deviations from the mean")
+    return ax
 
 
 def _kl(material: Material) -> Axes:
@@ -267,142 +279,80 @@ def _event(material: Material) -> tuple[int, ...]:
     return material.shape if len(material.shape) in (1, 3) else (int(np.prod(material.shape)),)
 
 
-# -- what a run must have for them ----------------------------------------------------------------
-
-
-def _any(material: Material) -> str:
-    return ""
-
-
-def _needs_data(material: Material) -> str:
-    return "" if material.in_file else "it was fitted in Python, on data that no file holds"
-
-
-def _needs_lines(material: Material) -> str:
-    return "a table is drawn as pairs" if material.kind == "table" else ""
-
-
-def _needs_table(material: Material) -> str:
-    if material.kind != "table":
-        return f"its data are no table, but each an {material.kind}".replace("an s", "a s")
-    return _needs_data(material)
-
-
-def _needs_a_plane(material: Material) -> str:
-    if material.latent_dim == 2:
-        return ""
-    return f"it needs two latent dimensions, and there are {material.latent_dim} (--latent-dim 2)"
-
-
-def _needs_dimensions(material: Material) -> str:
-    return "" if material.latent_dim > 1 else "it needs at least two latent dimensions"
-
-
-def _needs_divergences(material: Material) -> str:
-    if why := _needs_data(material):
-        return why
-    known = material.diagnosis.kl_by_dimension is not None
-    return "" if known else "its posterior has no divergence for each dimension"
-
-
-def _needs_history(material: Material) -> str:
-    return "" if material.folder.history() else "it holds no metrics of its training"
-
-
-def _needs_snapshots(material: Material) -> str:
-    return "" if len(material.trail.epochs) else "no snapshots of its training are there"
-
-
-def _needs_frames(material: Material) -> str:
-    return _needs_lines(material) or _needs_snapshots(material)
-
-
-def _needs_cells(material: Material) -> str:
-    """Cells that are independent given z, so that some of them may be hidden."""
-    if why := _needs_data(material):
-        return why
-    try:
-        masked = observing(material.model)
-        masked.likelihood(masked.prior().mean[None])
-    except UsageError:
-        return "the cells of a row are not independent under its likelihood"
-    return ""
-
-
 KINDS: dict[str, Kind] = {
     "curve": Kind(
         _curve,
         "The evidence lower bound by epoch; the model kept is that of the best validation epoch.",
-        _needs_history,
+        needs.history,
     ),
     "reconstructions": Kind(
         _reconstructions,
         "Test data and what the model makes of their codes: the mean of p(x given z).",
-        _needs_data,
+        needs.data,
     ),
     "samples": Kind(
         _samples,
         "Means of p(x given z) for z drawn from the prior: what the model takes for typical.",
-        _needs_lines,
+        needs.lines,
     ),
     "pairs": Kind(
         _pairs,
         "Columns of the training rows against each other, and of as many rows drawn from the "
         "model: the closer the colors, the better the model knows the table.",
-        _needs_table,
+        needs.table,
     ),
     "manifold": Kind(
         _manifold,
         "What the plane of the two latent dimensions decodes to, on a grid of equal probability.",
-        _needs_a_plane,
+        needs.plane,
     ),
     "prior-predictive": Kind(
         _prior_predictive,
         "What a plane of two latent dimensions decodes to in equal steps, out to the tails of the "
         "prior.",
-        _needs_dimensions,
+        needs.dimensions,
     ),
     "latent": Kind(
         _latent,
         "The posterior means of test rows, colored by class where there are classes.",
-        _needs_data,
+        needs.data,
     ),
     "interpolation": Kind(
         _interpolation,
         "Straight walks between the codes of two test rows, decoded step by step.",
-        _needs_data,
+        needs.data,
     ),
     "traversals": Kind(
         _all_traversals,
         "What one latent dimension at a time does, the others held at 0; the dimensions that say "
         "most come first.",
-        _any,
+        needs.nothing,
     ),
     "kl": Kind(
         _kl,
         "How much each latent dimension says of a datum, in nats; one near 0 is not used.",
-        _needs_divergences,
+        needs.divergences,
     ),
     "rows": Kind(
         _by_row,
         "The reconstruction term of each test row; the worst are named by their number.",
-        _needs_data,
+        needs.data,
     ),
     "scores": Kind(
         _scores,
         "log p(x) of training, validation and test rows: where training lies above the others, the "
         "model has learned rows by heart.",
-        _needs_data,
+        needs.data,
     ),
     "training": Kind(
         _training,
         "The same draws from the prior, decoded after several epochs.",
-        _needs_frames,
+        needs.frames,
     ),
-    "cloud": Kind(_cloud, "The codes of the same rows as training went on.", _needs_snapshots),
+    "cloud": Kind(_cloud, "The codes of the same rows as training went on.", needs.snapshots),
     "imputation": Kind(
         _imputation,
         "Test rows of which half the cells were hidden, and what the model filled in.",
-        _needs_cells,
+        needs.cells,
     ),
 }

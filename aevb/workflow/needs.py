@@ -1,0 +1,76 @@
+"""What a run must have for a picture: each gives a clause on why it has none, or nothing."""
+
+from aevb.errors import UsageError
+from aevb.imputation import observing
+from aevb.workflow.material import Material
+
+KINDS = {"image": "an image", "signal": "a signal"}
+
+
+def nothing(material: Material) -> str:
+    """Every run has such a picture."""
+    return ""
+
+
+def data(material: Material) -> str:
+    """The data of the run, in a file or under a name."""
+    return "" if material.in_file else "it was fitted in Python, on data that no file holds"
+
+
+def lines(material: Material) -> str:
+    """Rows that are images or lines."""
+    return "a table is drawn as pairs" if material.kind == "table" else ""
+
+
+def table(material: Material) -> str:
+    """Rows of a table."""
+    if material.kind != "table":
+        return f"its data are no table, but each {KINDS[material.kind]}"
+    return data(material)
+
+
+def plane(material: Material) -> str:
+    """Two latent dimensions."""
+    if material.latent_dim == 2:
+        return ""
+    return f"it needs two latent dimensions, and there are {material.latent_dim} (--latent-dim 2)"
+
+
+def dimensions(material: Material) -> str:
+    """At least two latent dimensions."""
+    return "" if material.latent_dim > 1 else "it needs at least two latent dimensions"
+
+
+def divergences(material: Material) -> str:
+    """A divergence for each latent dimension."""
+    if why := data(material):
+        return why
+    known = material.diagnosis.kl_by_dimension is not None
+    return "" if known else "its posterior has no divergence for each dimension"
+
+
+def history(material: Material) -> str:
+    """The metrics of the epochs."""
+    return "" if material.folder.history() else "it holds no metrics of its training"
+
+
+def snapshots(material: Material) -> str:
+    """Snapshots along the training."""
+    return "" if len(material.trail.epochs) else "no snapshots of its training are there"
+
+
+def frames(material: Material) -> str:
+    """Snapshots of images or lines."""
+    return lines(material) or snapshots(material)
+
+
+def cells(material: Material) -> str:
+    """Cells that are independent given z, so that some of them may be hidden."""
+    if why := data(material):
+        return why
+    try:
+        masked = observing(material.model)
+        masked.likelihood(masked.prior().mean[None])
+    except UsageError:
+        return "the cells of a row are not independent under its likelihood"
+    return ""
