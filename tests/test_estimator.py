@@ -202,10 +202,10 @@ def test_linear_networks_reach_factor_analysis():
     source = np.random.default_rng(0)
     mixing = source.standard_normal((2, 6)) * 2
     x = source.standard_normal((400, 2)) @ mixing + source.standard_normal((400, 6)) * 0.6 + 5
-    vae = VAE(2, hidden=(), epochs=300, learning_rate=0.01, likelihood="gaussian").fit(x)
+    vae = VAE(2, hidden=(), epochs=900, learning_rate=0.01, likelihood="gaussian").fit(x)
     truth = FactorAnalysis(2, tol=1e-6, max_iter=10_000).fit(x)
-    # a noise that depends on the code, too, wins a little over one that does not
-    assert truth.score(x) - 0.05 < vae.score(x) < truth.score(x) + 0.1
+    # the same model: one noise variance a column; factor analysis has its maximum likelihood
+    assert truth.score(x) - 0.05 < vae.score(x) < truth.score(x) + 0.005
     ours = vae.score_samples(x, samples=500)
     assert np.corrcoef(ours, truth.score_samples(x))[0, 1] > 0.98
     # codes span the plane of the factors
@@ -289,7 +289,7 @@ def test_partial_fit_learns_and_may_be_put_away_in_between():
 
 def test_partial_fit_goes_on_after_fit(fitted):
     further = copy.deepcopy(fitted)
-    before = further.score_samples(IRIS, samples=500).mean()
+    before = further.score_samples(IRIS[:100], samples=500).mean()
     for _ in range(10):
         further.partial_fit(IRIS[:100])
     assert len(further.history_) == len(fitted.history_) + 10

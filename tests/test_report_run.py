@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -63,7 +64,8 @@ def test_the_numbers_of_the_report_are_those_of_the_evaluation_kept(reported):
 
 
 def test_a_report_is_the_same_twice_and_tells_of_the_last_evaluation(reported, tmp_path):
-    _, folder, _ = reported
+    folder = tmp_path / "run"
+    shutil.copytree(reported[1], folder)
     good("evaluate", folder, "--samples", 7)
     pages = []
     for name in ("a.html", "b.html"):

@@ -150,7 +150,15 @@ def pick(table: dict[str, Any], name: str, option: str) -> Any:
 def _gaussian(data: Dataset, settings: Settings) -> Family:
     if data.in_unit_interval:
         return Normal(LIKELIHOOD_MIN_VARIANCE, sigmoid_mean=True)
-    return Standardized(Normal(LIKELIHOOD_MIN_VARIANCE), math.prod(data.shape))
+    return _real(math.prod(data.shape))
+
+
+def _real(width: int) -> Family:
+    """Real columns, each with one noise variance for all z, as in factor analysis.
+
+    A variance that the decoder gives can follow single extreme cells, on which training diverges.
+    """
+    return Standardized(Normal(LIKELIHOOD_MIN_VARIANCE, noise_shape=(width,)), width)
 
 
 def _full_gaussian(data: Dataset, settings: Settings) -> Family:
@@ -167,7 +175,7 @@ def _mixed(data: Dataset, settings: Settings) -> Family:
     for i, column in enumerate(data.source.columns):
         groups.setdefault((column.kind, len(column.levels)), []).append(i)
     made: dict[str, Callable[[int, int], Family]] = {
-        "real": lambda width, levels: Standardized(Normal(LIKELIHOOD_MIN_VARIANCE), width),
+        "real": lambda width, levels: _real(width),
         "count": lambda width, levels: NegativeBinomial(),
         "binary": lambda width, levels: Bernoulli(),
         "category": lambda width, levels: Categorical(levels),
