@@ -6,7 +6,10 @@ to the letter, decimals to 5 %, and `...` is anything.
 """
 
 import contextlib
+import importlib
+import inspect
 import io
+import logging
 import re
 import shlex
 import subprocess
@@ -18,6 +21,7 @@ from typing import NamedTuple
 
 import pytest
 import typer
+from PIL import Image
 
 import aevb
 from aevb import cli
@@ -25,10 +29,38 @@ from aevb import cli
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.parts)
-RUN = {"tutorial.md", "files.md", "table.md"}
+RUN = {"estimator.md", "files.md", "following.md", "table.md", "tutorial.md"}
 """Pages whose commands run; those of the others are held to the options that there are."""
-NEEDS = {"estimator.md": "pandas", "table.md": "pandas"}
-"""Pages that use an optional package."""
+NEEDS = {
+    "estimator.md": ["pandas"],
+    "files.md": ["onnx", "onnxruntime", "onnxscript"],
+    "following.md": ["tensorboardX"],
+    "table.md": ["pandas"],
+}
+"""Pages that use optional packages."""
+ROOMS = [
+    "aevb.algorithms",
+    "aevb.codes",
+    "aevb.conditional",
+    "aevb.data",
+    "aevb.distributions",
+    "aevb.errors",
+    "aevb.estimator",
+    "aevb.evaluation",
+    "aevb.exchange",
+    "aevb.following",
+    "aevb.imputation",
+    "aevb.mcmc",
+    "aevb.model",
+    "aevb.networks",
+    "aevb.objectives",
+    "aevb.optimizers",
+    "aevb.plots",
+    "aevb.posterior",
+    "aevb.randomness",
+    "aevb.report",
+]
+"""Rooms whose public names are all in the reference."""
 FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DECIMAL = re.compile(r"-?\d+\.\d+")
 TOKEN = re.compile(r"(\.\.\.|\s+|-?\d+\.\d+)")
@@ -66,13 +98,25 @@ def commands(block: Block) -> list[list[str]]:
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-def run_python(block: Block, page: Path, names: dict[str, object]) -> str:
+def pictures(page: Path) -> list[Path]:
+    """The pictures in the page that its own blocks draw."""
+    return [
+        page.parent / found for found in re.findall(r"\{image\} (pictures/\S+)", page.read_text())
+    ]
+
+
+def size(picture: Path) -> tuple[int, int]:
+    with Image.open(picture) as opened:
+        return opened.size
+
+
+def run_python(block: Block, page: Path, names: dict[str, object], printed: io.StringIO) -> str:
     # As many lines above as in the page, so that a traceback names the page's own line.
     source = "\n" * (block.line - 1) + block.text
-    printed = io.StringIO()
+    start = printed.tell()
     with contextlib.redirect_stdout(printed):
         exec(compile(source, str(page), "exec"), names)
-    return printed.getvalue()
+    return printed.getvalue()[start:]
 
 
 def run_commands(block: Block) -> str:
@@ -143,17 +187,23 @@ def name(page: Path) -> str:
 
 @pytest.mark.parametrize("page", of("python"), ids=name)
 def test_the_page_does_what_it_says(page, tmp_path, monkeypatch):
-    if page.name in NEEDS:
-        pytest.importorskip(NEEDS[page.name])
+    for package in NEEDS.get(page.name, ()):
+        pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
+    logger = logging.getLogger("aevb")
+    monkeypatch.setattr(logger, "handlers", list(logger.handlers))
     names: dict[str, object] = {"__name__": "__main__"}
+    printed = io.StringIO()  # the same for all blocks: a logger may hold on to it
     for block in blocks(page):
         if block.language == "python":
-            assert_printed(block, run_python(block, page, names), page)
+            assert_printed(block, run_python(block, page, names, printed), page)
         elif block.language == "sh" and page.name in RUN:
             found = run_commands(block)
             if block.output:
                 assert_printed(block, found, page)
+    for picture in pictures(page):
+        drawn = next(tmp_path.rglob(picture.name))
+        assert size(drawn) == pytest.approx(size(picture), rel=0.1), f"draw {picture} anew"
 
 
 @pytest.mark.parametrize("page", of("sh"), ids=name)
@@ -207,10 +257,18 @@ def test_the_reference_has_every_public_name(site):
         if not {f"aevb.{public}", f"aevb.objectives.{public}"} & known
     }
     assert not missing
-    rooms = (aevb.codes, aevb.data, aevb.plots)
-    functions = {
-        f"{room.__name__}.{public}"
-        for room in rooms
-        for public in getattr(room, "__all__", ["encode", "decode", "reconstruct", "sample"])
+    of_rooms = {
+        f"{room}.{public}": {f"{room}.{public}", f"aevb.{public}", home}
+        for room in ROOMS
+        for public, home in public_names(room)
     }
-    assert functions <= known
+    assert not {public for public, places in of_rooms.items() if not places & known}
+
+
+def public_names(room: str) -> list[tuple[str, str]]:
+    """What a room offers, and where each name was made: its `__all__`, or what it defines."""
+    module = importlib.import_module(room)
+    members = {n: o for n, o in vars(module).items() if inspect.isclass(o) or inspect.isroutine(o)}
+    own = [n for n, o in members.items() if o.__module__ == room and not n.startswith("_")]
+    names = [n for n in getattr(module, "__all__", own) if n in members]
+    return [(n, f"{members[n].__module__}.{n}") for n in names]

@@ -17,7 +17,7 @@ ENTRY = re.compile(
 )
 CODE = re.compile(r"`([^`]+)`")
 SIGNATURES = (
-    (re.compile(r"~(?:\w+\.)+"), ""),
+    (re.compile(r"~(?>(?:\w+\.)+)(?!State\b)"), ""),  # there are two classes called State
     (re.compile(r"ndarray\[tuple\[Any, \.\.\.\], dtype\[(\w+)\]\]"), r"NDArray[\1]"),
     (
         re.compile(r"_Buffer \| _SupportsArray.*?_NestedSequence\[complex \| bytes \| str\]"),
