@@ -31,6 +31,7 @@ lint: .venv/dev
 
 bench: .venv/aevb
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/digits.py
 
 docs: .venv/docs
 	$(BIN)/python -m sphinx -W -n -q docs docs/_build

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         standard_normal,
     )
     from aevb.estimator import VAE, VAEDetector
-    from aevb.evaluation import diagnose, evidence
+    from aevb.evaluation import diagnose, evidence, score_rows
     from aevb.imputation import denoise, impute
     from aevb.model import Model
     from aevb.networks import MLP, ConvolutionalDecoder, ConvolutionalEncoder
@@ -52,7 +52,7 @@ _HOMES = {
         "standard_normal",
     ],
     "estimator": ["VAE", "VAEDetector"],
-    "evaluation": ["diagnose", "evidence"],
+    "evaluation": ["diagnose", "evidence", "score_rows"],
     "imputation": ["denoise", "impute"],
     "model": ["Model"],
     "networks": ["MLP", "ConvolutionalDecoder", "ConvolutionalEncoder"],

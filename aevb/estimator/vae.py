@@ -15,7 +15,6 @@ from aevb import codes, imputation
 from aevb.algorithms import AEVB, State
 from aevb.data import Binarization, Dataset, Rows, Source, all_rows, read_values
 from aevb.data.checks import first_cell
-from aevb.data.fingerprints import keys_of_rows
 from aevb.data.frames import is_frame
 from aevb.distributions import route
 from aevb.errors import DataError, TrainingError, UsageError
@@ -29,7 +28,7 @@ from aevb.estimator.parameters import (
     seed_of,
     spelled,
 )
-from aevb.evaluation import evidence, refit
+from aevb.evaluation import refit, score_rows
 from aevb.posterior import PerDatum, Posterior
 from aevb.randomness import Stream, generator
 from aevb.storage import (
@@ -344,15 +343,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     ) -> Array:
         """log p(x) of each row in nats, a lower bound by importance sampling, (N,)."""
         rows = self._rows(X)
-        result = evidence(
-            self.model_,
-            self._posterior_of(rows),
-            rows,
-            samples,
-            seed=self._seed(random_state),
-            keys=keys_of_rows(rows.all().numpy()),
-        )
-        return result.importance.values
+        posterior = self._posterior_of(rows)
+        return score_rows(self.model_, posterior, rows, samples, seed=self._seed(random_state))
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean of log p(x) over the rows, in nats."""

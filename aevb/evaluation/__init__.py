@@ -2,7 +2,7 @@
 
 from aevb.evaluation.certificate import Certificate, treatment
 from aevb.evaluation.diagnosis import Diagnosis, diagnose
-from aevb.evaluation.estimates import Evidence, bound_parts, evaluating, evidence
+from aevb.evaluation.estimates import Evidence, bound_parts, evaluating, evidence, score_rows
 from aevb.evaluation.refit import refit
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "evaluating",
     "evidence",
     "refit",
+    "score_rows",
     "treatment",
 ]

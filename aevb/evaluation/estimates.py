@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from aevb.data import Rows
+from aevb.data.fingerprints import keys_of_rows
 from aevb.distributions import route
 from aevb.errors import UsageError
 from aevb.evaluation.certificate import Certificate, treatment
@@ -118,6 +119,28 @@ def evidence(
                 progress(int(positions[-1]) + 1, len(rows))
     columns = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
     return _certified(columns, rows, samples, data)
+
+
+def score_rows(
+    model: Model, posterior: Posterior, rows: Rows, samples: int = 100, *, seed: int = 0
+) -> Array:
+    """log p(x) of each row by importance sampling, (N,) nats: the same in any company.
+
+    The noise of a row is named by its content. In double precision nothing else of the other rows
+    is felt; in single precision they are, by 1e-7. The score is minus infinity for a row so far
+    from those of training that its numbers overflow.
+    Errors: as `evidence`.
+    Example:
+        >>> import aevb
+        >>> digits = aevb.data.load("digits")
+        >>> decoder = aevb.MLP(2, [8], 64)
+        >>> model = aevb.Model(aevb.standard_normal(2), aevb.continuous_bernoulli(decoder))
+        >>> score_rows(model, aevb.mean_field(aevb.MLP(64, [8], 4)), digits.test, 10).shape
+        (180,)
+    """
+    keys = keys_of_rows(rows.all().numpy())
+    values = evidence(model, posterior, rows, samples, seed=seed, keys=keys).importance.values
+    return np.where(np.isnan(values), -np.inf, values)
 
 
 def _certified(columns: list[Array], rows: Rows, samples: int, data: str) -> Evidence:

@@ -18,7 +18,7 @@ from aevb.randomness import Stream, generator
 from aevb.storage import RunFolder
 from aevb.workflow import needs
 from aevb.workflow.material import Material, with_holes
-from aevb.workflow.scores import score_rows
+from aevb.workflow.scores import scores_of
 
 Array = NDArray[np.float64]
 SCORED_ROWS, SCORE_SAMPLES = 500, 50
@@ -200,7 +200,7 @@ def _scores(material: Material) -> Axes:
         "test": material.data.test,
     }
     groups = {
-        name: score_rows(
+        name: scores_of(
             material.folder, rows.limit(SCORED_ROWS), samples=SCORE_SAMPLES, seed=material.seed
         )
         for name, rows in parts.items()

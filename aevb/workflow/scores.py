@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aevb.data import Rows
-from aevb.data.fingerprints import keys_of_rows
 from aevb.errors import TrainingError, UsageError
-from aevb.evaluation import diagnose, evidence
+from aevb.evaluation import diagnose, evidence, score_rows
 from aevb.storage import RunFolder
 from aevb.storage.run import IN_MEMORY
 from aevb.workflow.cards import card
@@ -76,24 +75,10 @@ class RowScores(NamedTuple):
         return np.argsort(self.values, kind="stable")[:n]
 
 
-def score_rows(folder: RunFolder, rows: Rows, *, samples: int = 100, seed: int = 0) -> Array:
-    """log p(x) of each row in nats, (N,), by importance sampling: the same in any company.
-
-    It is minus infinity for a row so far from those of training that its numbers overflow.
-    Errors: UsageError for samples below 1; DataError for rows outside the likelihood's domain.
-    """
+def scores_of(folder: RunFolder, rows: Rows, *, samples: int = 100, seed: int = 0) -> Array:
+    """log p(x) of each row in nats, (N,); in double precision, and so the same in any company."""
     model, posterior = folder.load_for(rows)
-    # In single precision a row's number would depend, by 1e-7, on the rows beside it.
-    result = evidence(
-        model.double(),
-        posterior.double(),
-        rows,
-        samples,
-        seed=seed,
-        keys=keys_of_rows(rows.all().numpy()),
-    )
-    values = result.importance.values
-    return np.where(np.isnan(values), -np.inf, values)
+    return score_rows(model.double(), posterior.double(), rows, samples, seed=seed)
 
 
 def judge_rows(
@@ -108,18 +93,18 @@ def judge_rows(
 
     The threshold is the quantile of the training rows' scores at `contamination`; the one of a
     detector that was fitted in Python is its own.
-    Errors: UsageError for a contamination outside (0, 0.5], and those of `score_rows`.
+    Errors: UsageError for a contamination outside (0, 0.5], and those of `scores_of`.
     """
     if not 0 < contamination <= 0.5:
         raise UsageError(
             f"--contamination is the share of rows taken for outliers, in (0, 0.5], found "
             f"{contamination:g}"
         )
-    values = score_rows(folder, rows, samples=samples, seed=seed)
+    values = scores_of(folder, rows, samples=samples, seed=seed)
     if folder.settings().data in IN_MEMORY:
         return RowScores(values, *_of_detector(folder, contamination))
     train = folder.dataset().train.limit(MOST_TRAINING_ROWS)
-    usual = score_rows(folder, train, samples=samples, seed=seed)
+    usual = scores_of(folder, train, samples=samples, seed=seed)
     return RowScores(values, float(np.quantile(usual, contamination)), contamination)
 
 
