@@ -72,8 +72,8 @@ def test_errors():
 
 
 def test_standardized_input_sees_mean_zero_and_deviation_one():
-    x = torch.randn(100, 3) * torch.tensor([1e-3, 1.0, 1e4]) + 7
-    net = StandardizedInput(MLP(3, [4], 2), 3)
+    x = (torch.randn(100, 3) * torch.tensor([1e-3, 1.0, 1e4]) + 7).double()
+    net = StandardizedInput(MLP(3, [4], 2), 3).double()
     before = net(x)
     net.fit(x)
     y = (x - x.mean(0)) / x.std(0, unbiased=False)

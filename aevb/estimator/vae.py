@@ -405,6 +405,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             likelihood=settings.likelihood,
             random_state=settings.seed,
         )
+        # A table's empty cells needed no leave on the command line; here NaN stands for them.
+        estimator.allow_nan = settings.allow_nan or bool(run.data_facts().get("missing"))
         estimator._restore(run)
         return estimator
 
