@@ -190,3 +190,17 @@ def test_the_bound_of_a_table_with_holes_lies_below_its_evidence():
     result = aevb.evidence(model, posterior, data, 2000)
     assert np.isfinite(result.importance.values).all()
     assert (result.importance.values > result.elbo.values).all()
+
+
+def test_bits_per_dimension_count_what_was_observed():
+    family = Masked(Bernoulli())
+    decoder = aevb.MLP(1, [], 4)
+    torch.nn.init.zeros_(decoder.head.weight)
+    model = aevb.Model(aevb.standard_normal(1), aevb.Conditional(decoder, family)).double()
+    encoder = ObservedInput(aevb.MLP(8, [], 2)).double()
+    torch.nn.init.zeros_(encoder.network.head.weight)
+    x = np.array([[0, 1, np.nan, np.nan], [1, 1, 0, np.nan]])
+    data = aevb.data.Rows(x, np.arange(2), (4,))
+    result = aevb.evidence(model, aevb.mean_field(encoder).double(), data, 3)
+    assert np.allclose(result.importance.values, -np.array([2, 3]) * np.log(2))
+    assert result.importance.bits_per_dimension == pytest.approx(1.0)  # a fair coin is one bit

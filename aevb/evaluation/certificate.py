@@ -29,7 +29,7 @@ class Certificate:
     values: NDArray[np.float64]
     errors: NDArray[np.float64]
     effective_sample_size: float
-    width: int
+    width: float
     data: str
     binarize: str
 
@@ -51,7 +51,7 @@ class Certificate:
 
     @property
     def bits_per_dimension(self) -> float:
-        """-mean / (X log 2)."""
+        """-mean / (X log 2), X the cells of a datum, those observed in the mean."""
         return -self.mean / (self.width * math.log(2))
 
     def as_dict(self) -> dict[str, Any]:

@@ -109,8 +109,10 @@ def evidence(
     per_block = min(samples, NOISE_BLOCK)
     chunk = max(1, CELLS_AT_ONCE // (per_block * max(rows.width, 1)))
     parts: list[tuple[Tensor, ...]] = []
+    observed = 0
     with evaluating(model, posterior):
         for positions, x in rows.chunks(chunk):
+            observed += int((~torch.isnan(x)).sum())
             named = positions if keys is None else keys[positions]
             batch = Batch(x, torch.from_numpy(positions))
             sums = _stream(model, posterior, batch, named, samples, seed)
@@ -118,7 +120,7 @@ def evidence(
             if progress is not None:
                 progress(int(positions[-1]) + 1, len(rows))
     columns = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
-    return _certified(columns, rows, samples, data)
+    return _certified(columns, rows, observed / len(rows), samples, data)
 
 
 def score_rows(
@@ -143,14 +145,14 @@ def score_rows(
     return np.where(np.isnan(values), -np.inf, values)
 
 
-def _certified(columns: list[Array], rows: Rows, samples: int, data: str) -> Evidence:
+def _certified(columns: list[Array], rows: Rows, width: float, samples: int, data: str) -> Evidence:
     """The columns of `_reduce` over all rows, with what one must know to use them."""
     value, error, ess, bound, bound_error, reconstruction, kl = columns
 
     def certify(
         method: str, estimand: str, values: Array, errors: Array, effective: float
     ) -> Certificate:
-        about = (rows.width, data, treatment(rows))
+        about = (width, data, treatment(rows))
         return Certificate(method, estimand, "lower", samples, values, errors, effective, *about)
 
     return Evidence(

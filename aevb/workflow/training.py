@@ -179,8 +179,8 @@ def data_line(settings: Settings, data: Dataset) -> str:
     other = plain and settings.likelihood != source.likelihood
     return (
         f"{data.name}: {len(data.train)} training rows of shape {data.shape} ({source.kind}), "
-        f"likelihood {settings.likelihood}"
-        f"{f'; {source.likelihood} would suit' if other else ''} ({source.reason}), "
+        f"likelihood {settings.likelihood} "
+        f"({f'as asked; auto is {source.likelihood}: ' if other else ''}{source.reason}), "
         f"binarize {settings.binarize}"
     )
 
