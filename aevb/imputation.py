@@ -8,6 +8,7 @@ importance sampling the encoder is a proposal that weights set right, and Gibbs 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,7 +29,7 @@ from aevb.posterior import Batch, Posterior
 from aevb.randomness import Stream, generator, standard_normal, uniform
 
 Array = NDArray[np.float64]
-CELLS_AT_ONCE = 4_000_000
+CELLS_AT_ONCE = 16_000_000
 ROUNDS = 3
 FILLS = 10
 PRIOR_DRAWS = 500
@@ -72,7 +73,8 @@ def impute(
     """
     if method not in ("importance", "gibbs"):
         raise UsageError(f"the method must be gibbs or importance, found {method!r}")
-    inferred = _posterior_mean(model, posterior, rows, method, samples, seed)
+    infer = _importance if method == "importance" else _gibbs
+    inferred = _posterior_mean(model, posterior, rows, infer, samples, seed, holed_only=True)
     data = rows.all().double().flatten(1).numpy()
     return np.where(np.isnan(data), inferred, data)
 
@@ -93,7 +95,7 @@ def denoise(
         >>> denoise(model, aevb.mean_field(aevb.MLP(64, [8], 4)), digits.test.limit(3)).shape
         (3, 64)
     """
-    return _posterior_mean(model, posterior, rows, "importance", samples, seed)
+    return _posterior_mean(model, posterior, rows, _importance, samples, seed, holed_only=False)
 
 
 def observing(model: Model) -> Model:
@@ -110,22 +112,36 @@ def observing(model: Model) -> Model:
 
 
 def _posterior_mean(
-    model: Model, posterior: Posterior, rows: Rows, method: str, samples: int, seed: int
+    model: Model,
+    posterior: Posterior,
+    rows: Rows,
+    infer: "Callable[[_Holes, int], Tensor]",
+    samples: int,
+    seed: int,
+    *,
+    holed_only: bool,
 ) -> Array:
+    """What `infer` makes of each row, (N, X); zeros for whole rows where they are left out."""
     if samples < 1:
         raise UsageError(f"the number of samples must be at least 1, found {samples}")
     dtype = next(model.parameters()).dtype
     widest = max(rows.width, FILLS * model.prior().event_shape[0])
-    chunk = max(1, CELLS_AT_ONCE // (samples * widest))
-    infer = _importance if method == "importance" else _gibbs
+    chunk = max(1, CELLS_AT_ONCE // (max(samples, PRIOR_DRAWS) * widest))
     masked = observing(model)
     parts = []
     with evaluating(masked, posterior), torch.random.fork_rng(devices=[]):
         for positions, x in rows.chunks(chunk):
             if masked.family is not None:
                 masked.family.check(x, int(positions[0]) + 1)
-            holes = _Holes(masked, posterior, x.to(dtype), positions, masked is model, seed)
-            parts.append(masked.summarize(infer(holes, samples)).double().flatten(1).numpy())
+            inferred = torch.zeros(len(x), rows.width, dtype=torch.float64)
+            holed = torch.isnan(x).flatten(1).any(1)
+            # Whole rows go by themselves: the encoder takes them as they are.
+            for some in (holed,) if holed_only else (holed, ~holed):
+                if bool(some.any()):
+                    own = (x[some].to(dtype), positions[some.numpy()], masked is model, seed)
+                    moments = infer(_Holes(masked, posterior, *own), samples)
+                    inferred[some] = masked.summarize(moments).double().flatten(1)
+            parts.append(inferred.numpy())
     return np.concatenate(parts)
 
 
@@ -178,7 +194,7 @@ class _Holes:
 
     def resample(self, z: Tensor, log_weights: Tensor, count: int, turn: int) -> Tensor:
         """Draws of z (count, N, D) from those given (S, N, D), by their log-weights (S, N)."""
-        edges = torch.softmax(log_weights.double(), dim=0).cumsum(0)
+        edges = _shares(log_weights).cumsum(0)
         lots = uniform(self.source(turn, 1), (1, len(self.x)), torch.float64)
         lots = (torch.arange(count).unsqueeze(1) + lots) / count
         places = torch.searchsorted(edges.T.contiguous(), lots.T.contiguous()).T
@@ -188,8 +204,16 @@ class _Holes:
 
 def _average(weights: Tensor, moments: Tensor) -> Tensor:
     """sum_k w_k m_k over log-weights (K, N), normalized here, and moments (K, N or 1, M)."""
-    share = torch.softmax(weights.double(), dim=0).to(moments.dtype)
-    return torch.einsum("kn,knm->nm", share, moments.flatten(2).expand(-1, len(share[0]), -1))
+    share = _shares(weights).to(moments.dtype)
+    moments = moments.flatten(2).nan_to_num()  # a draw off the map has no weight, and no moments
+    return torch.einsum("kn,knm->nm", share, moments.expand(-1, len(share[0]), -1))
+
+
+def _shares(log_weights: Tensor) -> Tensor:
+    """Weights (S, N) that sum to 1: equal ones for a row to which no draw comes near."""
+    finite = log_weights.double().nan_to_num(nan=-torch.inf)
+    lost = torch.isinf(finite).all(0)
+    return torch.softmax(torch.where(lost, 0.0, finite), dim=0)
 
 
 def _importance(holes: _Holes, samples: int) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 from sklearn.datasets import load_iris
+from sklearn.exceptions import NotFittedError
 
 from aevb import VAE
 from aevb.errors import TrainingError, UsageError
@@ -311,3 +312,26 @@ def test_what_is_not_fitted_says_so():
             failed.set_params(latent_dim=2)
         assert failed.fit(IRIS).transform(IRIS).shape == (150, 2)
         assert "not fitted yet" in refusal(VAE().inverse_transform, np.zeros((2, 2)))
+
+
+def test_a_fit_that_fails_leaves_nothing_fitted():
+    vae = VAE(**SMALL).fit(IRIS)
+    assert "likelihood" in str(refusal(vae.set_params(likelihood="bernoulli").fit, IRIS))
+    with pytest.raises(NotFittedError):
+        vae.transform(IRIS)
+    refusal(VAE(**SMALL, objective="none").fit, IRIS)
+
+
+def test_a_bad_row_is_named_by_its_number_and_changes_nothing():
+    x = (np.random.default_rng(0).random((1500, 6)) < 0.5).astype(float)
+    vae = VAE(hidden=(4,), epochs=1).fit(x)
+    before, bad = vae.transform(x[:5]), x.copy()
+    bad[1200, 3] = 0.5
+    for call in (vae.partial_fit, vae.score_samples, vae.impute):
+        assert "row 1201, column 4" in refusal(call, bad)
+    assert (vae.transform(x[:5]) == before).all()
+
+
+def test_a_column_that_rounding_would_blur_is_refused():
+    x = np.c_[IRIS[:, 0], 1.7e9 + IRIS[:, 1]]
+    assert "column 2: values near 1.7e+09" in refusal(VAE(**SMALL).fit, x)

@@ -1,5 +1,6 @@
 """The loop: plans, selection, early stopping, failure, layers that draw, memory maps."""
 
+import gc
 import math
 import re
 import resource
@@ -164,6 +165,7 @@ def test_a_memory_map_is_read_row_by_row(tmp_path):
     with torch.random.fork_rng(devices=[]):
         model = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(aevb.MLP(2, [4], width)))
         posterior = aevb.mean_field(aevb.MLP(width, [4], 4))
+    gc.collect()  # what other tests left behind would be room for what must not fit
     before = resource.getrlimit(resource.RLIMIT_DATA)
     status = Path("/proc/self/status").read_text()
     used = int(re.search(r"VmData:\s+(\d+)", status).group(1)) * 1024

@@ -196,7 +196,7 @@ class Poisson(Family):
 
 
 class NegativeBinomialDistribution(td.NegativeBinomial):
-    """torch's NegativeBinomial with a log-density that stays exact as it tends to a Poisson's.
+    """torch's NegativeBinomial with a log-density that keeps its digits as it tends to a Poisson's.
 
     The difference of two log Gammas loses all digits, in single precision, where r is large; there
     Stirling's series gives it in terms that tend to 0.

@@ -77,13 +77,25 @@ class VAEDetector(OutlierMixin, VAE):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any = None, *, X_val: Any = None) -> Self:
         """Fit the model to X, and the threshold to the scores of its rows."""
+        self._check_contamination()
+        super().fit(X, X_val=X_val)
+        return self._draw_the_line(X)
+
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
+        """One pass over X, and the threshold of the scores of its rows."""
+        self._check_contamination()
+        super().partial_fit(X)
+        return self._draw_the_line(X)
+
+    def _check_contamination(self) -> None:
         number = isinstance(self.contamination, Real)
         if not number or not 0 < self.contamination <= 0.5:
             raise UsageError(
                 f"contamination is the share of outliers among the rows, in (0, 0.5], found "
                 f"{self.contamination!r}"
             )
-        super().fit(X, X_val=X_val)
+
+    def _draw_the_line(self, X: Any) -> Self:
         self.offset_ = float(np.quantile(self.score_samples(X), self.contamination))
         return self
 

@@ -118,6 +118,14 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     def fit(self, X: Any, y: Any = None, *, X_val: Any = None) -> Self:
         """Fit model and posterior to X; with `X_val`, keep the epoch with its best bound."""
         data = self._begin(X, X_val, "float32")
+        try:
+            self._train(data)
+        except BaseException:  # what was not trained to its end is not fitted
+            self._forget()
+            raise
+        return self
+
+    def _train(self, data: Dataset) -> None:
         settings = self.settings_
         plan = Plan(
             epochs=settings.epochs or 1,
@@ -130,24 +138,27 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         with spelled():
             algorithm = learner(settings, self.model_, self.posterior_, len(data.train))
         algorithm.compiled = worth_compiling(algorithm, len(data.train), plan)
-        try:
-            self.history_ = train(algorithm, data, plan)
-        except TrainingError:
-            del self.posterior_  # what has left the finite numbers is not fitted
-            raise
+        self.history_ = train(algorithm, data, plan)
         # In single precision a row's code would depend, by 1e-7, on the rows beside it.
         self.model_.double()
         self.posterior_.double()
-        return self
+
+    def _forget(self) -> None:
+        """Count as not fitted."""
+        for name in ("posterior_", "offset_"):
+            self.__dict__.pop(name, None)
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """One pass over X in minibatches, from where the last one ended: learning online.
 
         The first call settles what depends on data: columns, likelihood, units, starting values.
         """
-        rows = (
-            self._rows(X) if hasattr(self, "posterior_") else self._begin(X, None, "float64").train
-        )
+        if hasattr(self, "posterior_"):
+            rows = self._rows(X)
+            if self.model_.family is not None:  # before any step, and by the rows of X
+                self.model_.family.check(rows.all())
+        else:
+            rows = self._begin(X, None, "float64").train
         if isinstance(self.posterior_, PerDatum):
             raise UsageError("partial_fit needs an encoder: choose the posterior mean-field")
         settings, algorithm, state = self.settings_, *self._go_on(len(rows))
@@ -171,7 +182,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     def _begin(self, X: Any, X_val: Any, precision: str) -> Dataset:
         """Read X, settle what depends on it, build model and posterior."""
-        self.__dict__.pop("posterior_", None)
+        self._forget()
         source = self._source(X, reset=True)
         likelihood = source.likelihood if self.likelihood == "auto" else self.likelihood
         seed = seed_of(self.random_state)
@@ -186,8 +197,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self._facts = facts_of(self.settings_, Dataset(source, rows, nothing, nothing))
         data = Dataset(source, rows, nothing if X_val is None else self._read(X_val), nothing)
         with spelled():
-            self.model_, self.posterior_ = build(self.settings_, data)
-        check_domain(self.model_, data)
+            model, posterior = build(self.settings_, data)
+        check_domain(model, data)
+        self.model_, self.posterior_ = model, posterior
         self.history_, self._memory = [], None
         return data
 
@@ -236,7 +248,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         source = self._source(X, reset=False, allow_nan=allow_nan)
         # X is in the units of the fit: neither a few dark images nor floats show what they are.
         source = replace(source, scale=self._facts["data"]["scale"])
-        return all_rows(source, Binarization.NONE, self.settings_.seed)
+        # Only a run of the command line has grey levels binarized; it reads new rows so.
+        return all_rows(source, Binarization(self.settings_.binarize or "none"))
 
     def _posterior_of(self, rows: Rows) -> Posterior:
         """The encoder, or free parameters for these rows, fitted to them."""
@@ -390,6 +403,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         """Write a run folder, which `load` and the command line read; data, never code."""
         check_is_fitted(self)
         run = RunFolder(folder)
+        if run.has_checkpoint:
+            raise UsageError(f"{folder} holds a run of aevb train: name another folder")
         with run.locked():
             run.write_config(self.model_, self.posterior_, self._facts | self._own_facts())
             run.save_weights(self.model_, self.posterior_)

@@ -52,7 +52,7 @@ class Certificate:
     @property
     def bits_per_dimension(self) -> float:
         """-mean / (X log 2), X the cells of a datum, those observed in the mean."""
-        return -self.mean / (self.width * math.log(2))
+        return -self.mean / (self.width * math.log(2)) if self.width else math.nan
 
     def as_dict(self) -> dict[str, Any]:
         """The certificate without the values of each datum, ready for JSON."""
@@ -67,7 +67,7 @@ class Certificate:
             "standard_error": _finite(self.standard_error),
             "monte_carlo_error": _finite(self.monte_carlo_error),
             "effective_sample_size": self.effective_sample_size,
-            "bits_per_dimension": self.bits_per_dimension,
+            "bits_per_dimension": _finite(self.bits_per_dimension),
             "data": self.data,
             "binarize": self.binarize,
         }

@@ -113,6 +113,8 @@ def evidence(
     with evaluating(model, posterior):
         for positions, x in rows.chunks(chunk):
             observed += int((~torch.isnan(x)).sum())
+            if model.family is not None:  # by the rows' own numbers
+                model.family.check(x, int(positions[0]) + 1)
             named = positions if keys is None else keys[positions]
             batch = Batch(x, torch.from_numpy(positions))
             sums = _stream(model, posterior, batch, named, samples, seed)
@@ -129,7 +131,8 @@ def score_rows(
     """log p(x) of each row by importance sampling, (N,) nats: the same in any company.
 
     The noise of a row is named by its content. In double precision nothing else of the other rows
-    is felt; in single precision they are, by 1e-7. The score is minus infinity for a row so far
+    is felt; in single precision they are, by 1e-7, and free parameters for each datum were fitted
+    to all rows at once. The score is minus infinity for a row so far
     from those of training that its numbers overflow.
     Errors: as `evidence`.
     Example:

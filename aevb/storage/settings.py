@@ -60,6 +60,8 @@ NETWORK_DEFAULTS: dict[str, dict[str, Any]] = {
     "convolutional": {"hidden": (32, 64), "activation": "relu"},
 }
 ROWS_FOR_START = 10_000
+MOST_OFFSET = 2.0**17
+"""How many deviations a column may lie from zero: 128 steps of 32 bits remain in a deviation."""
 
 
 class Settings(BaseModel):
@@ -236,7 +238,11 @@ def build(settings: Settings, data: Dataset) -> tuple[Model, Posterior]:
 
 
 def check_domain(model: Model, data: Dataset) -> None:
-    """Look at every row of the data once: DataError at the first cell outside the domain."""
+    """Look at every row of the data once: DataError at the first cell outside the domain.
+
+    A column whose values differ by less than 32 bits can tell is refused too.
+    """
+    _check_resolution(data)
     family = model.family
     everything = replace(data.train, index=np.arange(len(data.source.values)))
     # What was binarized lies in {0, 1} by construction, and in every discrete domain.
@@ -246,6 +252,23 @@ def check_domain(model: Model, data: Dataset) -> None:
                 family.check(x, int(positions[0]) + 1)
             except DataError as error:
                 raise DataError(f"{data.name}: {error}") from error
+
+
+def _check_resolution(data: Dataset) -> None:
+    """DataError for a column that differs so little, beside its size, that rounding blurs it."""
+    some = data.train.index[_spread(len(data.train), ROWS_FOR_START)]
+    values = np.asarray(data.train.values[some], np.float64)  # before they are rounded
+    x = torch.from_numpy(values).flatten(1)
+    mean = torch.nanmean(x, 0)
+    deviation = torch.nanmean((x - mean).square(), 0).sqrt()
+    blurred = (deviation > 0) & (mean.abs() > MOST_OFFSET * deviation)
+    if bool(blurred.any()):
+        i = int(blurred.int().argmax())
+        raise DataError(
+            f"{data.name}, column {i + 1}: values near {float(mean[i]):.9g} differ by "
+            f"{float(deviation[i]):.3g} only, which rounding to 32 bits would blur: subtract an "
+            "offset from the column"
+        )
 
 
 def learner(settings: Settings, model: Model, posterior: Posterior, rows: int) -> AEVB:
