@@ -801,3 +801,8 @@ def test_an_error_of_a_process_is_one_line(tmp_path):
     assert process.returncode == 4
     assert process.stdout == ""
     assert re.fullmatch(r"aevb: .* holds no run: .*\n", process.stderr)
+
+
+def test_a_mistyped_folder_is_not_resumed(refused, tmp_path):
+    assert "no run to resume" in refused(2, "train", "--resume", "--out", tmp_path / "typo")
+    assert not (tmp_path / "typo").exists()

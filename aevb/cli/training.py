@@ -122,6 +122,8 @@ def train(
     explicit = {k for k in options if str(ctx.get_parameter_source(k)).endswith("COMMANDLINE")}
     if resume and out is None:
         raise UsageError("--resume needs the folder of the run: name it with --out")
+    if resume and out is not None and not out.exists() and "data" not in explicit:
+        raise UsageError(f"{out} does not exist: there is no run to resume, check the path")
     if quiet and verbose:
         raise UsageError("--quiet and --verbose exclude each other: choose one")
     if tensorboard:

@@ -86,11 +86,12 @@ class Family(nn.Module, ABC):
         value = float(x.reshape(len(x), -1)[row, column])
         family = self.family_of(column)
         seen = torch.where(torch.isfinite(x), x, torch.nan)  # what else is there to go by
-        fits, reason = suggest(seen.detach().cpu().numpy(), 1.0)
+        name, reason = suggest(seen.detach().cpu().numpy(), 1.0)
+        fits = f"choose the likelihood {name}, since {reason}{family.remedy}"
         raise DataError(
             f"{type(family).__name__} expects {family.domain}, found {value:g} in row "
             f"{row + first_row}, column {column + 1} ({int((~flat).sum())} of {flat.numel()} cells "
-            f"do not fit): choose the likelihood {fits}, since {reason}{family.remedy}"
+            f"do not fit): {'mend the row' if name == 'mixed' else fits}"
         )
 
 
