@@ -1,15 +1,33 @@
-"""What all tests share: one thread, no download, no cache outside the test's folder."""
+"""What all tests share: one thread, no download, no cache outside the test's folder, `call`."""
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from aevb import cli
 
 torch.set_num_threads(1)
 settings.register_profile(
     "aevb", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("aevb")
+
+
+@pytest.fixture
+def call(capfd):
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in out + err
+        return caught.value.code, out, err
+
+    return run

@@ -41,21 +41,6 @@ ROWS = 180
 
 
 @pytest.fixture
-def call(capfd):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        assert "Traceback" not in out + err
-        return caught.value.code, out, err
-
-    return run
-
-
-@pytest.fixture
 def good(call):
     """The stdout of a command that must succeed."""
 

@@ -7,28 +7,13 @@ import pytest
 from sklearn.datasets import load_digits, load_iris
 
 import aevb
-from aevb import VAE, VAEDetector, cli
+from aevb import VAE, VAEDetector
 from aevb.errors import ModelFileError
 from aevb.storage import RunFolder
 
 IRIS = load_iris().data
 DIGITS = load_digits().data
 SMALL = {"hidden": (8,), "epochs": 4}
-
-
-@pytest.fixture
-def call(capfd):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        assert "Traceback" not in out + err
-        return caught.value.code, out, err
-
-    return run
 
 
 def holed():
