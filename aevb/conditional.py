@@ -51,6 +51,8 @@ class Conditional(nn.Module):
         raw: Tensor = self.network(
             condition.flatten(0, len(batch) - 1) if len(batch) > 1 else condition
         )
+        if raw.dtype == torch.bfloat16:  # the products may be; densities never are
+            raw = raw.float()
         distribution: Distribution = self.family(raw.unflatten(0, batch), len(batch))
         return distribution
 

@@ -1,9 +1,9 @@
 """Optimizers as a few lines of tensor arithmetic, so that they fit inside the compiled step.
 
 Each is equal to its namesake in `torch.optim` to rounding. `update` works in place and subtracts:
-the gradient it gets is that of a loss. The step number t starts at 1; t and the learning rate
-`rate` (`learning_rate` times the schedule's factor) are 0-dimensional tensors, so that a schedule
-does not compile anything anew.
+the gradient it gets is that of a loss. What changes from step to step besides, the learning rate
+and corrections by the step number, are a few `coefficients`: computed once outside the step and
+handed in as 0-dimensional tensors, so that a schedule does not compile anything anew.
 """
 
 import math
@@ -22,9 +22,13 @@ class Optimizer(ABC):
     slots: ClassVar[int]
     learning_rate: float
 
+    def coefficients(self, rate: float, t: int) -> tuple[float, ...]:
+        """The numbers of step t = 1, 2, ... at a learning rate (with its schedule's factor)."""
+        return (rate,)
+
     @abstractmethod
     def update(
-        self, p: Tensor, gradient: Tensor, memory: Sequence[Tensor], rate: Tensor, t: Tensor
+        self, p: Tensor, gradient: Tensor, memory: Sequence[Tensor], coefficients: Sequence[Tensor]
     ) -> None:
         """Move p and its memory in place."""
 
@@ -34,6 +38,7 @@ class Adam(Optimizer):
     """Adam (Kingma & Ba 2015, algorithm 1).
 
     m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  p -= rate m^ / (sqrt(v^) + eps)
+    m^ = m / (1 - b1^t);    v^ = v / (1 - b2^t)
     """
 
     learning_rate: float = 2e-3
@@ -42,15 +47,17 @@ class Adam(Optimizer):
     eps: float = 1e-8
     slots: ClassVar[int] = 2
 
+    def coefficients(self, rate: float, t: int) -> tuple[float, ...]:
+        return rate / (1 - self.beta1**t), 1 / math.sqrt(1 - self.beta2**t)
+
     def update(
-        self, p: Tensor, gradient: Tensor, memory: Sequence[Tensor], rate: Tensor, t: Tensor
+        self, p: Tensor, gradient: Tensor, memory: Sequence[Tensor], coefficients: Sequence[Tensor]
     ) -> None:
         m, v = memory
+        rate, correction = coefficients
         m.mul_(self.beta1).add_(gradient, alpha=1 - self.beta1)
         v.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
-        correction1 = (1 - self.beta1**t).to(p.dtype)
-        correction2 = torch.sqrt(1 - self.beta2**t).to(p.dtype)
-        p.sub_((rate.to(p.dtype) / correction1) * m / (v.sqrt() / correction2 + self.eps))
+        p.sub_(rate * m / (v.sqrt() * correction + self.eps))
 
 
 @dataclass(frozen=True)
@@ -65,11 +72,11 @@ class Adagrad(Optimizer):
     slots: ClassVar[int] = 1
 
     def update(
-        self, p: Tensor, gradient: Tensor, memory: Sequence[Tensor], rate: Tensor, t: Tensor
+        self, p: Tensor, gradient: Tensor, memory: Sequence[Tensor], coefficients: Sequence[Tensor]
     ) -> None:
-        (s,) = memory
+        (s,), (rate,) = memory, coefficients
         s.addcmul_(gradient, gradient)
-        p.sub_(rate.to(p.dtype) * gradient / (s.sqrt() + self.eps))
+        p.sub_(rate * gradient / (s.sqrt() + self.eps))
 
 
 @dataclass(frozen=True)
@@ -80,9 +87,10 @@ class SGD(Optimizer):
     slots: ClassVar[int] = 0
 
     def update(
-        self, p: Tensor, gradient: Tensor, memory: Sequence[Tensor], rate: Tensor, t: Tensor
+        self, p: Tensor, gradient: Tensor, memory: Sequence[Tensor], coefficients: Sequence[Tensor]
     ) -> None:
-        p.sub_(rate.to(p.dtype) * gradient)
+        (rate,) = coefficients
+        p.sub_(rate * gradient)
 
 
 def constant(done: float) -> float:

@@ -13,10 +13,14 @@ from aevb.errors import UsageError
 
 
 class Batch(NamedTuple):
-    """Data x (N, *X) with the number of each row in its data set, rows (N,)."""
+    """Data x (N, *X) with the number of each row in its data set, rows (N,).
+
+    `key` (2,) names the random numbers of a treatment that is done inside the step.
+    """
 
     x: Tensor
     rows: Tensor | None = None
+    key: Tensor | None = None
 
 
 def as_batch(batch: Batch | Tensor) -> Batch:

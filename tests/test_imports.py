@@ -12,8 +12,8 @@ import aevb
 PACKAGE = Path(aevb.__file__).parent
 ORDER = [
     {"errors", "files"},
-    {"randomness"},
-    {"data", "mcmc", "networks", "optimizers"},
+    {"products", "randomness"},
+    {"compilation", "data", "mcmc", "networks", "optimizers"},
     {"distributions"},
     {"conditional"},
     {"model"},

@@ -9,20 +9,20 @@ The whole step is one function of tensors: forward, backward, clipping and the o
 """
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import FunctionType, MethodType
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
+from aevb.compilation import Compiled
 from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.objectives import Objective, draw, elbo_b
 from aevb.optimizers import Adam, Optimizer
 from aevb.posterior import Batch, Posterior, as_batch
+from aevb.products import PRECISIONS, products_in
 
 METRICS = ("objective", "reconstruction", "kl")
 """What a step adds up over its data, in nats; the elbo is reconstruction - kl."""
@@ -78,9 +78,12 @@ class AEVB:
     `weight_prior_rows` N gives maximum a posteriori: log N(theta; 0, I) / N joins the objective,
     which is per datum; None gives maximum likelihood. `clip` bounds the gradient's norm.
     The optimizer is one of `aevb.optimizers`, or any `torch.optim` object over the parameters,
-    which then moves them outside the compiled gradient.
+    which then moves them outside the compiled gradient. With `precision` bfloat16 the networks'
+    matrix products are in it; densities, parameters and the optimizer's memory stay float32.
+    `treatment` is what is done to the rows of a batch inside the step, given its key.
     Shapes: a batch of M data, noise (L, M, D). Units: nats per datum.
-    Errors: UsageError for clip or weight_prior_rows not positive; those of the objective.
+    Errors: UsageError for clip or weight_prior_rows not positive, for a precision that is not
+    float32 or bfloat16, or bfloat16 and parameters that are not float32; those of the objective.
     Source: Kingma & Welling (2013), algorithm 1 and section 5.
     Example:
         >>> from aevb import MLP, bernoulli, mean_field, standard_normal
@@ -99,16 +102,20 @@ class AEVB:
     weight_prior_rows: int | None = None
     clip: float | None = None
     compiled: bool = False
-    note: str | None = field(default=None, init=False)
-    """Why the step runs uncompiled although a compiled one was asked for."""
+    precision: str = "float32"
+    treatment: Callable[[Tensor, Tensor | None], Tensor] | None = None
 
     def __post_init__(self) -> None:
         for name in ("clip", "weight_prior_rows"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be positive, found {value}")
+        if self.precision not in PRECISIONS:
+            known = " or ".join(PRECISIONS)
+            raise UsageError(f"precision must be {known}, found {self.precision!r}")
         self._pair = _Pair(self.model, self.posterior)
-        self._function: Callable[..., dict[str, Tensor]] = self._first
+        self._graph = Compiled(self._advance)
+        self._began = False
         if isinstance(self.optimizer, torch.optim.Optimizer):
             self._rates = [group["lr"] for group in self.optimizer.param_groups]
 
@@ -119,6 +126,10 @@ class AEVB:
         }
         if not parameters:
             raise UsageError("there is nothing to learn: every parameter is frozen")
+        kinds = {p.dtype for p in parameters.values() if p.is_floating_point()}
+        if self.precision == "bfloat16" and kinds != {torch.float32}:
+            found = ", ".join(sorted(str(kind)[6:] for kind in kinds))
+            raise UsageError(f"bfloat16 products need parameters in float32, found {found}")
         slots = self.optimizer.slots if isinstance(self.optimizer, Optimizer) else 0
         return State(
             parameters=parameters,
@@ -142,21 +153,51 @@ class AEVB:
         """One step of algorithm 1, in place; what it measured is added to `state.totals`."""
         state.t += 1
         batch = as_batch(batch)
-        scalars = torch.tensor(
-            [rate_factor, temper, state.t], dtype=torch.float64, device=state.totals.device
-        )
-        gradients = self._function(state, batch, noise, scalars)
-        if isinstance(self.optimizer, torch.optim.Optimizer):
+        device = state.totals.device
+        scalars = torch.tensor([temper, state.t], dtype=torch.float64, device=device)
+        inside = isinstance(self.optimizer, Optimizer)
+        rate = self.optimizer.learning_rate * rate_factor if inside else 0.0
+        numbers = self.optimizer.coefficients(rate, state.t) if inside else ()
+        coefficients = torch.tensor(numbers, dtype=noise.dtype, device=device)
+        arguments = (state, batch, noise, scalars, coefficients)
+        if not self._began:
+            self._begin(*arguments)
+        if self.compiled:
+            gradients = self._graph(self._key(batch, noise), *arguments)
+            self.compiled = self._graph.note is None
+        else:
+            gradients = self._advance(*arguments)
+        if not inside:
             self._outside(self.optimizer, gradients, rate_factor)
 
+    @property
+    def note(self) -> str | None:
+        """Why the step runs uncompiled although a compiled one was asked for."""
+        return self._graph.note
+
+    def _key(self, batch: Batch, noise: Tensor) -> tuple[object, ...]:
+        """What tells steps that need another graph apart; parameters are the same in all."""
+        tensors = (t for t in (*batch, noise) if t is not None)
+        return (self._pair.training, *((t.shape, t.stride(), t.dtype) for t in tensors))
+
+    def _begin(self, state: State, batch: Batch, noise: Tensor, scalars: Tensor, _: Tensor) -> None:
+        """Before the first step, check the batch eagerly: data of the wrong domain are refused.
+
+        The pass also lets torch find its formula for the divergence, which cannot be traced
+        at its first use. It leaves torch's generator as it was: a resumed run starts here too.
+        """
+        self._began = True
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            self._loss(state.parameters, state.buffers, batch, noise, scalars[0])
+
     def _advance(
-        self, state: State, batch: Batch, noise: Tensor, scalars: Tensor
+        self, state: State, batch: Batch, noise: Tensor, scalars: Tensor, coefficients: Tensor
     ) -> dict[str, Tensor]:
         """Forward, backward, clipping and update: the function that is compiled.
 
         It gives the gradients to an optimizer outside of it, and keeps them where there is none.
         """
-        rate_factor, temper, t = scalars.unbind()
+        temper, t = scalars.unbind()
         gradients, (loss, (terms, buffers)) = grad_and_value(self._loss, has_aux=True)(
             state.parameters, state.buffers, batch, noise, temper
         )
@@ -164,9 +205,9 @@ class AEVB:
             gradients = _clip(gradients, self.clip)
         with torch.no_grad():
             if isinstance(self.optimizer, Optimizer):
-                rate = self.optimizer.learning_rate * rate_factor
                 for name, p in state.parameters.items():
-                    self.optimizer.update(p, gradients[name], state.memory[name], rate, t)
+                    memory = state.memory[name]
+                    self.optimizer.update(p, gradients[name], memory, coefficients.unbind())
             for name, buffer in state.buffers.items():
                 buffer.copy_(buffers[name])
             first_bad = state.totals[-1]
@@ -188,52 +229,19 @@ class AEVB:
         # Layers such as batch normalization write to their buffers: let them write to copies.
         buffers = {name: buffer.clone() for name, buffer in buffers.items()}
         dtype = noise.dtype
-        values = functional_call(
-            self._pair,
-            {**parameters, **buffers},
-            (Batch(batch.x.to(dtype), batch.rows), noise, self.objective, temper.to(dtype)),
-        )
+        x = batch.x if self.treatment is None else self.treatment(batch.x, batch.key)
+        with products_in(self.precision, noise.device.type):
+            values = functional_call(
+                self._pair,
+                {**parameters, **buffers},
+                (Batch(x.to(dtype), batch.rows), noise, self.objective, temper.to(dtype)),
+            )
         objective = values[0].mean()
         if self.weight_prior_rows is not None:
             objective = objective + _log_weight_prior(parameters) / self.weight_prior_rows
         sums = [v.detach().sum(dtype=torch.float64) for v in values]
-        count = torch.full_like(sums[0], len(batch.x))
+        count = torch.full_like(sums[0], len(x))
         return -objective, (torch.stack([*sums, count]), buffers)
-
-    def _first(
-        self, state: State, batch: Batch, noise: Tensor, scalars: Tensor
-    ) -> dict[str, Tensor]:
-        """The first step: check the batch eagerly, then compile, or say why not and stay eager.
-
-        The eager pass also lets torch find its formula for the divergence, which cannot be traced
-        at its first use. It leaves torch's generator as it was: a resumed run starts here too.
-        """
-        self._function = self._advance
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            self._loss(state.parameters, state.buffers, batch, noise, scalars[1])
-        if self.compiled:
-            compiled = self._compile()
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # those of the compiler's own modules
-                    gradients = compiled(state, batch, noise, scalars)
-            except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
-                self.compiled = False
-                self.note = (
-                    "the step runs uncompiled, at a lower speed and with the same numbers, "
-                    f"because compiling it failed: {_reason(error)}"
-                )
-            else:
-                self._function = compiled
-                return gradients
-        return self._advance(state, batch, noise, scalars)
-
-    def _compile(self) -> Callable[..., dict[str, Tensor]]:
-        # Torch keeps compiled graphs with the code object and refuses a ninth; a copy of the code
-        # gives each learner graphs of its own. Static shapes: a short last batch gets its own too.
-        code = AEVB._advance.__code__.replace()
-        own = MethodType(FunctionType(code, AEVB._advance.__globals__), self)
-        return torch.compile(own, fullgraph=True, dynamic=False)
 
     def _outside(
         self, optimizer: torch.optim.Optimizer, gradients: dict[str, Tensor], rate_factor: float
@@ -282,9 +290,3 @@ def _clip(gradients: dict[str, Tensor], bound: float) -> dict[str, Tensor]:
     norm = torch.sqrt(torch.stack([g.square().sum() for g in gradients.values()]).sum())
     factor = (bound / (norm + 1e-6)).clamp_max(1.0)
     return {name: g * factor for name, g in gradients.items()}
-
-
-def _reason(error: Exception) -> str:
-    """The two lines of torch's report that say what happened, as one."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2]) or repr(error)

@@ -1,0 +1,89 @@
+"""A function of tensors as one compiled graph, or as it stands where no compiler is found.
+
+Tracing is done by torch's compiler, once for each shape of the arguments; what it makes is kept on
+disk and found again by the next process. Called again with shapes that were seen, the graph runs
+without the checks that would find the caller to have changed it: the functions of this project
+take all that changes as arguments.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Hashable
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+
+from aevb.products import fast_products
+
+
+class Compiled:
+    """`function`, compiled at its first call for each `key`.
+
+    Shapes: whatever the function takes; a key must tell apart any two calls that need another
+    graph: shapes, layouts and dtypes of the tensors, and the mode of the modules.
+    Errors: none of the compiler's own. Where compiling fails the function itself runs, now and from
+    then on, and `note` says why in one sentence.
+    Example:
+        >>> double = Compiled(lambda x: 2 * x)
+        >>> double("scalar", torch.tensor(3.0))
+        tensor(6.)
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.note: str | None = None
+        self._graphs: dict[Hashable, Callable[..., Any]] = {}
+
+    def __call__(self, key: Hashable, *arguments: Any) -> Any:
+        graph = self._graphs.get(key)
+        if graph is not None:
+            with torch.compiler.set_stance("default", skip_guard_eval_unsafe=True):
+                return graph(*arguments)
+        if self.note is not None:
+            return self.function(*arguments)
+        return self._first(key, arguments)
+
+    def _first(self, key: Hashable, arguments: tuple[Any, ...]) -> Any:
+        try:
+            with warnings.catch_warnings(), fast_products() as options:
+                warnings.simplefilter("ignore")  # those of the compiler's own modules
+                graph = self._compile(options)
+                result = graph(*arguments)
+        except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
+            self.note = (
+                "the step runs uncompiled, at a lower speed and with the same numbers, "
+                f"because compiling it failed: {_reason(error)}"
+            )
+            return self.function(*arguments)
+        self._graphs[key] = graph
+        return result
+
+    def _compile(self, options: dict[str, Any]) -> Callable[..., Any]:
+        # Torch keeps compiled graphs with the code object and refuses a ninth; a copy of the code
+        # gives each graph a place of its own, where no other needs to be told from it.
+        function: Any = self.function
+        plain = getattr(function, "__func__", function)
+        own: Any = FunctionType(
+            plain.__code__.replace(),
+            plain.__globals__,
+            plain.__name__,
+            plain.__defaults__,
+            plain.__closure__,
+        )
+        if plain is not function:
+            own = MethodType(own, function.__self__)
+        return torch.compile(
+            own, fullgraph=True, dynamic=False, options={"cpp_wrapper": True, **options}
+        )
+
+
+def keep_compiled_code(folder: os.PathLike[str] | str) -> None:
+    """Let this process and those it starts keep compiled code in a folder, unless told another."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+
+
+def _reason(error: Exception) -> str:
+    """The two lines of torch's report that say what happened, as one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or repr(error)

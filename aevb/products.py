@@ -1,0 +1,136 @@
+"""Matrix products: in which precision, and by which kernel of the machine.
+
+    C = A B
+
+They are nearly all of the arithmetic of a step. In bfloat16 a processor that has it multiplies two
+to four times as fast; networks then run under `torch.autocast`, and what leaves them is float32
+again, so that densities, sums and the optimizer's memory are float32. In float32 torch calls MKL,
+which on processors of AMD takes a path half as wide as the machine: there the graph of a compiled
+step is rewritten to call oneDNN, forward and backward, which reads either layout and transposes
+nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+from aevb.errors import UsageError
+
+PRECISIONS = ("float32", "bfloat16")
+"""What the products of a training step may be computed in."""
+
+
+@cache
+def _processor() -> dict[str, Any]:
+    """What torch knows of the processor; nothing, where it does not tell."""
+    tell: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    return tell()
+
+
+def has_bfloat16(device: str = "cpu") -> bool:
+    """Whether the device multiplies matrices in bfloat16 faster than in float32.
+
+    Of processors those with AVX512-BF16 or AMX; of GPUs those that torch says support it.
+    """
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    known = _processor()
+    return device == "cpu" and any(known.get(k, False) for k in ("avx512_bf16", "amx_bf16"))
+
+
+def products_in(precision: str, device: str = "cpu") -> AbstractContextManager[None]:
+    """Within it, the matrix products and convolutions of float32 networks are in `precision`.
+
+    Errors: UsageError for a precision that is not one of `PRECISIONS`.
+    Example:
+        >>> with products_in("bfloat16"):
+        ...     torch.nn.Linear(2, 3)(torch.ones(1, 2)).dtype
+        torch.bfloat16
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision must be one of {', '.join(PRECISIONS)}, found {precision!r}")
+    if precision == "float32":
+        return nullcontext()
+    # Without the cache of casts: a traced step casts each weight once anyway.
+    return torch.autocast(device, torch.bfloat16, cache_enabled=False)
+
+
+@contextmanager
+def fast_products() -> Iterator[dict[str, Any]]:
+    """Within it, compile with the options it gives to get the machine's fastest float32 product.
+
+    The options are empty where torch's own choice is the fastest, or where this torch has no place
+    for another.
+    """
+    from torch._inductor import lowering
+
+    claimed: dict[Any, Any] | None = getattr(lowering, "user_lowerings", None)
+    if claimed is None or not (torch.backends.mkldnn.is_available() and _is_amd()):
+        yield {}
+        return
+    product = torch.ops.mkldnn._linear_pointwise.default
+    # As it stands the compiler makes both arguments contiguous, that is, it transposes.
+    claimed[product] = lowering.fallback_handler(product, add_to_fallback_set=False)
+    try:
+        yield {"post_grad_custom_post_pass": _pass()}
+    finally:
+        del claimed[product]
+
+
+def _is_amd() -> bool:
+    return "AMD" in str(_processor().get("cpu_name", ""))
+
+
+@cache
+def _pass() -> Any:
+    """The rewriting as the compiler wants it: an object that names its version for the cache."""
+    from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
+
+    class Rewriting(CustomGraphPass):
+        def __call__(self, graph: Graph) -> None:
+            _use_onednn(graph)
+
+        def uuid(self) -> Any:
+            return get_hash_for_files((str(Path(__file__)),))
+
+    return Rewriting()
+
+
+def _use_onednn(graph: Graph) -> None:
+    """Replace every float32 product A B (+ b) of a graph by oneDNN's A (B^T)^T (+ b)."""
+    aten, product = torch.ops.aten, torch.ops.mkldnn._linear_pointwise.default
+    for node in list(graph.nodes):
+        found = _factors(node)
+        if found is None:
+            continue
+        a, b, bias = found
+        with graph.inserting_before(node):
+            transposed = graph.call_function(aten.permute.default, (b, [1, 0]))
+            transposed.meta["val"] = b.meta["val"].permute(1, 0)
+            new = graph.call_function(product, (a, transposed, bias, "none", [], ""))
+            new.meta.update(node.meta)
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
+
+
+def _factors(node: Node) -> tuple[Node, Node, Node | None] | None:
+    """A, B and b of a product A B + b that oneDNN does better; None for any other node."""
+    aten = torch.ops.aten
+    if node.op != "call_function" or node.kwargs:
+        return None
+    parts: list[Any] = list(node.args)
+    if node.target is aten.mm.default and len(parts) == 2:
+        a, b, bias = *parts, None
+    elif node.target is aten.addmm.default and len(parts) == 3:
+        bias, a, b = parts
+    else:
+        return None
+    value = node.meta["val"]
+    if value.dtype != torch.float32 or value.device.type != "cpu":
+        return None
+    return (a, b, bias) if bias is None or bias.meta["val"].ndim == 1 else None
