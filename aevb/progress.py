@@ -3,6 +3,7 @@
 import logging
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -15,6 +16,9 @@ from aevb.training import Callback
 
 LINES = 10
 """How many lines a whole run writes where there is no terminal."""
+
+
+SECONDS_BETWEEN_MOVES = 0.1
 
 
 class Verbosity(Enum):
@@ -30,6 +34,7 @@ class _Bar(Callback):
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
+        self.moved_at = 0.0
         self.task: TaskID = progress.add_task("", total=None, metrics="")
 
     def begin(self, done: int, total: int, steps_per_epoch: int) -> None:
@@ -43,7 +48,9 @@ class _Bar(Callback):
         )
 
     def step(self, t: int) -> None:
-        self.progress.update(self.task, completed=t)
+        if time.monotonic() - self.moved_at > SECONDS_BETWEEN_MOVES:  # a move costs as a small step
+            self.moved_at = time.monotonic()
+            self.progress.update(self.task, completed=t)
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         following = min(record["epoch"] + 1, self.epochs)

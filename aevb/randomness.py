@@ -7,6 +7,7 @@ came there in one go or was resumed, and two streams never share a number. Philo
 its counter under a key (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 """
 
+import math
 from collections.abc import Sequence
 from enum import IntEnum
 
@@ -65,3 +66,33 @@ def uniform(
     """Draws of U[0, 1) as a tensor of the given shape and dtype (float32 or float64)."""
     numpy_dtype = np.float64 if dtype == torch.float64 else np.float32
     return torch.from_numpy(source.random(tuple(shape), dtype=numpy_dtype))
+
+
+def uniform_in_step(key: Tensor, shape: Sequence[int]) -> Tensor:
+    """U[0, 1) as tensor arithmetic, so that large draws can be made inside a compiled step.
+
+        u_i = (SplitMix64's output i + 1 from the seed `key`) / 2^64, its first 24 bits
+
+    Shapes: key () int64, from `generator(...).integers(2**63)`; the result `shape`, float32.
+    Source: Steele, Lea & Flood (2014), "Fast splittable pseudorandom number generators".
+    Example:
+        >>> uniform_in_step(torch.tensor(1234567), (2,))
+        tensor([0.3501, 0.1736])
+    """
+    i = torch.arange(1, math.prod(shape) + 1, device=key.device)
+    z = key + i * _signed(0x9E3779B97F4A7C15)
+    z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)
+    u = _shifted(z ^ _shifted(z, 31), 40).to(torch.float32) * 2.0**-24
+    return u.reshape(tuple(shape))
+
+
+def _signed(word: int) -> int:
+    """The 64-bit word as torch has it: its integers are signed, and wrap around."""
+    return word - 2**64 if word >= 2**63 else word
+
+
+def _shifted(z: Tensor, bits: int) -> Tensor:
+    """z moved right by so many bits, with zeros coming in: torch's shift repeats the sign."""
+    shifted: Tensor = (z >> bits) & (2 ** (64 - bits) - 1)
+    return shifted

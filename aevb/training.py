@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from aevb.algorithms import AEVB, State
 from aevb.data import Dataset, Rows
@@ -29,10 +30,16 @@ from aevb.errors import Interrupted, ModelFileError, TrainingError, UsageError
 from aevb.evaluation import bound_parts, evaluating
 from aevb.optimizers import Schedule, cosine
 from aevb.posterior import Batch, PerDatum
+from aevb.products import has_bfloat16
 from aevb.randomness import Stream, generator
 from aevb.storage import RunFolder
 
 logger = logging.getLogger("aevb")
+
+LARGE_STEP = 1e8
+"""Operations from which the products are most of a step."""
+SECONDS_WORTH_COMPILING = 30.0
+"""Of an uncompiled run; a compilation takes about 10 where nothing is kept from an earlier one."""
 
 NON_FINITE_ADVICE = (
     "try a smaller learning rate (--lr), gradient clipping (--clip 10), or data without extreme "
@@ -165,6 +172,7 @@ class _Loop:
     ) -> None:
         self.learner, self.plan, self.run, self.callbacks = learner, plan, run, callbacks
         self.rows, self.validation = data.train, self._validation_rows(data)
+        learner.treatment = self.rows.treatment
         self.per_epoch = plan.steps_per_epoch(len(self.rows))
         self.total = plan.epochs * self.per_epoch
         if plan.warmup_steps >= self.total:
@@ -212,6 +220,8 @@ class _Loop:
     def _epoch(self) -> None:
         plan, epoch = self.plan, self.progress.epoch
         order = generator(plan.seed, Stream.ORDER, epoch).permutation(len(self.rows))
+        # Layers that draw for themselves, dropout say, draw from torch's generator: seed it too.
+        seeds = generator(plan.seed, Stream.LAYERS, epoch).integers(2**63, size=self.per_epoch)
         done = self.state.t - epoch * self.per_epoch
         if done == 0:
             self.state.totals.zero_()
@@ -219,6 +229,7 @@ class _Loop:
         self.learner.model.train()
         self.learner.posterior.train()
         for i in range(done, self.per_epoch):
+            torch.default_generator.manual_seed(int(seeds[i]))
             inside += self._step(order[i * plan.batch_size : (i + 1) * plan.batch_size])
             if self.stop_signal is not None:
                 self._stop()
@@ -230,10 +241,9 @@ class _Loop:
 
     def _step(self, positions: np.ndarray[Any, np.dtype[np.int64]]) -> float:
         plan, t = self.plan, self.state.t
-        batch = Batch(self.rows.batch(positions, t), torch.from_numpy(positions))
+        stored, key = self.rows.stored(positions), self.rows.key(t)
+        batch = Batch(stored, torch.from_numpy(positions), key)
         noise = self._noise(len(positions), t)
-        # Layers that draw for themselves, dropout say, draw from torch's generator: seed it too.
-        torch.default_generator.manual_seed(self._layer_seed(t))
         before = time.perf_counter()
         self.learner.step(
             self.state, batch, noise, plan.schedule(t / self.total), plan.temper(t + 1)
@@ -273,9 +283,6 @@ class _Loop:
     def _noise(self, m: int, t: int) -> Tensor:
         source = generator(self.plan.seed, Stream.NOISE, t)
         return self.route.noise(source, (self.plan.samples, m, *self.event), self.dtype)
-
-    def _layer_seed(self, t: int) -> int:
-        return int(generator(self.plan.seed, Stream.LAYERS, t).integers(2**63))
 
     def _validate(self) -> dict[str, float] | None:
         if self.validation is None:
@@ -407,22 +414,45 @@ def usual_epochs(rows: int, batch_size: int) -> int:
     return min(400, max(100, math.ceil(4000 / math.ceil(rows / batch_size))))
 
 
-def operations_per_step(learner: AEVB, rows: int, plan: Plan) -> float:
-    """Floating-point operations of one step, about: 6 for each weight, datum and sample."""
-    modules = (learner.model, learner.posterior)
-    weights = sum(p.numel() for module in modules for p in module.parameters())
-    return 6.0 * weights * min(plan.batch_size, rows) * plan.samples
+@dataclass(frozen=True)
+class Work:
+    """What a run will compute: the floating-point operations of a step, and the number of steps.
 
-
-def worth_compiling(learner: AEVB, rows: int, plan: Plan) -> bool:
-    """Whether a run is long enough to earn back the half minute that a first compilation takes.
-
-    A function of sizes alone, never of the clock, so that a resumed run decides the same.
+    How it is best computed follows from these sizes alone, never from the clock, so that a resumed
+    run decides the same.
     """
-    seconds = 1.5e-3 + operations_per_step(learner, rows, plan) / 1.2e11
-    return plan.epochs * plan.steps_per_epoch(rows) * seconds > 60
+
+    operations: float
+    steps: int
+
+    @property
+    def worth_compiling(self) -> bool:
+        """Whether the run earns back the seconds that a first compilation takes."""
+        return self.steps * (1.5e-3 + self.operations / 1.2e11) > SECONDS_WORTH_COMPILING
+
+    @property
+    def worth_threads(self) -> bool:
+        """Whether a step is large enough for several threads: a small one they only slow down."""
+        return self.operations > LARGE_STEP
+
+    @property
+    def precision(self) -> str:
+        """bfloat16 where the processor has it and products are most of a step, else float32."""
+        return "bfloat16" if self.operations > LARGE_STEP and has_bfloat16() else "float32"
 
 
-def worth_threads(learner: AEVB, rows: int, plan: Plan) -> bool:
-    """Whether a step is large enough for several threads; they cost more than a small one gains."""
-    return operations_per_step(learner, rows, plan) > 1e8
+def work_of(learner: AEVB, rows: Rows, plan: Plan) -> Work:
+    """The work of a plan on these rows, counted on one of them.
+
+    A step is forward and backward: three times the operations of products and convolutions.
+    """
+    dtype = next(learner.model.parameters()).dtype
+    batch = Batch(rows.take(np.arange(1)).to(dtype), torch.zeros(1, dtype=torch.int64))
+    with evaluating(learner.model, learner.posterior):
+        with FlopCounterMode(display=False) as encoding:
+            q = learner.posterior(batch)
+        with FlopCounterMode(display=False) as decoding:
+            learner.model.likelihood(q.mean)
+    by_row = encoding.get_total_flops() + plan.samples * decoding.get_total_flops()
+    steps = plan.epochs * plan.steps_per_epoch(len(rows))
+    return Work(3.0 * by_row * min(plan.batch_size, len(rows)), steps)

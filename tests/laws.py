@@ -291,21 +291,21 @@ def test_rows_never_reach_training():
     assert [len(p) for p in parts] == [160, 20, 20]
     assert len(set.union(*parts)) == 200
     seen: set[float] = set()
-    original = Rows.batch
+    original = Rows.stored
 
-    def spy(self, positions, step):
-        x = original(self, positions, step)
+    def spy(self, positions):
+        x = original(self, positions)
         seen.update(x[:, 0].tolist())
         return x
 
     with torch.random.fork_rng(devices=[]):
         model = aevb.Model(aevb.standard_normal(2), aevb.continuous_bernoulli(aevb.MLP(2, [4], 3)))
         posterior = aevb.mean_field(aevb.MLP(3, [4], 4))
-    Rows.batch = spy
+    Rows.stored = spy
     try:
         train(AEVB(model, posterior), data, Plan(epochs=2, batch_size=50))
     finally:
-        Rows.batch = original
+        Rows.stored = original
     assert seen == parts[0]
 
 

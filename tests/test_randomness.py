@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aevb.errors import UsageError
-from aevb.randomness import Stream, generator, standard_normal, uniform
+from aevb.randomness import Stream, generator, standard_normal, uniform, uniform_in_step
 
 SEEDS = st.integers(0, 2**64 - 1)
 COUNTERS = st.integers(0, 2**63)
@@ -46,3 +46,39 @@ def test_normal_and_uniform_follow_their_laws():
 def test_seed_out_of_range(seed):
     with pytest.raises(UsageError, match="seed must lie between"):
         generator(seed, Stream.NOISE)
+
+
+def splitmix64(seed, n):
+    """The generator as published (Steele, Lea & Flood 2014), in whole numbers of Python."""
+    words = []
+    for i in range(1, n + 1):
+        z = (seed + i * 0x9E3779B97F4A7C15) % 2**64
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+        words.append(z ^ (z >> 31))
+    return words
+
+
+def test_the_reference_gives_the_published_outputs():
+    assert splitmix64(1234567, 3) == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+    ]
+
+
+@pytest.mark.parametrize("key", [0, 1, 2**63 - 1, 6457827717110365317 % 2**63])
+def test_uniform_numbers_in_a_step_are_those_of_splitmix64(key):
+    ours = uniform_in_step(torch.tensor(key), (7, 5))
+    theirs = [(word >> 40) * 2.0**-24 for word in splitmix64(key, 35)]
+    assert ours.dtype == torch.float32
+    assert ours.flatten().tolist() == theirs
+    assert float(ours.max()) < 1
+
+
+def test_uniform_numbers_in_a_step_are_uniform_and_differ_between_keys():
+    keys = [int(generator(0, Stream.BINARIZATION, 0, t).integers(2**63)) for t in range(20)]
+    draws = torch.stack([uniform_in_step(torch.tensor(key), (20_000,)) for key in keys]).numpy()
+    assert min(scipy.stats.kstest(draw, "uniform").pvalue for draw in draws) > 1e-4
+    assert np.abs(np.corrcoef(draws) - np.eye(20)).max() < 5 / 20_000**0.5
+    assert np.abs(np.corrcoef(draws[:, 1:].ravel(), draws[:, :-1].ravel())[0, 1]) < 5 / 4e5**0.5

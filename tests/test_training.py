@@ -20,7 +20,7 @@ from aevb.errors import DataError, TrainingError, UsageError
 from aevb.evaluation import bound_parts
 from aevb.optimizers import constant
 from aevb.storage import RunFolder
-from aevb.training import Plan, train, worth_compiling, worth_threads
+from aevb.training import Plan, train, work_of
 
 
 def pair(**kwargs):
@@ -184,16 +184,31 @@ def test_a_memory_map_is_read_row_by_row(tmp_path):
     assert np.isfinite(history[0]["train"]["elbo"])
 
 
-def test_whether_to_compile_and_thread_depends_on_sizes_alone():
-    small = AEVB(*pair())
-    assert not worth_compiling(small, 1000, Plan())
-    assert not worth_threads(small, 1000, Plan())
+def paper_learner():
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
         model = aevb.Model(aevb.standard_normal(20), aevb.bernoulli(aevb.MLP(20, [500], 784)))
-        large = AEVB(model, aevb.mean_field(aevb.MLP(784, [500], 40)))
-    assert worth_compiling(large, 50_000, Plan())
-    assert worth_threads(large, 50_000, Plan())
-    assert not worth_compiling(large, 1000, Plan(epochs=2))
+        return AEVB(model, aevb.mean_field(aevb.MLP(784, [500], 40)))
+
+
+def test_how_a_run_is_computed_depends_on_sizes_alone(monkeypatch):
+    small = work_of(AEVB(*pair()), binary_rows(1000), Plan())
+    assert (small.worth_compiling, small.worth_threads, small.precision) == (
+        False,
+        False,
+        "float32",
+    )
+    rows = binary_rows(50_000, 784)
+    large = work_of(paper_learner(), rows, Plan())
+    # 784-500-40 and 20-500-784: two operations for each weight, thrice, for each of 100 rows
+    assert large.operations == 6 * 100 * (784 * 500 + 500 * 40 + 20 * 500 + 500 * 784)
+    assert large.steps == 500 * 100
+    assert large.worth_compiling
+    assert large.worth_threads
+    for known, precision in ({}, "float32"), ({"avx512_bf16": True}, "bfloat16"):
+        monkeypatch.setattr("aevb.products._processor", lambda known=known: known)
+        assert large.precision == precision
+    assert not work_of(paper_learner(), rows.limit(1000), Plan(epochs=2)).worth_compiling
 
 
 def test_rows_are_given_out_in_order_and_without_loss():

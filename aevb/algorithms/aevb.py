@@ -155,9 +155,10 @@ class AEVB:
         batch = as_batch(batch)
         device = state.totals.device
         scalars = torch.tensor([temper, state.t], dtype=torch.float64, device=device)
-        inside = isinstance(self.optimizer, Optimizer)
-        rate = self.optimizer.learning_rate * rate_factor if inside else 0.0
-        numbers = self.optimizer.coefficients(rate, state.t) if inside else ()
+        numbers: tuple[float, ...] = ()
+        if isinstance(self.optimizer, Optimizer):
+            rate = self.optimizer.learning_rate * rate_factor
+            numbers = self.optimizer.coefficients(rate, state.t)
         coefficients = torch.tensor(numbers, dtype=noise.dtype, device=device)
         arguments = (state, batch, noise, scalars, coefficients)
         if not self._began:
@@ -167,7 +168,7 @@ class AEVB:
             self.compiled = self._graph.note is None
         else:
             gradients = self._advance(*arguments)
-        if not inside:
+        if isinstance(self.optimizer, torch.optim.Optimizer):
             self._outside(self.optimizer, gradients, rate_factor)
 
     @property

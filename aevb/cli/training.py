@@ -89,7 +89,10 @@ def train(
     resize: Resize = None,
     data_limit: Limit = None,
     seed: Seed = 0,
-    precision: Annotated[Literal["float32", "float64"], typer.Option()] = "float32",
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16", "float64"],
+        typer.Option(help="Of the matrix products [auto: bfloat16 where it is faster]."),
+    ] = "auto",
     threads: Threads = None,
     step: Annotated[
         Literal["auto", "compiled", "eager"], typer.Option(help="How the step runs.")

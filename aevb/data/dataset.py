@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aevb.data.source import Source
 from aevb.errors import DataError, UsageError
-from aevb.randomness import Stream, generator
+from aevb.randomness import Stream, generator, uniform_in_step
 
 VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.1
@@ -25,6 +25,32 @@ class Binarization(Enum):
     THRESHOLD = "threshold"
     ONCE = "once"
     EPOCH = "epoch"
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What makes float32 cells of stored rows, as tensor arithmetic: it goes into a compiled step.
+
+        x = stored * scale,   then 1 where x > 1/2 (THRESHOLD), or where u < x (EPOCH with a key)
+
+    Shapes: stored (M, X), or (M, X/8) bytes whose bits are the cells, to (M, X) float32; the key
+    () names the uniform numbers u.
+    """
+
+    width: int
+    scale: float = 1.0
+    binarize: Binarization = Binarization.NONE
+    packed: bool = False
+
+    def __call__(self, stored: Tensor, key: Tensor | None = None) -> Tensor:
+        if self.packed:
+            bits = (stored.unsqueeze(-1) >> torch.arange(7, -1, -1, device=stored.device)) & 1
+            return bits.flatten(1)[:, : self.width].to(torch.float32)
+        x = stored.to(torch.float32)
+        x = x if self.scale == 1.0 else x * self.scale
+        if self.binarize is Binarization.EPOCH and key is not None:
+            return (uniform_in_step(key, x.shape) < x).to(x.dtype)
+        return (x > 0.5).to(x.dtype) if self.binarize is Binarization.THRESHOLD else x
 
 
 @dataclass(frozen=True)
@@ -47,7 +73,7 @@ class Rows:
     seed: int = 0
     all_labels: NDArray[np.int64] | None = None
     kept: NDArray[np.uint8] | None = None
-    """The draw of ONCE for these rows, (N, X), where it is kept."""
+    """The binarized cells of these rows, 8 to a byte, (N, X / 8), where they are kept."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -62,23 +88,41 @@ class Rows:
         """X, the number of elements of a datum."""
         return int(np.prod(self.shape))
 
-    def take(self, positions: NDArray[np.int64]) -> Tensor:
-        """The rows at these positions as the model sees them outside training, (M, X)."""
+    @property
+    def treatment(self) -> Treatment:
+        """What makes a batch of training from `stored`."""
         if self.kept is not None:
-            return torch.from_numpy(self.kept[positions]).float()
-        x = self._grey(positions)
-        if self.binarize in (Binarization.ONCE, Binarization.EPOCH):
-            return (self._fixed_draw(positions) < x).to(x.dtype)
-        return self._threshold(x)
+            return Treatment(self.width, packed=True)
+        if self.binarize is Binarization.ONCE:
+            return Treatment(self.width)
+        return Treatment(self.width, self.scale, self.binarize)
+
+    def stored(self, positions: NDArray[np.int64]) -> Tensor:
+        """The rows at these positions as they lie in memory, to be treated: bytes stay bytes."""
+        if self.kept is not None:
+            return torch.from_numpy(self.kept[positions])
+        if self.binarize is Binarization.ONCE:
+            return self.take(positions)
+        return self._cells(positions)
+
+    def key(self, step: int) -> Tensor | None:
+        """The key of the treatment in step `step` of training, where it draws at all."""
+        if self.binarize is not Binarization.EPOCH or self.kept is not None:
+            return None
+        return torch.tensor(int(generator(self.seed, Stream.BINARIZATION, 0, step).integers(2**63)))
 
     def batch(self, positions: NDArray[np.int64], step: int) -> Tensor:
         """The rows at these positions as step `step` of training sees them, (M, X)."""
-        if self.binarize is not Binarization.EPOCH:
-            return self.take(positions)
-        x = self._grey(positions)
-        source = generator(self.seed, Stream.BINARIZATION, 0, step)
-        draws = torch.from_numpy(source.random(tuple(x.shape), dtype=np.float32))
-        return (draws < x).to(x.dtype)
+        return self.treatment(self.stored(positions), self.key(step))
+
+    def take(self, positions: NDArray[np.int64]) -> Tensor:
+        """The rows at these positions as the model sees them outside training, (M, X)."""
+        if self.kept is not None:
+            return self.treatment(self.stored(positions))
+        x = Treatment(self.width, self.scale, self.binarize)(self._cells(positions))
+        if self.binarize in (Binarization.ONCE, Binarization.EPOCH):
+            return (self._fixed_draw(positions) < x).to(x.dtype)
+        return x
 
     def chunks(self, size: int) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         """All rows in order, as (positions, x) of at most `size` rows."""
@@ -91,8 +135,8 @@ class Rows:
         return self.take(np.arange(len(self)))
 
     def keep_draw(self) -> "Rows":
-        """The same rows with the draw of ONCE made now: a generator for each row is slow."""
-        parts = [x.numpy().astype(np.uint8) for _, x in self.chunks(10_000)]
+        """The same rows with what `take` gives kept: a generator for each row is slow."""
+        parts = [np.packbits(x.numpy().astype(np.uint8), axis=1) for _, x in self.chunks(10_000)]
         return replace(self, kept=np.concatenate(parts))
 
     def pick(self, positions: NDArray[np.int64]) -> "Rows":
@@ -109,13 +153,11 @@ class Rows:
         chosen = generator(self.seed, Stream.SUBSET).permutation(len(self))[:n]
         return self.pick(np.sort(chosen))
 
-    def _grey(self, positions: NDArray[np.int64]) -> Tensor:
+    def _cells(self, positions: NDArray[np.int64]) -> Tensor:
+        """The cells of the rows as they are in the source, (M, X), in 8 bits or float32."""
         rows = np.asarray(self.values[self.index[positions]]).reshape(len(positions), -1)
-        x = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32))
-        return x if self.scale == 1.0 else x * self.scale
-
-    def _threshold(self, x: Tensor) -> Tensor:
-        return (x > 0.5).to(x.dtype) if self.binarize is Binarization.THRESHOLD else x
+        kind = np.uint8 if rows.dtype in (np.uint8, np.bool_) else np.float32
+        return torch.from_numpy(np.ascontiguousarray(rows, dtype=kind))
 
     def _fixed_draw(self, positions: NDArray[np.int64]) -> Tensor:
         draws = np.empty((len(positions), self.width), dtype=np.float32)
@@ -218,7 +260,8 @@ def _parts(source: Source, seed: int) -> dict[str, NDArray[np.int64]]:
 
 def _check_grey(rows: Rows) -> None:
     for start in range(0, len(rows), 10_000):
-        grey = rows._grey(np.arange(start, min(start + 10_000, len(rows))))
+        positions = np.arange(start, min(start + 10_000, len(rows)))
+        grey = Treatment(rows.width, rows.scale)(rows._cells(positions))
         low, high = float(grey.min()), float(grey.max())
         if low < 0 or high > 1:
             raise DataError(

@@ -30,7 +30,9 @@ def _normal(q: Distribution, noise: Tensor) -> Tensor:
 
 def _multivariate_normal(q: Distribution, noise: Tensor) -> Tensor:
     assert isinstance(q, MultivariateNormal)
-    return q.loc + (q.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
+    # Networks may run in bfloat16 around this; z does not.
+    with torch.autocast(noise.device.type, enabled=False):
+        return q.loc + (q.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
 
 
 ROUTES: dict[type[Distribution], Route] = {

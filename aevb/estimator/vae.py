@@ -39,7 +39,7 @@ from aevb.storage import (
     facts_of,
     learner,
 )
-from aevb.training import Plan, train, usual_epochs, worth_compiling
+from aevb.training import Plan, train, usual_epochs, work_of
 
 Array = NDArray[np.float64]
 
@@ -137,7 +137,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         )
         with spelled():
             algorithm = learner(settings, self.model_, self.posterior_, len(data.train))
-        algorithm.compiled = worth_compiling(algorithm, len(data.train), plan)
+        work = work_of(algorithm, data.train, plan)
+        algorithm.compiled, algorithm.precision = work.worth_compiling, work.precision
+        self._facts["used"]["precision"] = work.precision
         self.history_ = train(algorithm, data, plan)
         # In single precision a row's code would depend, by 1e-7, on the rows beside it.
         self.model_.double()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from aevb.algorithms import AEVB
 from aevb.data import Dataset, split
 from aevb.data.dataset import Binarization
 from aevb.data.named import NAMES
@@ -26,7 +27,7 @@ from aevb.storage import (
     learner,
     pick_schedule,
 )
-from aevb.training import Callback, Plan, train, usual_epochs, worth_compiling, worth_threads
+from aevb.training import Callback, Plan, Work, train, usual_epochs, work_of
 from aevb.workflow.cards import card
 
 logger = logging.getLogger("aevb")
@@ -130,20 +131,9 @@ def fit(
     check_domain(model, data)
     plan = plan_of(settings)
     algorithm = learner(settings, model, posterior, len(data.train))
-    if settings.threads is None:
-        many = worth_threads(algorithm, len(data.train), plan)
-        settings = settings.model_copy(update={"threads": torch.get_num_threads() if many else 1})
+    settings = _decide(settings, algorithm, work_of(algorithm, data.train, plan))
     assert settings.threads is not None
     torch.set_num_threads(settings.threads)
-    if settings.step == "auto":
-        algorithm.compiled = worth_compiling(algorithm, len(data.train), plan)
-        settings = settings.model_copy(
-            update={"step": "compiled" if algorithm.compiled else "eager"}
-        )
-    logger.debug(
-        f"threads: {settings.threads}; step: {settings.step} (by the sizes of model, batch and run "
-        "where they were left open)"
-    )
     if not resume:
         logger.info(data_line(settings, data))
         folder.write_config(model, posterior, facts_of(settings, data))
@@ -164,6 +154,27 @@ def fit(
     report = training_report(folder, settings, history)
     folder.write_card(card(folder, report, None))
     return report
+
+
+def _decide(settings: Settings, algorithm: AEVB, work: Work) -> Settings:
+    """How the step runs, where that was left open: threads, compiled or not, precision."""
+    free: list[tuple[str, int | str]] = []
+    if settings.threads is None:
+        threads = torch.get_num_threads() if work.worth_threads else 1
+        free.append(("threads", threads))
+    if settings.step == "auto":
+        algorithm.compiled = work.worth_compiling
+        free.append(("step", "compiled" if algorithm.compiled else "eager"))
+    if settings.precision == "auto":
+        algorithm.precision = work.precision
+        free.append(("precision", algorithm.precision))
+    settings = settings.model_copy(update=dict(free))
+    logger.debug(
+        f"threads: {settings.threads}; step: {settings.step}; precision: {settings.precision}; "
+        f"what was left open of them ({', '.join(k for k, _ in free) or 'nothing'}) is decided by "
+        f"the work ahead, {work.steps:,} steps of {work.operations / 1e6:,.0f} million operations"
+    )
+    return settings
 
 
 def kept_record(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -1,0 +1,156 @@
+"""Matrix products: densities stay float32 beside bfloat16 networks; oneDNN multiplies right."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import noise
+from test_aevb import needs_compiler, pair_of
+from test_distributions import FAMILIES
+from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import aevb
+from aevb import products
+from aevb.algorithms import AEVB
+from aevb.compilation import Compiled
+from aevb.conditional import Conditional
+from aevb.distributions import MultivariateNormal, Normal, kl, reparameterize
+from aevb.errors import UsageError
+from aevb.posterior import Batch
+from aevb.products import PRECISIONS, fast_products, has_bfloat16, products_in
+
+ALL = {**{name: family for name, (family, _) in FAMILIES.items()}, "full": MultivariateNormal(0.1)}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_densities_are_the_same_beside_bfloat16_networks(name):
+    family, x = ALL[name], torch.ones(4, 5)
+    if name == "normal-shared":
+        family = Normal(0.0, noise_shape=(5,))
+    raw = noise((4, family.outputs(5)), dtype=torch.float32)
+
+    def numbers():
+        q = family(raw, 1)
+        if not isinstance(family, Normal | MultivariateNormal):
+            return [q.log_prob(x), family.moments(q)]
+        z = reparameterize(q, noise((3, 4, 5), 1, torch.float32))
+        prior = Normal()(torch.zeros(10), 0)
+        return [q.log_prob(x), q.mean, z, q.log_prob(z), kl(q, prior), prior.log_prob(z)]
+
+    plain = numbers()
+    with products_in("bfloat16"):
+        beside = numbers()
+    for a, b in zip(plain, beside, strict=True):
+        assert b.dtype == torch.float32
+        assert torch.equal(a, b)
+
+
+def test_what_leaves_a_network_is_float32_again():
+    with products_in("bfloat16"):
+        network = nn.Linear(3, 4)
+        assert network(torch.ones(2, 3)).dtype == torch.bfloat16
+        q = Conditional(network, Normal())(torch.ones(2, 3))
+    assert q.mean.dtype == torch.float32
+
+
+def learner(precision, compiled=False, likelihood="bernoulli", posterior="mean-field"):
+    pair = pair_of(likelihood, posterior, torch.float32)
+    optimizer = aevb.SGD(learning_rate=1.0)  # moves by the gradient itself
+    return AEVB(*pair, optimizer=optimizer, precision=precision, compiled=compiled)
+
+
+def gradient(one):
+    state = one.init()
+    before = {k: p.clone() for k, p in state.parameters.items()}
+    x = torch.from_numpy((np.random.default_rng(0).random((10, 6)) < 0.4).astype(np.float32))
+    one.step(state, Batch(x, torch.arange(10)), noise((2, 10, 2), dtype=torch.float32))
+    assert one.note is None
+    assert {p.dtype for p in state.parameters.values()} == {torch.float32}
+    return torch.cat([(p - before[k]).flatten() for k, p in state.parameters.items()])
+
+
+@pytest.mark.parametrize(
+    "pair", [("bernoulli", "mean-field"), ("full-gaussian", "full")], ids=lambda p: p[0]
+)
+def test_the_gradient_in_bfloat16_is_near_that_in_float32_and_another(pair):
+    exact = gradient(learner("float32", False, *pair))
+    rounded = gradient(learner("bfloat16", False, *pair))
+    error = float((exact - rounded).norm() / exact.norm())
+    assert 1e-5 < error < 0.03
+
+
+@needs_compiler
+def test_the_compiled_step_in_bfloat16_is_near_its_eager_twin():
+    eager, compiled = gradient(learner("bfloat16")), gradient(learner("bfloat16", True))
+    assert float((eager - compiled).norm() / eager.norm()) < 0.03
+
+
+def test_precisions_are_checked():
+    with pytest.raises(UsageError, match="float32 or bfloat16, found 'half'"):
+        AEVB(*pair_of("bernoulli", "mean-field", torch.float32), precision="half")
+    with pytest.raises(UsageError, match="need parameters in float32, found float64"):
+        AEVB(*pair_of("bernoulli", "mean-field", torch.float64), precision="bfloat16").init()
+    with pytest.raises(UsageError, match="float32, bfloat16"):
+        products_in("half")
+
+
+def test_bfloat16_is_for_processors_that_have_it(monkeypatch):
+    for known, expected in (
+        ({}, False),
+        ({"avx512_bf16": True}, True),
+        ({"avx512_bf16": False, "amx_bf16": True}, True),
+    ):
+        monkeypatch.setattr(products, "_processor", lambda known=known: known)
+        assert has_bfloat16() is expected
+    assert not has_bfloat16("mps")
+    assert PRECISIONS[0] == "float32"
+
+
+def every_layout(x, w, v, b):
+    """Products as a step has them: with a bias, by a transpose on either side, of a slice."""
+    y = torch.addmm(b, x, w.t())
+    return y, y @ w, y.t() @ x, (x.t() @ y).t(), v[:, 1:] @ w.t()
+
+
+def tensors(dtype):
+    shapes = ((10, 6), (5, 6), (10, 7), (5,))
+    return tuple(noise(shape, i, dtype) for i, shape in enumerate(shapes))
+
+
+def test_the_rewritten_graph_multiplies_as_the_plain_one():
+    x = tensors(torch.float32)
+    graph = make_fx(every_layout, tracing_mode="fake")(*x)
+    products._use_onednn(graph.graph)
+    graph.recompile()
+    assert graph.code.count("ops.mkldnn._linear_pointwise") == 5
+    assert "aten.mm" not in graph.code
+    assert "aten.addmm" not in graph.code
+    truth = every_layout(*(t.double() for t in x))
+    for found, expected in zip(graph(*x), truth, strict=True):
+        assert torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_other_dtypes_and_matrix_biases_are_left_alone():
+    graph = make_fx(every_layout, tracing_mode="fake")(*tensors(torch.float64))
+    products._use_onednn(graph.graph)
+    assert "_linear_pointwise" not in graph.code
+    a = tensors(torch.float32)[1]
+    graph = make_fx(lambda a: torch.addmm(a @ a.t(), a, a.t()), tracing_mode="fake")(a)
+    products._use_onednn(graph.graph)
+    graph.recompile()
+    assert "aten.addmm" in graph.code
+
+
+@needs_compiler
+@pytest.mark.parametrize("amd", [True, False])
+def test_a_compiled_function_multiplies_right_on_every_processor(amd, monkeypatch):
+    monkeypatch.setattr(products, "_is_amd", lambda: amd)
+    x = tensors(torch.float32)
+    with fast_products() as options:
+        assert bool(options) is amd
+    compiled = Compiled(every_layout)
+    found = compiled("once", *x)
+    assert compiled.note is None
+    truth = every_layout(*(t.double() for t in x))
+    for ours, expected in zip(found, truth, strict=True):
+        assert torch.allclose(ours.double(), expected, rtol=1e-5, atol=1e-5)
