@@ -8,20 +8,21 @@ take all that changes as arguments.
 
 import os
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from types import FunctionType, MethodType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from aevb.products import fast_products
 
 
 class Compiled:
-    """`function`, compiled at its first call for each `key`.
+    """`function`, compiled at its first call for each `key`, for at most `most` of them.
 
     Shapes: whatever the function takes; a key must tell apart any two calls that need another
-    graph: shapes, layouts and dtypes of the tensors, and the mode of the modules.
+    graph: layouts of the tensors (see `layouts`), and the mode of the modules.
     Errors: none of the compiler's own. Where compiling fails the function itself runs, now and from
     then on, and `note` says why in one sentence.
     Example:
@@ -30,8 +31,9 @@ class Compiled:
         tensor(6.)
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], most: int = 16) -> None:
         self.function = function
+        self.most = most
         self.note: str | None = None
         self._graphs: dict[Hashable, Callable[..., Any]] = {}
 
@@ -40,7 +42,7 @@ class Compiled:
         if graph is not None:
             with torch.compiler.set_stance("default", skip_guard_eval_unsafe=True):
                 return graph(*arguments)
-        if self.note is not None:
+        if self.note is not None or len(self._graphs) >= self.most:
             return self.function(*arguments)
         return self._first(key, arguments)
 
@@ -76,6 +78,11 @@ class Compiled:
         return torch.compile(
             own, fullgraph=True, dynamic=False, options={"cpp_wrapper": True, **options}
         )
+
+
+def layouts(tensors: Iterable[Tensor | None]) -> tuple[object, ...]:
+    """What the code of a graph is made for: shape, strides and dtype of each tensor."""
+    return tuple(None if t is None else (t.shape, t.stride(), t.dtype) for t in tensors)
 
 
 def keep_compiled_code(folder: os.PathLike[str] | str) -> None:

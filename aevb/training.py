@@ -21,15 +21,16 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from aevb.algorithms import AEVB, State
+from aevb.compilation import Compiled, layouts
 from aevb.data import Dataset, Rows
 from aevb.distributions import route
 from aevb.errors import Interrupted, ModelFileError, TrainingError, UsageError
-from aevb.evaluation import bound_parts, evaluating
+from aevb.evaluation import bound_parts, bound_sums, evaluating, operations
+from aevb.model import Model
 from aevb.optimizers import Schedule, cosine
-from aevb.posterior import Batch, PerDatum
+from aevb.posterior import Batch, PerDatum, Posterior
 from aevb.products import has_bfloat16
 from aevb.randomness import Stream, generator
 from aevb.storage import RunFolder
@@ -190,6 +191,7 @@ class _Loop:
         self.history: list[dict[str, Any]] = []
         self.stop_signal: int | None = None
         self.said = False
+        self.compiled_sums = Compiled(bound_sums)
         self.dtype = next(learner.model.parameters()).dtype
         with evaluating(learner.model, learner.posterior):
             first = Batch(self.rows.take(np.arange(1)).to(self.dtype), torch.zeros(1).long())
@@ -287,15 +289,18 @@ class _Loop:
     def _validate(self) -> dict[str, float] | None:
         if self.validation is None:
             return None
-        parts = bound_parts(
-            self.learner.model, self.learner.posterior, self.validation, seed=self.plan.seed
-        )
+        pair = self.learner.model, self.learner.posterior
+        sums = self._bound_sums if self.learner.compiled else bound_sums
+        parts = bound_parts(*pair, self.validation, seed=self.plan.seed, sums=sums)
         if not math.isfinite(parts["elbo"]):
             raise TrainingError(
                 f"the validation bound is not finite after epoch {self.progress.epoch} "
                 f"(step {self.state.t}): {NON_FINITE_ADVICE}{self._last_good()}"
             )
         return parts
+
+    def _bound_sums(self, model: Model, posterior: Posterior, batch: Batch, noise: Tensor) -> Any:
+        return self.compiled_sums(layouts((*batch, noise)), model, posterior, batch, noise)
 
     def _remember_best(self, validation: Mapping[str, float] | None) -> None:
         if validation is not None and validation["elbo"] > self.progress.best_bound:
@@ -446,13 +451,7 @@ def work_of(learner: AEVB, rows: Rows, plan: Plan) -> Work:
 
     A step is forward and backward: three times the operations of products and convolutions.
     """
-    dtype = next(learner.model.parameters()).dtype
-    batch = Batch(rows.take(np.arange(1)).to(dtype), torch.zeros(1, dtype=torch.int64))
-    with evaluating(learner.model, learner.posterior):
-        with FlopCounterMode(display=False) as encoding:
-            q = learner.posterior(batch)
-        with FlopCounterMode(display=False) as decoding:
-            learner.model.likelihood(q.mean)
-    by_row = encoding.get_total_flops() + plan.samples * decoding.get_total_flops()
+    encode, decode = operations(learner.model, learner.posterior, rows)
+    by_row = encode + plan.samples * decode
     steps = plan.epochs * plan.steps_per_epoch(len(rows))
     return Work(3.0 * by_row * min(plan.batch_size, len(rows)), steps)

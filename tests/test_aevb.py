@@ -3,13 +3,12 @@
 import os
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import binary_rows, noise, small_pair
+from helpers import binary_rows, needs_compiler, noise, small_pair
 from torch import nn
 
 import aevb
@@ -20,20 +19,6 @@ from aevb.optimizers import constant, cosine, linear, steps
 from aevb.posterior import Batch
 
 STEPS = 50
-
-
-def _can_compile():
-    """Whether a C++ compiler and Python's headers are here; without them the eager twin runs."""
-    from torch._inductor.cpp_builder import get_cpp_compiler
-
-    try:
-        get_cpp_compiler()
-    except Exception:
-        return False
-    return (Path(sysconfig.get_path("include")) / "Python.h").exists()
-
-
-needs_compiler = pytest.mark.skipif(not _can_compile(), reason="no C++ compiler or Python headers")
 
 
 def run(learner, n=STEPS, dtype=torch.float64, samples=2, rows=None, latent=2):

@@ -312,3 +312,19 @@ def test_only_gaussians_are_standardized_and_constant_columns_stay():
     family.fit(torch.tensor([[1.0, 3.0], [1.0, 5.0]]))
     assert family.deviation.tolist() == [1.0, 1.0]
     assert family.mean.tolist() == [1.0, 4.0]
+
+
+@pytest.mark.parametrize("size", [1, 13, 64, 127, 784])
+def test_a_vector_of_coin_flips_is_summed_without_overflow_and_as_exactly(size):
+    rng = np.random.default_rng(size)
+    logits = rng.standard_normal((3, size)) * 10.0 ** rng.integers(-3, 4, (3, size))
+    logits[0] = np.linspace(-1, 1, size) * 1e-8  # every factor of the product is 2
+    x = (rng.random((3, size)) < 0.5).astype(float)
+    expected = -np.logaddexp(0, np.where(x > 0, -logits, logits)).sum(-1)
+    for dtype, tolerance in (torch.float64, 1e-13), (torch.float32, 1e-6):
+        q = Bernoulli()(torch.from_numpy(logits).to(dtype), 1)
+        with torch.no_grad():
+            alone = q.log_prob(torch.from_numpy(x).to(dtype))
+        learning = q.log_prob(torch.from_numpy(x).to(dtype))
+        assert np.allclose(alone.numpy(), expected, rtol=tolerance, atol=tolerance)
+        assert np.allclose(learning.numpy(), expected, rtol=tolerance, atol=tolerance)

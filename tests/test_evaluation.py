@@ -6,13 +6,22 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import binary_rows, quadrature, small_pair
+from helpers import binary_rows, needs_compiler, quadrature, small_pair
 
 import aevb
 from aevb import codes
 from aevb.data import Binarization, Rows
 from aevb.errors import UsageError
-from aevb.evaluation import Certificate, diagnose, estimates, evidence, refit, treatment
+from aevb.evaluation import (
+    Certificate,
+    diagnose,
+    estimates,
+    evidence,
+    operations,
+    refit,
+    treatment,
+)
+from aevb.evaluation.estimates import worth_compiling
 
 
 def test_no_number_depends_on_the_chunking(monkeypatch):
@@ -72,6 +81,7 @@ def test_certificate_is_plain_statistics():
         "bits_per_dimension",
         "data",
         "binarize",
+        "precision",
     }
     assert set(json.loads(json.dumps(c.as_dict()))) == expected
     assert "lower bound on log p(x)" in str(c)
@@ -189,3 +199,49 @@ def test_interpolation_is_a_straight_line_with_both_ends():
         codes.interpolate(line[0], line[1], 1)
     with pytest.raises(UsageError, match="at least 1"):
         codes.sample(small_pair()[0], 0)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_the_compiled_estimate_equals_the_plain_one(dtype):
+    pair, rows = small_pair(dtype=dtype), binary_rows(7)
+    plain = evidence(*pair, rows, 1100, seed=3, compiled=False)
+    compiled = evidence(*pair, rows, 1100, seed=3, compiled=True)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    for a, b in zip(
+        (plain.importance.values, plain.elbo.values, plain.importance.errors),
+        (compiled.importance.values, compiled.elbo.values, compiled.importance.errors),
+        strict=True,
+    ):
+        assert np.allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def test_the_encoder_runs_once_for_all_samples_of_a_row(monkeypatch):
+    model, posterior = small_pair()
+    calls = []
+    original = type(posterior).forward
+    monkeypatch.setattr(
+        type(posterior), "forward", lambda q, batch: calls.append(1) or original(q, batch)
+    )
+    evidence(model, posterior, binary_rows(3), 4000, compiled=False)
+    assert len(calls) == 2  # once for the shape of its noise, once for the rows
+
+
+def test_an_estimate_in_bfloat16_is_near_and_says_so():
+    pair, rows = small_pair(dtype=torch.float32), binary_rows(7)
+    exact = evidence(*pair, rows, 100, seed=3)
+    quick = evidence(*pair, rows, 100, seed=3, precision="bfloat16")
+    assert 0 < np.abs(exact.importance.values - quick.importance.values).max() < 0.05
+    assert quick.importance.as_dict()["precision"] == "bfloat16"
+    assert exact.elbo.as_dict()["precision"] == "float32"
+    assert "products in bfloat16" in str(quick.importance)
+    with pytest.raises(UsageError, match="need a model in float32"):
+        evidence(*small_pair(), rows, 10, precision="bfloat16")
+
+
+def test_whether_to_compile_an_estimate_depends_on_sizes_alone():
+    model, posterior = small_pair(latent=2, hidden=5, width=6)
+    encode, decode = operations(model, posterior, binary_rows(3))
+    assert (encode, decode) == (2 * (6 * 5 + 5 * 4), 2 * (2 * 5 + 5 * 6))
+    assert not worth_compiling(model, posterior, binary_rows(100), 1000)
+    assert worth_compiling(model, posterior, binary_rows(100), 10**9)

@@ -134,9 +134,11 @@ def chunk_averages_averaged(patch):
 
 def samples_changed(by):
     def plant(patch):
-        original = estimates._stream
+        original = estimates._Engine.stream
         patch.setattr(
-            estimates, "_stream", lambda m, q, b, n, k, seed: original(m, q, b, n, k + by, seed)
+            estimates._Engine,
+            "stream",
+            lambda engine, b, n, k, seed: original(engine, b, n, k + by, seed),
         )
 
     return plant

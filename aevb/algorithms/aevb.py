@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
-from aevb.compilation import Compiled
+from aevb.compilation import Compiled, layouts
 from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.objectives import Objective, draw, elbo_b
@@ -164,7 +164,8 @@ class AEVB:
         if not self._began:
             self._begin(*arguments)
         if self.compiled:
-            gradients = self._graph(self._key(batch, noise), *arguments)
+            key = (self._pair.training, *layouts((*batch, noise)))
+            gradients = self._graph(key, *arguments)
             self.compiled = self._graph.note is None
         else:
             gradients = self._advance(*arguments)
@@ -175,11 +176,6 @@ class AEVB:
     def note(self) -> str | None:
         """Why the step runs uncompiled although a compiled one was asked for."""
         return self._graph.note
-
-    def _key(self, batch: Batch, noise: Tensor) -> tuple[object, ...]:
-        """What tells steps that need another graph apart; parameters are the same in all."""
-        tensors = (t for t in (*batch, noise) if t is not None)
-        return (self._pair.training, *((t.shape, t.stride(), t.dtype) for t in tensors))
 
     def _begin(self, state: State, batch: Batch, noise: Tensor, scalars: Tensor, _: Tensor) -> None:
         """Before the first step, check the batch eagerly: data of the wrong domain are refused.

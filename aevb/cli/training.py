@@ -167,6 +167,10 @@ def evaluate(
     split: Annotated[Literal["test", "validation", "train"], typer.Option()] = "test",
     data_limit: Limit = None,
     seed: Seed = 0,
+    precision: Annotated[
+        Literal["float32", "bfloat16"],
+        typer.Option(help="Of the decoder's products; bfloat16 is faster, for a quick look."),
+    ] = "float32",
     threads: Threads = None,
     values: Annotated[
         Path | None, typer.Option(help="Write the value of each datum here: .npy or .csv.")
@@ -190,6 +194,7 @@ def evaluate(
             split=split,
             limit=data_limit,
             seed=seed,
+            precision=precision,
             progress=progress,
         )
     if values is not None:

@@ -34,10 +34,31 @@ class Bernoulli(Family):
         return size
 
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
-        return independent(td.Bernoulli(logits=raw, validate_args=False), batch_ndim)
+        return BernoulliVector(td.Bernoulli(logits=raw, validate_args=False), raw.ndim - batch_ndim)
 
     def encode_marginals(self, x: Tensor) -> Tensor:
         return torch.logit((x.sum(0) + 0.5) / (len(x) + 1)).flatten()
+
+
+class BernoulliVector(td.Independent):  # type: ignore[type-arg]  # a class of torch's, at run time
+    """Independent coin flips whose joint log-probability takes a logarithm once for many cells.
+
+        sum_i log(1 + exp(-|l_i|)) = sum_groups log prod_i (1 + exp(-|l_i|))
+
+    A factor lies in (1, 2], so that 64 of them do not overflow, and the product loses no more than
+    the sum does. It is for evaluation: with gradients torch's own formula is the faster one.
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        logits: Tensor = self.base_dist.logits
+        size = logits.shape[-1]
+        group = max(k for k in range(1, 65) if size % k == 0)
+        if torch.is_grad_enabled() or self.reinterpreted_batch_ndims != 1 or group < 4:
+            return super().log_prob(value)  # type: ignore[no-any-return, no-untyped-call]
+        factors = 1 + torch.exp(-logits.abs())
+        normalizer = factors.unflatten(-1, (group, -1)).prod(-2).log().sum(-1)
+        log_probability: Tensor = (value * logits - logits.clamp_min(0)).sum(-1) - normalizer
+        return log_probability
 
 
 class ContinuousBernoulliDistribution(td.ContinuousBernoulli):

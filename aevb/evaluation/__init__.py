@@ -2,7 +2,15 @@
 
 from aevb.evaluation.certificate import Certificate, treatment
 from aevb.evaluation.diagnosis import Diagnosis, diagnose
-from aevb.evaluation.estimates import Evidence, bound_parts, evaluating, evidence, score_rows
+from aevb.evaluation.estimates import (
+    Evidence,
+    bound_parts,
+    bound_sums,
+    evaluating,
+    evidence,
+    operations,
+    score_rows,
+)
 from aevb.evaluation.refit import refit
 
 __all__ = [
@@ -10,9 +18,11 @@ __all__ = [
     "Diagnosis",
     "Evidence",
     "bound_parts",
+    "bound_sums",
     "diagnose",
     "evaluating",
     "evidence",
+    "operations",
     "refit",
     "score_rows",
     "treatment",

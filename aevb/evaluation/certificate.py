@@ -32,6 +32,8 @@ class Certificate:
     width: float
     data: str
     binarize: str
+    precision: str = "float32"
+    """Of the matrix products; densities and sums are float32 at least."""
 
     @property
     def n(self) -> int:
@@ -70,14 +72,16 @@ class Certificate:
             "bits_per_dimension": _finite(self.bits_per_dimension),
             "data": self.data,
             "binarize": self.binarize,
+            "precision": self.precision,
         }
 
     def __str__(self) -> str:
         side = {"lower": "a lower bound on", "upper": "an upper bound on"}.get(self.direction, "")
+        beside = ", products in bfloat16" if self.precision == "bfloat16" else ""
         return (
             f"{self.estimand}: {self.mean:.2f} ± {self.standard_error:.2f} nats "
             f"({side} log p(x), {self.method}, {self.samples} samples, {self.n} data, "
-            f"{self.data}, binarize {self.binarize})"
+            f"{self.data}, binarize {self.binarize}{beside})"
         )
 
 

@@ -11,24 +11,33 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.utils.flop_counter import FlopCounterMode
 
+from aevb.compilation import Compiled, layouts
 from aevb.data import Rows
 from aevb.data.fingerprints import keys_of_rows
-from aevb.distributions import route
+from aevb.distributions import kl, reparameterize, route
 from aevb.errors import UsageError
 from aevb.evaluation.certificate import Certificate, treatment
 from aevb.model import Model
 from aevb.objectives import draw
 from aevb.posterior import Batch, Posterior
+from aevb.products import products_in
 from aevb.randomness import Stream, generator
 
 NOISE_BLOCK = 500
-CELLS_AT_ONCE = 4_000_000
+BLOCKS_AT_ONCE = 10
+CELLS_AT_ONCE = 800_000
+"""Of logits, or what else the decoder gives: 3 MB of float32 stay in the cache."""
+OPERATIONS_WORTH_COMPILING = 2e12
+"""From here, some ten seconds, an estimate earns back its compilation."""
 
 Array = NDArray[np.float64]
 Progress = Callable[[int, int], None]
@@ -84,6 +93,8 @@ def evidence(
     data: str = "data",
     keys: NDArray[np.uint64] | None = None,
     progress: Progress | None = None,
+    compiled: bool | None = None,
+    precision: str = "float32",
 ) -> Evidence:
     """Estimate log p(x) of every row by importance sampling, and its evidence lower bound.
 
@@ -91,8 +102,11 @@ def evidence(
 
     Shapes: N rows, K samples each, exactly. `keys` (N,) name the noise of each row, in place of its
     position: with keys made of their content, the same rows get the same numbers in any company.
+    `compiled` None decides by the work ahead. With `precision` bfloat16 the decoder's products are
+    in it: faster, and a slightly other model; the certificate says so.
     Units: nats per datum.
-    Errors: UsageError for K < 1; DataError for rows outside the likelihood's domain.
+    Errors: UsageError for K < 1, or bfloat16 for a model in float64; DataError for rows outside
+    the likelihood's domain.
     Source: Burda et al. (2015), section 3; the variance is the delta method's, with
     ESS = (sum w)^2 / sum w^2. The bound uses KL(q || p) in closed form where there is one.
     Example:
@@ -110,19 +124,25 @@ def evidence(
     chunk = max(1, CELLS_AT_ONCE // (per_block * max(rows.width, 1)))
     parts: list[tuple[Tensor, ...]] = []
     observed = 0
+    if precision != "float32" and dtype_of(model) != torch.float32:
+        raise UsageError(f"{precision} products need a model in float32, found {dtype_of(model)}")
     with evaluating(model, posterior):
+        if compiled is None:
+            compiled = worth_compiling(model, posterior, rows, samples)
+        engine = _Engine(model, posterior, rows, compiled, precision)
         for positions, x in rows.chunks(chunk):
             observed += int((~torch.isnan(x)).sum())
             if model.family is not None:  # by the rows' own numbers
                 model.family.check(x, int(positions[0]) + 1)
             named = positions if keys is None else keys[positions]
-            batch = Batch(x, torch.from_numpy(positions))
-            sums = _stream(model, posterior, batch, named, samples, seed)
-            parts.append(_reduce(sums, samples))
+            batch = Batch(x.to(dtype_of(model)), torch.from_numpy(positions))
+            parts.append(_reduce(engine.stream(batch, named, samples, seed), samples))
             if progress is not None:
                 progress(int(positions[-1]) + 1, len(rows))
     columns = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
-    return _certified(columns, rows, observed / len(rows), samples, data)
+    used = precision if precision != "float32" else str(dtype_of(model)).removeprefix("torch.")
+    about = (observed / len(rows), data, treatment(rows), used)
+    return _certified(columns, samples, about)
 
 
 def score_rows(
@@ -148,14 +168,13 @@ def score_rows(
     return np.where(np.isnan(values), -np.inf, values)
 
 
-def _certified(columns: list[Array], rows: Rows, width: float, samples: int, data: str) -> Evidence:
+def _certified(columns: list[Array], samples: int, about: tuple[float, str, str, str]) -> Evidence:
     """The columns of `_reduce` over all rows, with what one must know to use them."""
     value, error, ess, bound, bound_error, reconstruction, kl = columns
 
     def certify(
         method: str, estimand: str, values: Array, errors: Array, effective: float
     ) -> Certificate:
-        about = (width, data, treatment(rows))
         return Certificate(method, estimand, "lower", samples, values, errors, effective, *about)
 
     return Evidence(
@@ -167,53 +186,108 @@ def _certified(columns: list[Array], rows: Rows, width: float, samples: int, dat
 
 
 def bound_parts(
-    model: Model, posterior: Posterior, rows: Rows, *, seed: int = 0, chunk: int = 1000
+    model: Model,
+    posterior: Posterior,
+    rows: Rows,
+    *,
+    seed: int = 0,
+    chunk: int = 1000,
+    sums: Callable[..., Tensor] | None = None,
 ) -> dict[str, float]:
     """The bound and its two parts as means over rows, one sample each: quick, for every epoch.
 
-    The same noise at every call, so that two calls differ by the parameters alone.
+    The same noise at every call, so that two calls differ by the parameters alone. `sums` stands in
+    for `bound_sums`, say a compiled one.
     Shapes: N rows. Units: nats per datum.
     """
-    dtype = next(model.parameters()).dtype
-    sums = torch.zeros(2, dtype=torch.float64)
+    dtype = dtype_of(model)
+    total = torch.zeros(2, dtype=torch.float64)
     with evaluating(model, posterior):
+        q = posterior(_first(model, rows))
         for positions, x in rows.chunks(chunk):
-            batch = Batch(x.to(dtype), torch.from_numpy(positions))
-            q = posterior(batch)
             source = generator(seed, Stream.VALIDATION, int(positions[0]))
             noise = route(q).noise(source, (1, len(x), *q.event_shape), dtype)
-            d = draw(model, posterior, batch, noise)
-            sums += torch.stack([d.reconstruction().double().sum(), d.kl_estimate().double().sum()])
-    reconstruction, kl = (sums / len(rows)).tolist()
-    return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
+            batch = Batch(x.to(dtype), torch.from_numpy(positions))
+            total += (sums or bound_sums)(model, posterior, batch, noise)
+    reconstruction, divergence = (total / len(rows)).tolist()
+    return {
+        "elbo": reconstruction - divergence,
+        "reconstruction": reconstruction,
+        "kl": divergence,
+    }
 
 
-def _stream(
-    model: Model,
-    posterior: Posterior,
-    batch: Batch,
+def bound_sums(model: Model, posterior: Posterior, batch: Batch, noise: Tensor) -> Tensor:
+    """The sums over a batch of log p(x given z) and of KL(q || p), (2,) in float64."""
+    d = draw(model, posterior, batch, noise)
+    return torch.stack([d.reconstruction().double().sum(), d.kl_estimate().double().sum()])
+
+
+class _Engine:
+    """What an estimate computes again and again, compiled where that was asked for.
+
+    The encoder runs once for a chunk of data, the decoder in blocks of (samples x data) that fit
+    into the cache: memory does not grow with the number of samples.
+    """
+
+    def __init__(
+        self, model: Model, posterior: Posterior, rows: Rows, compiled: bool, precision: str
+    ) -> None:
+        self.model, self.posterior, self.precision = model, posterior, precision
+        self.some = posterior(_first(model, rows))
+        kl(self.some, model.prior())  # torch finds its formula, which it cannot while it is traced
+        # The last chunk, or the last samples, are of another size and run as they stand.
+        self.propose, self.decode = (Compiled(f, int(compiled)) for f in (_propose, _decode))
+
+    def stream(
+        self, batch: Batch, keys: NDArray[np.int64] | NDArray[np.uint64], samples: int, seed: int
+    ) -> _Sums:
+        """The sums over the samples of a chunk of data, the noise named by their keys."""
+        model, sums = self.model, _Sums.empty(len(batch.x))
+        noise = _noise(self.some, dtype_of(model), keys, samples, seed)
+        # The encoder and the maps of the noise are cheap beside the decoder: many blocks at once.
+        while blocks := list(islice(noise, BLOCKS_AT_ONCE)):
+            arguments = (model, self.posterior, batch, torch.cat(blocks))
+            z, log_ratio, divergence = self.propose(layouts((*batch, arguments[-1])), *arguments)
+            parts = [
+                self.decode(layouts((batch.x, block)), model, batch.x, block, self.precision)
+                for block in z.split(NOISE_BLOCK)
+            ]
+            log_likelihood = torch.cat(parts)
+            sums.add(log_ratio + log_likelihood, log_likelihood)
+            sums.closed_kl = divergence
+        return sums
+
+
+def _propose(
+    model: Model, posterior: Posterior, batch: Batch, noise: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """z = g(noise, x), log p(z) - log q(z given x), and KL(q || p) where it is closed."""
+    q, prior = posterior(batch), model.prior()
+    z = reparameterize(q, noise)
+    return z, prior.log_prob(z) - q.log_prob(z), kl(q, prior)
+
+
+def _decode(model: Model, x: Tensor, z: Tensor, precision: str) -> Tensor:
+    with products_in(precision, z.device.type):
+        return model.log_likelihood(x, z)
+
+
+def _noise(
+    q: Distribution,
+    dtype: torch.dtype,
     keys: NDArray[np.int64] | NDArray[np.uint64],
     samples: int,
     seed: int,
-) -> _Sums:
-    """Draw the samples of one chunk block by block and add up their log-weights."""
-    dtype = next(model.parameters()).dtype
-    batch = Batch(batch.x.to(dtype), batch.rows)
-    q = posterior(batch)
-    sums = _Sums.empty(len(batch.x))
+) -> Iterator[Tensor]:
+    """The noise for some data in blocks of samples, each (NOISE_BLOCK or fewer, M, D)."""
     for block, start in enumerate(range(0, samples, NOISE_BLOCK)):
         shape = (min(NOISE_BLOCK, samples - start), *q.event_shape)
-        noise = torch.stack(
-            [
-                route(q).noise(generator(seed, Stream.EVALUATION, int(n), block), shape, dtype)
-                for n in keys
-            ],
-            dim=1,
-        )
-        d = draw(model, posterior, batch, noise)
-        sums.add(d.log_weights(), d.log_likelihood)
-        sums.closed_kl = d.closed_kl()
-    return sums
+        draws = [
+            route(q).noise(generator(seed, Stream.EVALUATION, int(n), block), shape, dtype)
+            for n in keys
+        ]
+        yield torch.stack(draws, dim=1)
 
 
 def _reduce(sums: _Sums, samples: int) -> tuple[Tensor, ...]:
@@ -232,6 +306,34 @@ def _reduce(sums: _Sums, samples: int) -> tuple[Tensor, ...]:
     bound_error = torch.sqrt(spread.clamp_min(0) / unbiased)
     error = torch.sqrt(relative_variance) if samples > 1 else torch.full_like(ess, math.nan)
     return sums.log_w - log_k, error, ess, reconstruction - kl, bound_error, reconstruction, kl
+
+
+def _first(model: Model, rows: Rows) -> Batch:
+    """The first row as a batch: it tells the shapes of all."""
+    x = rows.take(np.arange(1)).to(dtype_of(model))
+    return Batch(x, torch.zeros(1, dtype=torch.int64))
+
+
+def operations(model: Model, posterior: Posterior, rows: Rows) -> tuple[int, int]:
+    """Floating-point operations of the products for one datum: to encode, and to decode one z."""
+    batch = _first(model, rows)
+    with evaluating(model, posterior):
+        with FlopCounterMode(display=False) as encoding:
+            q = posterior(batch)
+        with FlopCounterMode(display=False) as decoding:
+            model.likelihood(q.mean)
+    return encoding.get_total_flops(), decoding.get_total_flops()
+
+
+def worth_compiling(model: Model, posterior: Posterior, rows: Rows, samples: int) -> bool:
+    """Whether an estimate is long enough to earn back its compilation; of sizes alone."""
+    encode, decode = operations(model, posterior, rows)
+    return len(rows) * (encode + samples * decode) > OPERATIONS_WORTH_COMPILING
+
+
+def dtype_of(model: Model) -> torch.dtype:
+    """What the model computes in: the dtype of its parameters."""
+    return next(model.parameters()).dtype
 
 
 @contextmanager

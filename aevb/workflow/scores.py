@@ -27,6 +27,7 @@ def score(
     split: str = "test",
     limit: int | None = None,
     seed: int = 0,
+    precision: str = "float32",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, Any], Array]:
     """Evaluate a run on one of its splits: the report for `--json`, and the value per datum."""
@@ -34,7 +35,14 @@ def score(
     rows: Rows = getattr(data, split).limit(limit)
     model, posterior = folder.load_for(rows)
     result = evidence(
-        model, posterior, rows, samples, seed=seed, data=f"{data.name} {split}", progress=progress
+        model,
+        posterior,
+        rows,
+        samples,
+        seed=seed,
+        data=f"{data.name} {split}",
+        precision=precision,
+        progress=progress,
     )
     chosen = result.elbo if method == "elbo" else result.importance
     report = chosen.as_dict() | {
