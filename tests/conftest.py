@@ -18,6 +18,12 @@ settings.register_profile(
 settings.load_profile("aevb")
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """No test writes to the cache folder of the person who runs it, nor to that of another test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture
 def call(capfd):
     """Run a command in this process: (exit code, stdout, stderr)."""

@@ -6,12 +6,13 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Literal, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aevb.data.checks import Rules, Table, check_expansion, kind_of, sentence_of
+from aevb.data.maps import open_map
 from aevb.errors import DataError
 
 RESIDENT_BYTES = 1 << 30
@@ -34,14 +35,10 @@ class _Header(NamedTuple):
 def read_npy(file: Path, rules: Rules) -> Table:
     """Map a .npy file, and read it into memory unless it is large."""
     with _undamaged(file), file.open("rb") as stream:
-        header = _header(stream, file.stat().st_size)
-    order: Literal["F", "C"] = "F" if header.fortran else "C"
-    with _undamaged(file):
-        if not math.prod(header.shape):
-            return Table(np.empty(header.shape, header.dtype))
-        mapped: NDArray[np.generic] = np.memmap(
-            file, header.dtype, "r", header.offset, header.shape, order
-        )
+        shape, fortran, dtype, offset = _header(stream, file.stat().st_size)
+        if not math.prod(shape):
+            return Table(np.empty(shape, dtype))
+        mapped = open_map(stream, dtype, shape, offset, fortran=fortran)
         return Table(mapped if mapped.nbytes > RESIDENT_BYTES else np.array(mapped))
 
 

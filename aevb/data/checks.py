@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from aevb.data.maps import release
 from aevb.errors import DataError
 
 FREE_BYTES = 200 * 10**6
@@ -22,7 +23,6 @@ MOST_EXPANSION = 100
 
 CHUNK_BYTES = 1 << 22
 
-_LARGEST = np.finfo(np.float32).max
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a device",
@@ -129,12 +129,16 @@ def first_cell(mask: NDArray[np.bool_]) -> tuple[int, int]:
 
 
 def chunks(values: NDArray[np.generic]) -> Iterator[tuple[int, NDArray[np.generic]]]:
-    """Blocks of whole rows, each (n, X), with the number of the first row, counted from 0."""
+    """Blocks of whole rows, each (n, X), with the number of the first row, counted from 0.
+
+    A block is to be done with before the next one: its pages of a memory map are given back then.
+    """
     row_bytes = values.dtype.itemsize * math.prod(values.shape[1:])
     step = max(1, CHUNK_BYTES // max(1, row_bytes))
     for start in range(0, len(values), step):
         block = values[start : start + step]
         yield start, block.reshape(len(block), -1)
+        release(values)
 
 
 def kind_of(values: NDArray[np.generic]) -> str:
@@ -160,54 +164,6 @@ def check_array(where: object, values: NDArray[np.generic]) -> None:
         raise DataError(
             f"{where}: expected at least 1 column, found an array of shape {values.shape}"
         )
-
-
-class _Marks:
-    """How many cells were marked, and which was the first."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.row = self.column = 0
-        self.found: object = None
-
-    def add(self, start: int, block: NDArray[np.generic], mask: NDArray[np.bool_]) -> None:
-        if mask.any():
-            if not self.count:
-                row, self.column = first_cell(mask)
-                self.row, self.found = start + row, block[row - 1, self.column - 1]
-            self.count += int(np.count_nonzero(mask))
-
-
-def check_cells(where: object, table: Table, rules: Rules) -> tuple[int, str]:
-    """How many cells are missing, and where the first stands: "row 5, column 3".
-
-    Errors: DataError for infinity, for what is infinite in 32 bits, for NaN unless it is allowed,
-    and for a column that is to be learned from and has no cell.
-    """
-    values = table.values
-    if values.dtype.kind != "f":
-        return 0, ""
-    missing, far = _Marks(), _Marks()
-    seen = np.zeros(math.prod(values.shape[1:]), np.bool_)
-    for start, block in chunks(values):
-        nan = np.isnan(block)
-        with np.errstate(invalid="ignore"):
-            far.add(start, block, ~((np.abs(block) <= _LARGEST) | nan))
-        missing.add(start, block, nan)
-        seen |= ~nan.all(axis=0)
-    if far.count:
-        raise not_finite(where, table.line(far.row - 1), far.column, far.found, far.count)
-    if missing.count and not (rules.allow_nan or table.checked):
-        row = table.line(missing.row - 1)
-        raise not_finite(where, row, missing.column, "nan", missing.count)
-    if values.ndim == 2 and rules.fit and not seen.all():
-        column = int(np.argmin(seen))
-        raise DataError(
-            f"{where}: expected at least one cell in {column_label(column, table.names)}, found "
-            f"none; remove the column"
-        )
-    first = f"row {table.line(missing.row - 1)}, column {missing.column}" if missing.count else ""
-    return missing.count, first
 
 
 def not_finite(where: object, row: int, column: int, found: object, count: int) -> DataError:

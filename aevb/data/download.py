@@ -68,11 +68,11 @@ def obtain(file: RemoteFile, note: str = "", report: Callable[[str], None] | Non
         return found[1]
     for form in file.forms:
         if form.mirrors:
-            target = _cache() / form.path
+            target = cache_folder() / form.path
             return fetch(form.mirrors, target, form.sha256, size=form.size, report=report)
     raise DataError(
         f"{file.path} is not here and nobody offers it for download: set AEVB_DATA to a folder of "
-        f"data sets that has it, or put it at {_cache() / file.path}"
+        f"data sets that has it, or put it at {cache_folder() / file.path}"
         + (f" ({note})" if note else "")
     )
 
@@ -175,8 +175,8 @@ def _blocks(url: str, size: int, timeout: float) -> Generator[bytes, None, None]
         raise _MirrorError(f"the connection was cut after {received:,} of {size:,} bytes")
 
 
-def _cache() -> Path:
-    """The folder that downloads go to."""
+def cache_folder() -> Path:
+    """The user's folder for what can be had again: downloads, and tables that were converted."""
     base = os.environ.get("XDG_CACHE_HOME") or ""
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "aevb"
 
@@ -191,7 +191,7 @@ def _folders() -> Iterator[Path]:
                 f"AEVB_DATA: expected a folder of data sets, found {chosen}; correct or unset it"
             )
         yield folder
-    yield _cache()
+    yield cache_folder()
 
 
 def _check(file: RemoteFile, path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aevb.data.checks import Rules, Table, check_expansion, check_names, sentence_of
+from aevb.data.converted import converted
 from aevb.data.frames import Cells, assemble, unsuitable, used
 from aevb.errors import DataError
 
@@ -21,8 +22,13 @@ _BATCH = 1 << 16
 def read_parquet(file: Path, rules: Rules) -> Table:
     """Read the columns of a .parquet file as float32; a null is a missing cell.
 
+    A large file is read once, and found in the cache folder afterwards.
     Errors: DataError where pyarrow is not installed, and for what no table of numbers holds.
     """
+    return converted(file, rules, _read)
+
+
+def _read(file: Path, rules: Rules) -> Table:
     parquet = _pyarrow(file)
     _check_ends(file)
     with _undamaged(file), parquet.ParquetFile(file, pre_buffer=False) as source:

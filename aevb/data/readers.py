@@ -17,8 +17,6 @@ from aevb.data.checks import (
     Rules,
     Table,
     check_array,
-    check_cells,
-    chunks,
     path_kind,
     readable,
     sentence_of,
@@ -30,6 +28,7 @@ from aevb.data.parquet import read_parquet
 from aevb.data.schema import conform
 from aevb.data.source import Column, Source
 from aevb.data.suggestion import column_kinds, is_signal, suggest
+from aevb.data.survey import Survey, survey
 from aevb.data.tables import read_csv
 from aevb.errors import DataError
 
@@ -149,12 +148,12 @@ def _source(
     values, shape = lay_out(where, table.values)
     # Some NaN are signaling: to do anything with them is a warning of its own.
     with np.errstate(invalid="ignore"):
-        missing, first = check_cells(where, table, rules)
-        scale = _scale(table.values) if table.scale is None else table.scale
+        found = survey(where, table, rules)
+        scale = _scale(found) if table.scale is None else table.scale
         likelihood, reason = suggest(table.values, scale, table.levels)
         columns = _columns(table, scale, likelihood)
         kind = _kind(values, table.names)
-    reason += _missing_clause(missing, table.values.size, first)
+    reason += _missing_clause(found.missing, table.values.size, found.first)
     source = Source(
         name,
         values,
@@ -165,8 +164,9 @@ def _source(
         scale,
         labels=table.labels,
         columns=columns,
-        missing=missing,
+        missing=found.missing,
         kind=kind,
+        extremes=lay_out(where, found.extremes)[0].astype(np.float32),
     )
     return source if like is None else conform(source, like, where, table.line)
 
@@ -198,10 +198,6 @@ def _kind(
     return "signal" if not names and is_signal(values) else "table"
 
 
-def _scale(values: NDArray[np.generic]) -> float:
+def _scale(found: Survey) -> float:
     """1/255 for bytes that are pixels, that is neither {0, 1} nor two other levels; else 1."""
-    if values.dtype != np.uint8:
-        return 1.0
-    low, high = values.min(), values.max()
-    between = any(bool(((block != low) & (block != high)).any()) for _, block in chunks(values))
-    return 1 / 255 if between or int(high) == 255 else 1.0
+    return 1 / 255 if len(found.levels) == 3 or 255 in found.levels else 1.0

@@ -61,7 +61,8 @@ def conform(
         for at, column in changed.items():
             values[:, at] = column
     named = columns if any(column.name or column.levels for column in columns) else source.columns
-    return replace(source, values=values, columns=named)
+    extremes = None if changed else source.extremes
+    return replace(source, values=values, columns=named, extremes=extremes)
 
 
 def _names(columns: tuple[Column, ...]) -> tuple[str, ...]:

@@ -35,7 +35,9 @@ class Source:
     bytes of a picture). `likelihood` names the likelihood that suits the data, `reason` says why,
     `binarize` is the usual treatment of the set. `fingerprint` tells one content from another.
     NaN marks a cell that was not observed; `missing` counts these. `kind` is how rows are drawn: as
-    images, as lines over time, or as the columns of a table.
+    images, as lines over time, or as the columns of a table. `extremes` (3, *shape) bounds the
+    values: the lowest observed of each column, the highest, and one that is not whole as the model
+    sees it where there may be such a one, or else the lowest; None where nobody looked.
     """
 
     name: str
@@ -51,3 +53,18 @@ class Source:
     columns: tuple[Column, ...] = ()
     missing: int = 0
     kind: Literal["image", "signal", "table"] = "table"
+    extremes: NDArray[np.float32] | None = None
+
+    def lies_within(self, low: float, high: float) -> bool:
+        """Whether every observed value, in the units of the model, is known to lie in [low, high].
+
+        False where it is not known: then one has to look.
+        Example:
+            >>> from aevb.data import open_source
+            >>> open_source([[0.5, 2.0], [1.5, 3.0]]).lies_within(0, 3)
+            True
+        """
+        if self.extremes is None:
+            return False
+        x = self.extremes[:2] * np.float32(self.scale)
+        return bool(((x >= low) & (x <= high) | np.isnan(x)).all())

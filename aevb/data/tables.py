@@ -4,6 +4,7 @@ import csv
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from aevb.data.checks import Rules, Table, check_names, column_label, not_finite, sentence_of
 from aevb.data.columns import MOST_LEVELS, code_by_level, has_comma, not_a_number, number
+from aevb.data.converted import converted
 from aevb.errors import DataError
 
 MISSING = frozenset({"", "NA", "N/A", "<NA>", "null", "NULL", "None", "?"})
@@ -53,8 +55,14 @@ class _Scan:
 def read_csv(file: Path, rules: Rules) -> Table:
     """Read comma-separated cells as float32; the first row may be a header.
 
-    A column in which at least half of the cells that are there are numbers is one of numbers.
+    A column in which at least half of the cells that are there are numbers is one of numbers. A
+    large file is read once, and found in the cache folder afterwards.
     """
+    table = converted(file, rules, _read)
+    return table._replace(line=partial(_line, file, bool(table.names)))
+
+
+def _read(file: Path, rules: Rules) -> Table:
     scan = _scan(file)
     if not scan.numbers:
         raise DataError(f"{file}: expected rows of numbers, found none; check that it was saved")
@@ -63,11 +71,13 @@ def read_csv(file: Path, rules: Rules) -> Table:
     _check_nan(file, scan, values, rules)
     texts = _text_columns(file, scan, values)
     levels = _code_texts(file, scan, values, texts, rules) if texts else ()
+    return Table(values, names=scan.names, levels=levels, checked=True)
 
-    def line(index: int) -> int:
-        return next(islice((line for line, _ in _data_rows(file, scan)), index, None))
 
-    return Table(values, names=scan.names, levels=levels, checked=True, line=line)
+def _line(file: Path, has_header: bool, index: int) -> int:
+    """The line of the file that a row stands in; it takes another pass to say so."""
+    lines = (line for line, _ in _rows(file))
+    return next(islice(lines, index + has_header, None))
 
 
 def _scan(file: Path) -> _Scan:

@@ -14,6 +14,7 @@ from torch import nn
 from aevb.algorithms import AEVB
 from aevb.conditional import Conditional, Unconditional, standard_normal
 from aevb.data import Binarization, Column, Dataset, Source, open_source
+from aevb.data.maps import rows_of
 from aevb.distributions import (
     LIKELIHOOD_MIN_VARIANCE,
     Bernoulli,
@@ -187,9 +188,10 @@ def _mixed(data: Dataset, settings: Settings) -> Family:
 
 
 def _categorical(data: Dataset, settings: Settings) -> Family:
+    if settings.classes:
+        return Categorical(settings.classes)
     largest = max(x.nan_to_num(nan=0.0).max() for _, x in data.train.chunks(10_000))
-    classes = settings.classes or int(largest) + 1
-    return Categorical(classes)
+    return Categorical(int(largest) + 1)
 
 
 LIKELIHOODS: dict[str, Callable[[Dataset, Settings], Family]] = {
@@ -239,20 +241,35 @@ def build(settings: Settings, data: Dataset) -> tuple[Model, Posterior]:
 
 
 def check_domain(model: Model, data: Dataset) -> None:
-    """Look at every row of the data once: DataError at the first cell outside the domain.
+    """Hold every row of the data to the likelihood: DataError at the first cell outside its domain.
 
+    They are read again only where what was seen when they were opened does not settle it.
     A column whose values differ by less than 32 bits can tell is refused too.
     """
     _check_resolution(data)
     family = model.family
-    everything = replace(data.train, index=np.arange(len(data.source.values)))
     # What was binarized lies in {0, 1} by construction, and in every discrete domain.
-    if family is not None and everything.binarize is Binarization.NONE:
-        for positions, x in everything.chunks(max(1, 10_000_000 // everything.width)):
-            try:
-                family.check(x, int(positions[0]) + 1)
-            except DataError as error:
-                raise DataError(f"{data.name}: {error}") from error
+    if family is None or data.train.binarize is not Binarization.NONE or _fits(family, data):
+        return
+    everything = replace(data.train, index=np.arange(len(data.source.values)))
+    for positions, x in everything.chunks(max(1, 10_000_000 // everything.width)):
+        try:
+            family.check(x, int(positions[0]) + 1)
+        except DataError as error:
+            raise DataError(f"{data.name}: {error}") from error
+
+
+def _fits(family: Family, data: Dataset) -> bool:
+    """Whether the extremes of the columns lie in the domain, and with them all that they bound.
+
+    That is so since every domain is, for each cell, an interval or the whole numbers in one.
+    """
+    if data.source.extremes is None:
+        return False
+    x = torch.from_numpy(data.source.extremes.reshape(3, -1)) * data.train.scale
+    if data.source.missing:
+        x = torch.cat([x, torch.full_like(x[:1], torch.nan)])
+    return bool(family.inside(x).all())
 
 
 def _check_resolution(data: Dataset) -> None:
@@ -262,7 +279,7 @@ def _check_resolution(data: Dataset) -> None:
         return  # nothing is rounded
     most = max(10, min(ROWS_FOR_START, CELLS_LOOKED_AT // data.train.width))
     some = data.train.index[_spread(len(data.train), most)]
-    x = np.asarray(values[some], np.float64).reshape(len(some), -1)
+    x = np.asarray(rows_of(values, some), np.float64).reshape(len(some), -1)
     low, high = np.fmin.reduce(x), np.fmax.reduce(x)  # of what was observed
     middle, spread = (low + high) / 2, high - low
     blurred = (spread > 0) & (np.abs(middle) > MOST_OFFSET * spread)
