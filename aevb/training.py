@@ -13,18 +13,22 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from aevb.algorithms import AEVB, State
 from aevb.compilation import Compiled, layouts
 from aevb.data import Dataset, Rows
+from aevb.data.ahead import read_ahead
+from aevb.data.dataset import row_numbers
+from aevb.data.maps import is_mapped
 from aevb.distributions import route
 from aevb.errors import Interrupted, ModelFileError, TrainingError, UsageError
 from aevb.evaluation import bound_parts, bound_sums, evaluating, operations
@@ -36,6 +40,9 @@ from aevb.randomness import Stream, generator
 from aevb.storage import RunFolder
 
 logger = logging.getLogger("aevb")
+
+Positions = NDArray[np.int64]
+Loaded = tuple[Positions, Tensor]
 
 LARGE_STEP = 1e8
 """Operations from which the products are most of a step."""
@@ -221,7 +228,7 @@ class _Loop:
 
     def _epoch(self) -> None:
         plan, epoch = self.plan, self.progress.epoch
-        order = generator(plan.seed, Stream.ORDER, epoch).permutation(len(self.rows))
+        order = generator(plan.seed, Stream.ORDER, epoch).permutation(row_numbers(len(self.rows)))
         # Layers that draw for themselves, dropout say, draw from torch's generator: seed it too.
         seeds = generator(plan.seed, Stream.LAYERS, epoch).integers(2**63, size=self.per_epoch)
         done = self.state.t - epoch * self.per_epoch
@@ -230,21 +237,40 @@ class _Loop:
         started, inside = time.perf_counter(), 0.0
         self.learner.model.train()
         self.learner.posterior.train()
-        for i in range(done, self.per_epoch):
-            torch.default_generator.manual_seed(int(seeds[i]))
-            inside += self._step(order[i * plan.batch_size : (i + 1) * plan.batch_size])
-            if self.stop_signal is not None:
-                self._stop()
-            if i + 1 < self.per_epoch:
-                self._checkpoint_if_due()
+        portions = (
+            order[i * plan.batch_size : (i + 1) * plan.batch_size].astype(np.int64)
+            for i in range(done, self.per_epoch)
+        )
+        with self._loaded(portions) as batches:
+            for i, (positions, stored) in enumerate(batches, start=done):
+                torch.default_generator.manual_seed(int(seeds[i]))
+                inside += self._step(positions, stored)
+                if self.stop_signal is not None:
+                    self._stop()
+                if i + 1 < self.per_epoch:
+                    self._checkpoint_if_due()
         elapsed = time.perf_counter() - started
         rows = max(0, len(self.rows) - done * plan.batch_size)
         self._close_epoch(rows, elapsed, inside)
 
-    def _step(self, positions: np.ndarray[Any, np.dtype[np.int64]]) -> float:
+    @contextmanager
+    def _loaded(
+        self, portions: Iterator[Positions]
+    ) -> Iterator[Iterator[tuple[Positions, Tensor]]]:
+        """Each portion of the rows with its stored cells; those in a file are read ahead."""
+
+        def load(positions: Positions) -> Loaded:
+            return positions, self.rows.stored(positions)
+
+        if not is_mapped(self.rows.values):
+            yield map(load, portions)
+            return
+        with closing(read_ahead(load, portions)) as ahead:
+            yield ahead
+
+    def _step(self, positions: Positions, stored: Tensor) -> float:
         plan, t = self.plan, self.state.t
-        stored, key = self.rows.stored(positions), self.rows.key(t)
-        batch = Batch(stored, torch.from_numpy(positions), key)
+        batch = Batch(stored, torch.from_numpy(positions), self.rows.key(t))
         noise = self._noise(len(positions), t)
         before = time.perf_counter()
         self.learner.step(

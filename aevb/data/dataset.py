@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aevb.data.maps import is_mapped, rows_of
 from aevb.data.source import Source
 from aevb.errors import DataError, UsageError
 from aevb.randomness import Stream, generator, uniform_in_step
@@ -155,7 +157,7 @@ class Rows:
 
     def _cells(self, positions: NDArray[np.int64]) -> Tensor:
         """The cells of the rows as they are in the source, (M, X), in 8 bits or float32."""
-        rows = np.asarray(self.values[self.index[positions]]).reshape(len(positions), -1)
+        rows = rows_of(self.values, self.index[positions]).reshape(len(positions), -1)
         kind = np.uint8 if rows.dtype in (np.uint8, np.bool_) else np.float32
         return torch.from_numpy(np.ascontiguousarray(rows, dtype=kind))
 
@@ -170,7 +172,7 @@ class Rows:
 
 def all_rows(source: Source, binarize: Binarization = Binarization.NONE, seed: int = 0) -> Rows:
     """Every row of a source."""
-    index = np.arange(len(source.values))
+    index = row_numbers(len(source.values))
     return Rows(source.values, index, source.shape, source.scale, binarize, seed, source.labels)
 
 
@@ -199,7 +201,7 @@ class Dataset:
     @cached_property
     def in_unit_interval(self) -> bool:
         """Whether what is observed of the training rows lies in [0, 1]; looked at once."""
-        if self.train.binarize is not Binarization.NONE:
+        if self.train.binarize is not Binarization.NONE or self.source.lies_within(0, 1):
             return True
         outside = (
             (x < 0) | (x > 1) for _, x in self.train.chunks(10_000)
@@ -220,16 +222,17 @@ def split(
     """
     treatment = Binarization(source.binarize) if binarize is None else binarize
     everything = all_rows(source, treatment, seed)
-    rows = {name: everything.pick(index) for name, index in _parts(source, seed).items()}
+    rows = {name: replace(everything, index=index) for name, index in _parts(source, seed).items()}
     if treatment is not Binarization.NONE:
         if source.missing:
             raise DataError(
                 f"{source.name}: binarization needs every cell, and {source.missing:,} are "
                 "missing: fill them, or leave the binarization out"
             )
-        _check_grey(everything)
+        if not source.lies_within(0, 1):
+            _check_grey(everything)
     rows["train"] = rows["train"].limit(limit)
-    if treatment in (Binarization.ONCE, Binarization.EPOCH) and not _is_mapped(source.values):
+    if treatment in (Binarization.ONCE, Binarization.EPOCH) and not is_mapped(source.values):
         fresh = treatment is Binarization.EPOCH
         rows = {
             name: part if fresh and name == "train" else part.keep_draw()
@@ -238,13 +241,22 @@ def split(
     return Dataset(source, rows["train"], rows["validation"], rows["test"])
 
 
+def row_numbers(rows: int) -> NDArray[Any]:
+    """0, 1, ..., in 32 bits where they suffice: the numbers of many rows are large themselves."""
+    return np.arange(rows, dtype=np.int32 if rows < 2**31 else np.int64)
+
+
 def _parts(source: Source, seed: int) -> dict[str, NDArray[np.int64]]:
     official = dict(source.splits or {})
-    held_back = np.concatenate([np.arange(0), *(official[k] for k in official if k != "train")])
-    pool = official.get("train", np.setdiff1d(np.arange(len(source.values)), held_back))
+    pool = official.get("train")
+    if pool is None:
+        free = np.ones(len(source.values), np.bool_)
+        for index in official.values():
+            free[index] = False
+        pool = row_numbers(len(free))[free]
     if len(pool) < 10:
         raise DataError(f"{source.name} has {len(pool)} rows: at least 10 are needed for a split")
-    order = generator(seed, Stream.SPLIT).permutation(len(pool))
+    order = generator(seed, Stream.SPLIT).permutation(row_numbers(len(pool)))
     held_out: dict[str, NDArray[np.int64]] = {}
     start = 0
     for name, share in (("test", TEST_SHARE), ("validation", VALIDATION_SHARE)):
@@ -255,7 +267,9 @@ def _parts(source: Source, seed: int) -> dict[str, NDArray[np.int64]]:
             held_out[name] = np.sort(pool[order[start:stop]])
             start = stop
     # A permutation drawn once says which rows are held out; order within a part is the source's.
-    return {"train": np.sort(pool[order[start:]]), **held_out}
+    rest = pool[order[start:]]
+    rest.sort()
+    return {"train": rest, **held_out}
 
 
 def _check_grey(rows: Rows) -> None:
@@ -269,13 +283,3 @@ def _check_grey(rows: Rows) -> None:
                 f"{high:g} in rows {start + 1} to {start + len(grey)}: scale the data, or leave "
                 "the binarization out"
             )
-
-
-def _is_mapped(values: NDArray[np.generic]) -> bool:
-    """Whether an array lies in a file, itself or as a view of one that does."""
-    base: object = values
-    while isinstance(base, np.ndarray):
-        if isinstance(base, np.memmap):
-            return True
-        base = base.base
-    return False
