@@ -75,6 +75,7 @@ def main() -> None:
     pins = versions(asked.peers)
     results["versions"] = results.get("versions", {}) | pins | own | {"numpy": version("numpy")}
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["TMPDIR"] = folder  # what workers leave goes with it, compiled steps too
         bench = Bench(asked.peers, asked.rounds, asked.threads, asked.small, Path(folder))
         for name in asked.workloads or WORKLOADS:
             print(name, file=sys.stderr, flush=True)
