@@ -1,6 +1,6 @@
 # make demo   set up .venv, train a 2-D model of real digits, evaluate it, draw it, report on it
 # make test   set up .venv, run the tests        make test-slow   those that take minutes
-# make lint   ruff and mypy                      make bench       the benchmarks
+# make lint   ruff and mypy                      make bench       the benchmarks, peers in .bench/
 # make docs   the pages, in docs/_build/index.html
 
 PYTHON ?= python3
@@ -30,7 +30,8 @@ lint: .venv/dev
 	$(BIN)/mypy
 
 bench: .venv/aevb
-	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/compare.py
+	$(BIN)/python benchmarks/figure.py
 	$(BIN)/python benchmarks/digits.py
 
 docs: .venv/docs
@@ -55,4 +56,4 @@ docs: .venv/docs
 	@touch $@
 
 clean:
-	rm -rf .venv build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .bench build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
