@@ -6,7 +6,6 @@ without the checks that would find the caller to have changed it: the functions 
 take all that changes as arguments.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Hashable, Iterable
 from types import FunctionType, MethodType
@@ -38,10 +37,16 @@ class Compiled:
         self._graphs: dict[Hashable, Callable[..., Any]] = {}
 
     def __call__(self, key: Hashable, *arguments: Any) -> Any:
+        key = key, torch.get_num_threads(), torch.is_grad_enabled()
         graph = self._graphs.get(key)
         if graph is not None:
-            with torch.compiler.set_stance("default", skip_guard_eval_unsafe=True):
-                return graph(*arguments)
+            try:
+                with torch.compiler.set_stance("default", skip_guard_eval_unsafe=True):
+                    return graph(*arguments)
+            except RuntimeError as error:
+                # A setting of the whole process, such as deterministic algorithms, was changed.
+                if "Recompilation triggered" not in str(error):
+                    raise
         if self.note is not None or len(self._graphs) >= self.most:
             return self.function(*arguments)
         return self._first(key, arguments)
@@ -52,7 +57,7 @@ class Compiled:
                 warnings.simplefilter("ignore")  # those of the compiler's own modules
                 graph = self._compile(options)
                 result = graph(*arguments)
-        except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
+        except (torch._dynamo.exc.TorchDynamoException, RuntimeError, OSError) as error:
             self.note = (
                 "the step runs uncompiled, at a lower speed and with the same numbers, "
                 f"because compiling it failed: {_reason(error)}"
@@ -83,11 +88,6 @@ class Compiled:
 def layouts(tensors: Iterable[Tensor | None]) -> tuple[object, ...]:
     """What the code of a graph is made for: shape, strides and dtype of each tensor."""
     return tuple(None if t is None else (t.shape, t.stride(), t.dtype) for t in tensors)
-
-
-def keep_compiled_code(folder: os.PathLike[str] | str) -> None:
-    """Let this process and those it starts keep compiled code in a folder, unless told another."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 def _reason(error: Exception) -> str:

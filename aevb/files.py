@@ -30,3 +30,9 @@ def replace_atomically(path: Path, *parts: bytes | memoryview) -> None:
     finally:
         beside.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def cache_folder() -> Path:
+    """The user's folder for what can be had again: downloads, converted tables, compiled code."""
+    base = os.environ.get("XDG_CACHE_HOME") or ""
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "aevb"

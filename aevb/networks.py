@@ -6,14 +6,13 @@ from torch's generator as for any module of torch.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from aevb.convolutions import double, halve
 from aevb.errors import UsageError
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
@@ -100,8 +99,7 @@ class ConvolutionalEncoder(nn.Module):
                 f"rows of {math.prod(self.image_shape)} numbers were expected, "
                 f"an image of shape {self.image_shape}, found {x.shape[-1]}"
             )
-        image = x.unflatten(-1, self.image_shape)
-        y: Tensor = self.head(_run(self.body, image, halve).flatten(1))
+        y: Tensor = self.head(self.body(x.unflatten(-1, self.image_shape)).flatten(1))
         return y
 
 
@@ -148,7 +146,8 @@ class ConvolutionalDecoder(nn.Module):
         self.head = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:
-        return _run(self.head, self.body(z).unflatten(-1, self._small), double).flatten(1)
+        y: Tensor = self.head(self.body(z).unflatten(-1, self._small))
+        return y.flatten(1)
 
 
 class Standardizer(nn.Module):
@@ -228,32 +227,12 @@ class ObservedInput(nn.Module):
         return y
 
 
-def _run(
-    layers: nn.Sequential, image: Tensor, convolve: Callable[[Tensor, Tensor, Tensor], Tensor]
-) -> Tensor:
-    """The layers on images (N, C, H, W): as products where that is faster, see `convolutions`."""
-    kernels = [layer for layer in layers if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
-    whole = all(k.kernel_size == (4, 4) and not any(k.output_padding) for k in kernels)
-    if convolve is halve:
-        factor = 2 ** len(kernels)
-        whole = whole and all(side % factor == 0 for side in image.shape[2:])
-    if not (whole and torch.compiler.is_compiling() and image.device.type == "cpu"):
-        y: Tensor = layers(image)
-        return y
-    image = image.permute(0, 2, 3, 1)
-    for layer in layers:
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            assert layer.bias is not None
-            image = convolve(image, layer.weight, layer.bias)
-        else:
-            image = layer(image)
-    return image.permute(0, 3, 1, 2)
-
-
 def _glorot(layer: Layer) -> Layer:
     nn.init.xavier_uniform_(layer.weight)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
+    if layer.weight.ndim == 4:  # channels last in memory is what processors convolve fastest
+        layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
     return layer
 
 

@@ -32,6 +32,7 @@ from aevb.data.maps import is_mapped
 from aevb.distributions import route
 from aevb.errors import Interrupted, ModelFileError, TrainingError, UsageError
 from aevb.evaluation import bound_parts, bound_sums, evaluating, operations
+from aevb.machine import kept_memory
 from aevb.model import Model
 from aevb.optimizers import Schedule, cosine
 from aevb.posterior import Batch, PerDatum, Posterior
@@ -156,7 +157,7 @@ def train(
         True
     """
     loop = _Loop(learner, data, plan or Plan(), run, callbacks)
-    with run.locked() if run is not None else nullcontext(), loop.running():
+    with run.locked() if run is not None else nullcontext(), loop.running(), kept_memory():
         if resume:
             loop.resume()
         elif run is not None and run.begun:

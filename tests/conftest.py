@@ -8,6 +8,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from aevb import cli
 
@@ -22,6 +23,8 @@ settings.load_profile("aevb")
 def _own_cache(tmp_path_factory, monkeypatch):
     """No test writes to the cache folder of the person who runs it, nor to that of another test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    # Compiled code is the same for all tests: it stays where torch puts it.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())
 
 
 @pytest.fixture

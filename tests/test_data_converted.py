@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aevb.data import Source, converted, parquet, tables
-from aevb.data.download import cache_folder
 from aevb.data.readers import read_file
 from aevb.errors import DataError
+from aevb.files import cache_folder
 
 FILES = {
     "numbers": "1,2\n3,4.5\n-1e9,0.1\n",

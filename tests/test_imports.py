@@ -12,7 +12,7 @@ import aevb
 PACKAGE = Path(aevb.__file__).parent
 ORDER = [
     {"errors", "files"},
-    {"convolutions", "products", "randomness"},
+    {"machine", "products", "randomness"},
     {"compilation", "data", "mcmc", "networks", "optimizers"},
     {"distributions"},
     {"conditional"},

@@ -11,7 +11,6 @@ from torch import nn
 
 from aevb import MLP, ConvolutionalDecoder, ConvolutionalEncoder
 from aevb.compilation import Compiled
-from aevb.convolutions import double, halve
 from aevb.errors import UsageError
 from aevb.networks import StandardizedInput
 
@@ -84,26 +83,6 @@ def test_standardized_input_sees_mean_zero_and_deviation_one():
     assert not torch.allclose(before, net(x), atol=1e-2)
 
 
-@given(
-    st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3)
-)
-def test_convolutions_as_products_equal_torch(n, height, width, c_in, c_out):
-    generator = torch.Generator().manual_seed(n + 10 * height + 100 * width)
-
-    def draw(*shape):
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    small, large = draw(n, c_in, height, width), draw(n, c_in, 2 * height, 2 * width)
-    weight, bias = draw(c_out, c_in, 4, 4), draw(c_out)
-    ours = halve(large.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
-    theirs = torch.nn.functional.conv2d(large, weight, bias, stride=2, padding=1)
-    assert torch.allclose(ours, theirs, atol=1e-12)
-    weight = draw(c_in, c_out, 4, 4)
-    ours = double(small.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
-    theirs = torch.nn.functional.conv_transpose2d(small, weight, bias, stride=2, padding=1)
-    assert torch.allclose(ours, theirs, atol=1e-12)
-
-
 @needs_compiler
 @pytest.mark.parametrize("shape", [(1, 8, 4), (2, 6, 7), (3, 1, 8)], ids=str)
 def test_compiled_convolutional_networks_equal_themselves(shape):
@@ -116,3 +95,9 @@ def test_compiled_convolutional_networks_equal_themselves(shape):
     with torch.no_grad():
         assert torch.allclose(compiled("once", x), decoder(encoder(x)), atol=1e-6)
     assert compiled.note is None
+
+
+def test_kernels_lie_channels_last():
+    layers = [*ConvolutionalEncoder((2, 8, 8), [3, 4], 5).body]
+    kernels = [layer.weight for layer in layers if isinstance(layer, nn.Conv2d)]
+    assert all(k.is_contiguous(memory_format=torch.channels_last) for k in kernels)

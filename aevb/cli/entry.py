@@ -1,13 +1,16 @@
 """The entry point: every error becomes one sentence and an exit code."""
 
+import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import NoReturn
 
 import typer
 
 from aevb.cli.root import app, print_json
 from aevb.errors import AevbError, UsageError
+from aevb.files import cache_folder
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -17,6 +20,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     given = [word for word in given if word != "--debug"]
     as_json = "--json" in given
     given = given or ["--help"]
+    _keep_compiled_code()
     try:
         code = app(args=given, prog_name="aevb", standalone_mode=False)
         if code == 130:  # typer's answer to Ctrl-C, which says nothing
@@ -28,6 +32,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.exit(_fail(error, as_json))
     except KeyboardInterrupt:
         sys.exit(_fail(UsageError("interrupted"), as_json, 130))
+
+
+def _keep_compiled_code() -> None:
+    """Let torch's compiler keep its code where it lasts, unless it was told another folder."""
+    with suppress(OSError, RuntimeError):  # there is no home: torch has a folder of its own
+        folder = cache_folder() / "compiled"
+        there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        if os.access(there, os.W_OK):
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 def _fail(error: Exception, as_json: bool, code: int | None = None) -> int:

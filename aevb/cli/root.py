@@ -8,6 +8,7 @@ import typer
 
 from aevb import __version__
 from aevb.errors import UsageError
+from aevb.machine import PROCESS_START, usable_threads
 
 if TYPE_CHECKING:
     from aevb.storage import RunFolder
@@ -44,7 +45,9 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")
 Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing on stderr but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="A line for every epoch, and why.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads [default: torch's choice].")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads [default: the idle cores; 1 for a small model].")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="A random subset of so many rows.")]
 AllowNan = Annotated[bool, typer.Option("--allow-nan", help="NaN is a cell that was not observed.")]
 Resize = Annotated[
@@ -59,8 +62,7 @@ def open_run(run: Path, threads: int | None = None) -> "RunFolder":
 
     from aevb.storage import RunFolder
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads or usable_threads(torch.get_num_threads(), PROCESS_START))
     return RunFolder(run).require()
 
 

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from aevb import __version__
 from aevb.data.checks import CHUNK_BYTES, Rules, Table
-from aevb.data.download import cache_folder
 from aevb.data.fingerprints import fingerprint
 from aevb.errors import DataError
+from aevb.files import cache_folder
 
 FOLDER = "tables"
 """The name of the folder below the user's cache folder; it may be removed at any time."""

@@ -18,6 +18,7 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from aevb.errors import DataError
+from aevb.files import cache_folder
 
 BLOCK_BYTES = 1 << 16
 
@@ -173,12 +174,6 @@ def _blocks(url: str, size: int, timeout: float) -> Generator[bytes, None, None]
         raise _MirrorError(f"failed ({str(error) or type(error).__name__})") from error
     if received < size:
         raise _MirrorError(f"the connection was cut after {received:,} of {size:,} bytes")
-
-
-def cache_folder() -> Path:
-    """The user's folder for what can be had again: downloads, and tables that were converted."""
-    base = os.environ.get("XDG_CACHE_HOME") or ""
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "aevb"
 
 
 def _folders() -> Iterator[Path]:

@@ -26,6 +26,7 @@ from aevb.data.fingerprints import keys_of_rows
 from aevb.distributions import kl, reparameterize, route
 from aevb.errors import UsageError
 from aevb.evaluation.certificate import Certificate, treatment
+from aevb.machine import kept_memory
 from aevb.model import Model
 from aevb.objectives import draw
 from aevb.posterior import Batch, Posterior
@@ -126,7 +127,7 @@ def evidence(
     observed = 0
     if precision != "float32" and dtype_of(model) != torch.float32:
         raise UsageError(f"{precision} products need a model in float32, found {dtype_of(model)}")
-    with evaluating(model, posterior):
+    with evaluating(model, posterior), kept_memory():
         if compiled is None:
             compiled = worth_compiling(model, posterior, rows, samples)
         engine = _Engine(model, posterior, rows, compiled, precision)

@@ -15,6 +15,7 @@ from aevb.data.dataset import Binarization
 from aevb.data.named import NAMES
 from aevb.errors import UsageError
 from aevb.following import Snapshots, TensorBoard
+from aevb.machine import PROCESS_START, usable_threads
 from aevb.model import Model
 from aevb.posterior import PerDatum, Posterior
 from aevb.storage import (
@@ -160,7 +161,10 @@ def _decide(settings: Settings, algorithm: AEVB, work: Work) -> Settings:
     """How the step runs, where that was left open: threads, compiled or not, precision."""
     free: list[tuple[str, int | str]] = []
     if settings.threads is None:
-        threads = torch.get_num_threads() if work.worth_threads else 1
+        most = torch.get_num_threads()
+        threads = usable_threads(most, PROCESS_START) if work.worth_threads else 1
+        if work.worth_threads and threads < most:
+            logger.info(f"other processes keep cores busy: {threads} of {most} threads are used")
         free.append(("threads", threads))
     if settings.step == "auto":
         algorithm.compiled = work.worth_compiling

@@ -1,0 +1,53 @@
+"""Compiled functions: one graph for each key, found again, and never wrong for what was changed."""
+
+import torch
+from helpers import needs_compiler
+
+from aevb.compilation import Compiled, layouts
+
+pytestmark = needs_compiler
+
+
+def test_a_graph_is_made_once_for_each_key():
+    made = Compiled(lambda x: torch.sin(x), most=2)
+    x = torch.linspace(-1, 1, 6)
+    for shaped in (x, x.reshape(2, 3), x.double(), x):
+        assert torch.allclose(made(layouts((shaped,)), shaped), torch.sin(shaped))
+    assert len(made._graphs) == 2  # the third key came after `most`, and ran as it stood
+    assert made.note is None
+
+
+def test_layouts_tell_shapes_strides_and_dtypes_apart():
+    x = torch.zeros(2, 2)
+    keys = [layouts((t,)) for t in (x, x.t(), x[:1], x.double(), None)]
+    assert len(set(keys)) == 5 - (x.t().stride() == x.stride())
+
+
+def test_threads_gradients_and_settings_of_the_process_may_change_between_calls():
+    made, x = Compiled(lambda x: (x * x).sum()), torch.arange(4.0, requires_grad=True)
+    threads = torch.get_num_threads()
+    try:
+        assert made("k", x).item() == 14
+        torch.set_num_threads(threads + 1)
+        assert made("k", x).item() == 14
+        with torch.no_grad():
+            assert not made("k", x).requires_grad
+        assert made("k", x).requires_grad
+        torch.use_deterministic_algorithms(True)
+        assert made("k", x).item() == 14
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_num_threads(threads)
+    assert made.note is None
+
+
+def test_what_cannot_be_compiled_runs_as_it_stands_and_says_why():
+    def untraceable(x):
+        return torch.tensor(x.tolist()) + 1  # a list of numbers depends on the data
+
+    made = Compiled(untraceable)
+    for _ in range(2):
+        assert made("k", torch.ones(2)).tolist() == [2, 2]
+    assert made.note is not None
+    assert "runs uncompiled" in made.note
+    assert "\n" not in made.note
