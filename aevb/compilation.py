@@ -1,9 +1,8 @@
 """A function of tensors as one compiled graph, or as it stands where no compiler is found.
 
 Tracing is done by torch's compiler, once for each shape of the arguments; what it makes is kept on
-disk and found again by the next process. Called again with shapes that were seen, the graph runs
-without the checks that would find the caller to have changed it: the functions of this project
-take all that changes as arguments.
+disk and found again by the next process. A step that runs in a millisecond is called again without
+the checks, a tenth of that, which would find that a module was changed in between.
 """
 
 import warnings
@@ -18,10 +17,11 @@ from aevb.products import fast_products
 
 
 class Compiled:
-    """`function`, compiled at its first call for each `key`, for at most `most` of them.
+    """`function`, compiled at its first call for each `key`.
 
     Shapes: whatever the function takes; a key must tell apart any two calls that need another
-    graph: layouts of the tensors (see `layouts`), and the mode of the modules.
+    graph: layouts of the tensors (see `layouts`), and the mode of the modules. Modules among the
+    arguments may be changed between calls only where it is `guarded`, and so looks.
     Errors: none of the compiler's own. Where compiling fails the function itself runs, now and from
     then on, and `note` says why in one sentence.
     Example:
@@ -30,9 +30,9 @@ class Compiled:
         tensor(6.)
     """
 
-    def __init__(self, function: Callable[..., Any], most: int = 16) -> None:
+    def __init__(self, function: Callable[..., Any], guarded: bool = False) -> None:
         self.function = function
-        self.most = most
+        self.guarded = guarded
         self.note: str | None = None
         self._graphs: dict[Hashable, Callable[..., Any]] = {}
 
@@ -41,13 +41,13 @@ class Compiled:
         graph = self._graphs.get(key)
         if graph is not None:
             try:
-                with torch.compiler.set_stance("default", skip_guard_eval_unsafe=True):
+                with torch.compiler.set_stance("default", skip_guard_eval_unsafe=not self.guarded):
                     return graph(*arguments)
             except RuntimeError as error:
                 # A setting of the whole process, such as deterministic algorithms, was changed.
                 if "Recompilation triggered" not in str(error):
                     raise
-        if self.note is not None or len(self._graphs) >= self.most:
+        if self.note is not None:
             return self.function(*arguments)
         return self._first(key, arguments)
 

@@ -17,7 +17,8 @@ from peers import NAMES, alternate, prepared
 Result = dict[str, Any]
 Line = dict[str, Any]
 Targets = Mapping[tuple[str, str], float]
-FLOAT32, TWIN = "aevb float32", "aevb, not compiled"
+FLOAT32, BFLOAT16, TWIN = "aevb float32", "aevb bfloat16", "aevb, not compiled"
+PRECISIONS = {FLOAT32: "float32", BFLOAT16: "bfloat16"}
 
 
 @dataclass
@@ -93,13 +94,16 @@ def compare(
         single = {**spec, "precision": "float32"}
         specs |= {FLOAT32: ("aevb", single), TWIN: ("aevb", {**single, "choice": "eager"})}
         kinds = {"aevb": f"{label}, default", FLOAT32: f"{label}, float32"}
+    if spec["task"] == "evidence":
+        specs[BFLOAT16] = ("aevb", {**spec, "precision": "bfloat16"})
+        kinds = {"aevb": f"{label}, default (float32)", BFLOAT16: f"{label}, bfloat16"}
     with prepared(specs) as (workers, answers, missing):
         rates = alternate(workers, dict.fromkeys(workers, units), bench.rounds)
         bounds = {k: round(worker.ask("bound")["bound"], 3) for k, worker in workers.items()}
         memory = {k: round(w.memory().get("VmHWM", 0.0)) for k, w in workers.items()}
     lines = []
     for ours, text in kinds.items():
-        precision = "float32" if ours == FLOAT32 else "default"
+        precision = PRECISIONS.get(ours, "default")
         for theirs in (name for name in (*NAMES.values(), TWIN) if {name, ours} <= rates.keys()):
             target = targets.get((precision, theirs))
             values = ratios(rates[ours], rates[theirs])

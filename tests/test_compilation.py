@@ -9,11 +9,11 @@ pytestmark = needs_compiler
 
 
 def test_a_graph_is_made_once_for_each_key():
-    made = Compiled(lambda x: torch.sin(x), most=2)
+    made = Compiled(lambda x: torch.sin(x))
     x = torch.linspace(-1, 1, 6)
     for shaped in (x, x.reshape(2, 3), x.double(), x):
         assert torch.allclose(made(layouts((shaped,)), shaped), torch.sin(shaped))
-    assert len(made._graphs) == 2  # the third key came after `most`, and ran as it stood
+    assert len(made._graphs) == 3
     assert made.note is None
 
 
@@ -51,3 +51,15 @@ def test_what_cannot_be_compiled_runs_as_it_stands_and_says_why():
     assert made.note is not None
     assert "runs uncompiled" in made.note
     assert "\n" not in made.note
+
+
+def test_a_guarded_function_sees_that_a_module_was_changed():
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Tanh())
+    made, x = Compiled(lambda net, x: net(x), guarded=True), torch.ones(3, 2)
+    with torch.no_grad():
+        assert torch.allclose(made("k", net, x), net(x))
+        net[0].weight.mul_(2)
+        assert torch.allclose(made("k", net, x), net(x))
+        net[1] = torch.nn.ReLU()
+        assert torch.allclose(made("k", net, x), net(x))
+    assert made.note is None

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -237,8 +239,18 @@ class _Engine:
         self.model, self.posterior, self.precision = model, posterior, precision
         self.some = posterior(_first(model, rows))
         kl(self.some, model.prior())  # torch finds its formula, which it cannot while it is traced
-        # The last chunk, or the last samples, are of another size and run as they stand.
-        self.propose, self.decode = (Compiled(f, int(compiled)) for f in (_propose, _decode))
+        self.compiled = compiled
+        self.whole: dict[Callable[..., Any], object] = {}
+
+    def run(self, function: Callable[..., Any], key: tuple[object, ...], *arguments: Any) -> Any:
+        """A call of a function; compiled, if so, for the first key, which is that of most calls.
+
+        The last chunk, or the last samples, are of another size and run as they stand.
+        """
+        if not self.compiled or self.whole.setdefault(function, key) != key:
+            return function(*arguments)
+        graphs = _KEPT.setdefault(self.model, {})
+        return graphs.setdefault(function, Compiled(function, guarded=True))(key, *arguments)
 
     def stream(
         self, batch: Batch, keys: NDArray[np.int64] | NDArray[np.uint64], samples: int, seed: int
@@ -249,15 +261,24 @@ class _Engine:
         # The encoder and the maps of the noise are cheap beside the decoder: many blocks at once.
         while blocks := list(islice(noise, BLOCKS_AT_ONCE)):
             arguments = (model, self.posterior, batch, torch.cat(blocks))
-            z, log_ratio, divergence = self.propose(layouts((*batch, arguments[-1])), *arguments)
+            key = layouts((*batch, arguments[-1]))
+            z, log_ratio, divergence = self.run(_propose, key, *arguments)
             parts = [
-                self.decode(layouts((batch.x, block)), model, batch.x, block, self.precision)
+                self.run(
+                    _decode,
+                    (self.precision, *layouts((batch.x, block))),
+                    *(model, batch.x, block, self.precision),
+                )
                 for block in z.split(NOISE_BLOCK)
             ]
             log_likelihood = torch.cat(parts)
             sums.add(log_ratio + log_likelihood, log_likelihood)
             sums.closed_kl = divergence
         return sums
+
+
+_KEPT: "WeakKeyDictionary[Model, dict[Callable[..., Any], Compiled]]" = WeakKeyDictionary()
+"""The graphs of each model, for its next estimate."""
 
 
 def _propose(

@@ -6,7 +6,6 @@ waits between turns, so that one run with one compiled step spans all rounds.
 
 import threading
 from collections.abc import Mapping
-from dataclasses import fields
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
@@ -18,10 +17,10 @@ from common import IMAGE, WIDTH, Spec, Task, fastest, held_rows, serve, train_ro
 from torch import nn
 
 import aevb
-import aevb.training
 from aevb.data import Binarization, Dataset, Rows, Source, open_source
 from aevb.evaluation import bound_parts
-from aevb.training import Plan
+from aevb.machine import PROCESS_START, usable_threads
+from aevb.training import Plan, work_of
 
 MANY_EPOCHS = 100_000
 
@@ -52,15 +51,12 @@ def _linear(module: nn.Module) -> list[nn.Linear]:
 
 
 def learner(spec: Spec, compiled: bool) -> aevb.AEVB:
-    """The learner as `aevb train` makes it; a precision is named where the library knows any."""
-    known = {field.name for field in fields(aevb.AEVB)}
-    named = "precision" in known and spec.precision != "default"
+    """The learner as `aevb train` makes it."""
     return aevb.AEVB(
         *modules(spec),
         objective=aevb.iwae if spec.iwae else aevb.elbo_b,
         optimizer=aevb.Adam(spec.rate),
         compiled=compiled,
-        **({"precision": spec.precision} if named else {}),
     )
 
 
@@ -132,10 +128,12 @@ class Training:
     def _train(self) -> None:
         spec = self.spec
         plan = Plan(MANY_EPOCHS, spec.batch, spec.samples, schedule=lambda done: 1.0)
-        many = getattr(aevb.training, "worth_threads", lambda *_: True)
         try:
-            worth = many(self.learner, len(self.data.train), plan)
-            torch.set_num_threads(spec.threads if worth else 1)
+            work = work_of(self.learner, self.data.train, plan)
+            given = spec.precision != "default"
+            self.learner.precision = spec.precision if given else work.precision
+            idle = usable_threads(spec.threads, PROCESS_START)
+            torch.set_num_threads(idle if work.worth_threads else 1)
             aevb.train(self.learner, self.data, plan, callbacks=[self.turns])
         except BaseException as error:
             self.turns.done.put(error)
@@ -174,10 +172,14 @@ class Evidence:
         torch.set_num_threads(spec.threads)
         self.model, self.posterior = modules(spec)
         self.held, self.samples, self.mean = held_rows(spec), spec.samples, 0.0
+        self.precision = "float32" if spec.precision == "default" else spec.precision
 
     def run(self, units: int) -> None:
         rows = resident(self.held[:units])
-        self.mean = aevb.evidence(self.model, self.posterior, rows, self.samples).importance.mean
+        # A long estimate is compiled; these are portions of one.
+        how = {"compiled": True, "precision": self.precision}
+        result = aevb.evidence(self.model, self.posterior, rows, self.samples, **how)
+        self.mean = result.importance.mean
 
     def bound(self) -> float:
         return self.mean
