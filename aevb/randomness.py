@@ -10,6 +10,7 @@ its counter under a key (Salmon et al., "Parallel random numbers: as easy as 1, 
 import math
 from collections.abc import Sequence
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,25 @@ def generator(seed: int, stream: Stream, *counter: int) -> np.random.Generator:
     words = np.array([0, *counter] + [0] * (3 - len(counter)), dtype=np.uint64)
     key = np.array([seed, int(stream)], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(counter=words, key=key))
+
+
+def rewind(source: np.random.Generator, *counter: int) -> np.random.Generator:
+    """A generator of `generator`, set to another counter of its stream: as new, and cheaper.
+
+    Example:
+        >>> one, other = generator(0, Stream.NOISE, 7), generator(0, Stream.NOISE, 3)
+        >>> bool((rewind(other, 7).random(3) == one.random(3)).all())
+        True
+    """
+    words = np.array([0, *counter] + [0] * (3 - len(counter)), dtype=np.uint64)
+    bits: Any = source.bit_generator
+    state = bits.state
+    bits.state = state | {
+        "state": {"counter": words, "key": state["state"]["key"]},
+        "buffer_pos": 4,  # nothing is left of the block before
+        "has_uint32": 0,
+    }
+    return source
 
 
 def standard_normal(

@@ -37,16 +37,18 @@ from aevb.model import Model
 from aevb.optimizers import Schedule, cosine
 from aevb.posterior import Batch, PerDatum, Posterior
 from aevb.products import has_bfloat16
-from aevb.randomness import Stream, generator
+from aevb.randomness import Stream, generator, rewind
 from aevb.storage import RunFolder
 
 logger = logging.getLogger("aevb")
 
-Positions = NDArray[np.int64]
-Loaded = tuple[Positions, Tensor]
+Portion = tuple[Batch, Tensor]
+"""What a step is given: a batch and its noise."""
 
 LARGE_STEP = 1e8
 """Operations from which the products are most of a step."""
+NUMBERS_AT_ONCE = 1 << 20
+"""Of noise, drawn ahead of the steps that need it."""
 SECONDS_WORTH_COMPILING = 30.0
 """Of an uncompiled run; a compilation takes about 10 where nothing is kept from an earlier one."""
 
@@ -205,6 +207,9 @@ class _Loop:
             first = Batch(self.rows.take(np.arange(1)).to(self.dtype), torch.zeros(1).long())
             q = learner.posterior(first)
         self.route, self.event = route(q), tuple(q.event_shape)
+        self.noise_source = generator(plan.seed, Stream.NOISE)
+        drawn = plan.samples * plan.batch_size * math.prod(self.event)
+        self.few = max(1, min(8, NUMBERS_AT_ONCE // drawn))
 
     def _validation_rows(self, data: Dataset) -> Rows | None:
         # Free parameters exist for the training rows only: nothing held out can be scored by them.
@@ -238,14 +243,10 @@ class _Loop:
         started, inside = time.perf_counter(), 0.0
         self.learner.model.train()
         self.learner.posterior.train()
-        portions = (
-            order[i * plan.batch_size : (i + 1) * plan.batch_size].astype(np.int64)
-            for i in range(done, self.per_epoch)
-        )
-        with self._loaded(portions) as batches:
-            for i, (positions, stored) in enumerate(batches, start=done):
+        with self._portions(order, done) as portions:
+            for i, (batch, noise) in enumerate(portions, start=done):
                 torch.default_generator.manual_seed(int(seeds[i]))
-                inside += self._step(positions, stored)
+                inside += self._step(batch, noise)
                 if self.stop_signal is not None:
                     self._stop()
                 if i + 1 < self.per_epoch:
@@ -255,24 +256,27 @@ class _Loop:
         self._close_epoch(rows, elapsed, inside)
 
     @contextmanager
-    def _loaded(
-        self, portions: Iterator[Positions]
-    ) -> Iterator[Iterator[tuple[Positions, Tensor]]]:
-        """Each portion of the rows with its stored cells; those in a file are read ahead."""
+    def _portions(self, order: NDArray[Any], done: int) -> Iterator[Iterator[Portion]]:
+        """Batch and noise of each step of an epoch; rows that lie in a file are read ahead."""
+        m, first = self.plan.batch_size, self.progress.epoch * self.per_epoch
 
-        def load(positions: Positions) -> Loaded:
-            return positions, self.rows.stored(positions)
+        def load(i: int) -> Portion:
+            positions = order[i * m : (i + 1) * m].astype(np.int64)
+            stored, t = self.rows.stored(positions), first + i
+            batch = Batch(stored, torch.from_numpy(positions), self.rows.key(t))
+            return batch, self._noise(len(positions), t)
 
-        if not is_mapped(self.rows.values):
-            yield map(load, portions)
-            return
-        with closing(read_ahead(load, portions)) as ahead:
-            yield ahead
+        numbers = range(done, self.per_epoch)
+        if is_mapped(self.rows.values):
+            with closing(read_ahead(load, numbers)) as ahead:
+                yield ahead
+        else:
+            # A few at once: between two steps the processor has forgotten how to make them.
+            groups = (numbers[k : k + self.few] for k in range(0, len(numbers), self.few))
+            yield (portion for few in groups for portion in [load(i) for i in few])
 
-    def _step(self, positions: Positions, stored: Tensor) -> float:
+    def _step(self, batch: Batch, noise: Tensor) -> float:
         plan, t = self.plan, self.state.t
-        batch = Batch(stored, torch.from_numpy(positions), self.rows.key(t))
-        noise = self._noise(len(positions), t)
         before = time.perf_counter()
         self.learner.step(
             self.state, batch, noise, plan.schedule(t / self.total), plan.temper(t + 1)
@@ -310,7 +314,7 @@ class _Loop:
     # -- noise, validation, selection -------------------------------------------------------------
 
     def _noise(self, m: int, t: int) -> Tensor:
-        source = generator(self.plan.seed, Stream.NOISE, t)
+        source = rewind(self.noise_source, t)
         return self.route.noise(source, (self.plan.samples, m, *self.event), self.dtype)
 
     def _validate(self) -> dict[str, float] | None:

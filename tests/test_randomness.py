@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aevb.errors import UsageError
-from aevb.randomness import Stream, generator, standard_normal, uniform, uniform_in_step
+from aevb.randomness import (
+    Stream,
+    generator,
+    rewind,
+    standard_normal,
+    uniform,
+    uniform_in_step,
+)
 
 SEEDS = st.integers(0, 2**64 - 1)
 COUNTERS = st.integers(0, 2**63)
@@ -82,3 +89,14 @@ def test_uniform_numbers_in_a_step_are_uniform_and_differ_between_keys():
     assert min(scipy.stats.kstest(draw, "uniform").pvalue for draw in draws) > 1e-4
     assert np.abs(np.corrcoef(draws) - np.eye(20)).max() < 5 / 20_000**0.5
     assert np.abs(np.corrcoef(draws[:, 1:].ravel(), draws[:, :-1].ravel())[0, 1]) < 5 / 4e5**0.5
+
+
+@given(SEEDS, st.sampled_from(list(Stream)), COUNTERS, COUNTERS, st.integers(0, 9))
+def test_a_generator_that_is_rewound_is_as_new(seed, stream, a, b, used):
+    source = generator(seed, stream, 3)
+    source.random(used, dtype=np.float32)  # leaves half a word, and part of a block
+    source.standard_normal(used)
+    expected = generator(seed, stream, a, b)
+    again = rewind(source, a, b)
+    assert (again.random(5, dtype=np.float32) == expected.random(5, dtype=np.float32)).all()
+    assert (again.standard_normal(9) == expected.standard_normal(9)).all()

@@ -177,6 +177,13 @@ class AEVB:
         """Why the step runs uncompiled although a compiled one was asked for."""
         return self._graph.note
 
+    def treated(self, batch: Batch | Tensor) -> Batch:
+        """The batch as the model sees it: the loop hands rows in as they are stored."""
+        batch = as_batch(batch)
+        if self.treatment is None:
+            return batch
+        return batch._replace(x=self.treatment(batch.x, batch.key), key=None)
+
     def _begin(self, state: State, batch: Batch, noise: Tensor, scalars: Tensor, _: Tensor) -> None:
         """Before the first step, check the batch eagerly: data of the wrong domain are refused.
 
@@ -226,12 +233,12 @@ class AEVB:
         # Layers such as batch normalization write to their buffers: let them write to copies.
         buffers = {name: buffer.clone() for name, buffer in buffers.items()}
         dtype = noise.dtype
-        x = batch.x if self.treatment is None else self.treatment(batch.x, batch.key)
+        x, rows, _ = self.treated(batch)
         with products_in(self.precision, noise.device.type):
             values = functional_call(
                 self._pair,
                 {**parameters, **buffers},
-                (Batch(x.to(dtype), batch.rows), noise, self.objective, temper.to(dtype)),
+                (Batch(x.to(dtype), rows), noise, self.objective, temper.to(dtype)),
             )
         objective = values[0].mean()
         if self.weight_prior_rows is not None:

@@ -33,7 +33,7 @@ from aevb.model import Model
 from aevb.objectives import draw
 from aevb.posterior import Batch, Posterior
 from aevb.products import products_in
-from aevb.randomness import Stream, generator
+from aevb.randomness import Stream, generator, rewind
 
 NOISE_BLOCK = 500
 BLOCKS_AT_ONCE = 10
@@ -303,12 +303,10 @@ def _noise(
     seed: int,
 ) -> Iterator[Tensor]:
     """The noise for some data in blocks of samples, each (NOISE_BLOCK or fewer, M, D)."""
+    source = generator(seed, Stream.EVALUATION)
     for block, start in enumerate(range(0, samples, NOISE_BLOCK)):
         shape = (min(NOISE_BLOCK, samples - start), *q.event_shape)
-        draws = [
-            route(q).noise(generator(seed, Stream.EVALUATION, int(n), block), shape, dtype)
-            for n in keys
-        ]
+        draws = [route(q).noise(rewind(source, int(n), block), shape, dtype) for n in keys]
         yield torch.stack(draws, dim=1)
 
 

@@ -5,7 +5,7 @@ waits between turns, so that one run with one compiled step spans all rounds.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
@@ -87,17 +87,19 @@ class Turns:
 
     def __init__(self, unit: str) -> None:
         self.unit = unit
-        self.asked: SimpleQueue[int] = SimpleQueue()
-        self.done: SimpleQueue[BaseException | None] = SimpleQueue()
+        self.asked: SimpleQueue[int | Callable[[], Any]] = SimpleQueue()
+        self.done: SimpleQueue[Any] = SimpleQueue()
         self.left = 0
 
-    def ask(self, units: int) -> None:
-        self.asked.put(units)
-        if (error := self.done.get()) is not None:
-            raise error
+    def ask(self, what: int | Callable[[], Any]) -> Any:
+        """So many units of training, or a call: both in the thread that trains."""
+        self.asked.put(what)
+        if isinstance(answer := self.done.get(), BaseException):
+            raise answer
+        return answer
 
     def begin(self, done: int, total: int, steps_per_epoch: int) -> None:
-        self.left = self.asked.get()
+        self._wait()
 
     def step(self, t: int) -> None:
         self._count("step")
@@ -110,31 +112,42 @@ class Turns:
             self.left -= 1
             if self.left == 0:
                 self.done.put(None)
-                self.left = self.asked.get()
+                self._wait()
+
+    def _wait(self) -> None:
+        while not isinstance(what := self.asked.get(), int):
+            self.done.put(what())
+        self.left = what
 
 
 class Training:
-    """One call of `aevb.train`, in a thread of its own."""
+    """One call of `aevb.train`, in a thread that does all that torch is asked for.
+
+    With threads of torch's in two threads of ours OpenMP would take the machine for overfull and
+    let them sleep between any two operations.
+    """
+
+    unit = "epoch"
 
     def __init__(self, compiled: bool, spec: Spec) -> None:
-        self.learner = learner(spec, compiled)
-        rows, self.held = rows_of(spec)
-        self.start(spec, dataset(rows), Turns("epoch"))
-
-    def start(self, spec: Spec, data: Dataset, turns: Turns) -> None:
-        self.spec, self.data, self.turns = spec, data, turns
+        self.compiled, self.spec, self.turns = compiled, spec, Turns(self.unit)
         threading.Thread(target=self._train, daemon=True).start()
+
+    def _data(self) -> Dataset:
+        rows, self.held = rows_of(self.spec)
+        return dataset(rows)
 
     def _train(self) -> None:
         spec = self.spec
         plan = Plan(MANY_EPOCHS, spec.batch, spec.samples, schedule=lambda done: 1.0)
         try:
-            work = work_of(self.learner, self.data.train, plan)
+            self.learner, data = learner(spec, self.compiled), self._data()
+            work = work_of(self.learner, data.train, plan)
             given = spec.precision != "default"
             self.learner.precision = spec.precision if given else work.precision
             idle = usable_threads(spec.threads, PROCESS_START)
             torch.set_num_threads(idle if work.worth_threads else 1)
-            aevb.train(self.learner, self.data, plan, callbacks=[self.turns])
+            aevb.train(self.learner, data, plan, callbacks=[self.turns])
         except BaseException as error:
             self.turns.done.put(error)
 
@@ -143,7 +156,10 @@ class Training:
         if self.learner.note:
             raise RuntimeError(self.learner.note)
 
-    def bound(self) -> float:
+    def bound(self) -> Any:
+        return self.turns.ask(self._bound)
+
+    def _bound(self) -> float:
         model, posterior = self.learner.model, self.learner.posterior
         if not self.spec.iwae:
             return bound_parts(model, posterior, self.held)["elbo"]
@@ -162,9 +178,10 @@ class Training:
 class Mapped(Training):
     """Training on a file by path, as a user names it; the units are steps."""
 
-    def __init__(self, spec: Spec) -> None:
-        self.learner = learner(spec, compiled=True)
-        self.start(spec, aevb.data.load(spec.data, "none"), Turns("step"))
+    unit = "step"
+
+    def _data(self) -> Dataset:
+        return aevb.data.load(self.spec.data, "none")
 
 
 class Evidence:
@@ -196,7 +213,7 @@ if __name__ == "__main__":
     serve(
         {
             "train": train,
-            "mapped": fastest({"mapped": Mapped}),
+            "mapped": fastest({"mapped": partial(Mapped, True)}),
             "evidence": fastest({"evidence": Evidence}),
         }
     )
