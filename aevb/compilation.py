@@ -6,7 +6,8 @@ the checks, a tenth of that, which would find that a module was changed in betwe
 """
 
 import warnings
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -14,6 +15,12 @@ import torch
 from torch import Tensor
 
 from aevb.products import fast_products
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "cpu": {"cpp_wrapper": True},  # the calls between kernels in C++ too
+    "cuda": {"triton.cudagraphs": True},  # one launch for all kernels
+}
+"""Of torch's compiler, for each kind of device."""
 
 
 class Compiled:
@@ -30,8 +37,11 @@ class Compiled:
         tensor(6.)
     """
 
-    def __init__(self, function: Callable[..., Any], guarded: bool = False) -> None:
+    def __init__(
+        self, function: Callable[..., Any], guarded: bool = False, device: str = "cpu"
+    ) -> None:
         self.function = function
+        self.device = device
         self.guarded = guarded
         self.note: str | None = None
         self._graphs: dict[Hashable, Callable[..., Any]] = {}
@@ -39,9 +49,12 @@ class Compiled:
     def __call__(self, key: Hashable, *arguments: Any) -> Any:
         key = key, torch.get_num_threads(), torch.is_grad_enabled()
         graph = self._graphs.get(key)
+        if graph is not None and self.guarded:
+            with _compiling():  # which it does again where a module was changed
+                return graph(*arguments)
         if graph is not None:
             try:
-                with torch.compiler.set_stance("default", skip_guard_eval_unsafe=not self.guarded):
+                with torch.compiler.set_stance("default", skip_guard_eval_unsafe=True):
                     return graph(*arguments)
             except RuntimeError as error:
                 # A setting of the whole process, such as deterministic algorithms, was changed.
@@ -53,9 +66,8 @@ class Compiled:
 
     def _first(self, key: Hashable, arguments: tuple[Any, ...]) -> Any:
         try:
-            with warnings.catch_warnings(), fast_products() as options:
-                warnings.simplefilter("ignore")  # those of the compiler's own modules
-                graph = self._compile(options)
+            with _compiling() as products:
+                graph = self._compile(OPTIONS.get(self.device, {}) | products)
                 result = graph(*arguments)
         except (torch._dynamo.exc.TorchDynamoException, RuntimeError, OSError) as error:
             self.note = (
@@ -80,9 +92,15 @@ class Compiled:
         )
         if plain is not function:
             own = MethodType(own, function.__self__)
-        return torch.compile(
-            own, fullgraph=True, dynamic=False, options={"cpp_wrapper": True, **options}
-        )
+        return torch.compile(own, fullgraph=True, dynamic=False, options=options)
+
+
+@contextmanager
+def _compiling() -> Iterator[dict[str, Any]]:
+    """Where the compiler may run: its options for products, and no warnings of its own modules."""
+    with warnings.catch_warnings(), fast_products() as products:
+        warnings.simplefilter("ignore")
+        yield products
 
 
 def layouts(tensors: Iterable[Tensor | None]) -> tuple[object, ...]:

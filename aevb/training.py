@@ -201,10 +201,14 @@ class _Loop:
         self.history: list[dict[str, Any]] = []
         self.stop_signal: int | None = None
         self.said = False
-        self.compiled_sums = Compiled(bound_sums)
-        self.dtype = next(learner.model.parameters()).dtype
+        parameter = next(learner.model.parameters())
+        self.dtype, self.device = parameter.dtype, parameter.device
+        self.compiled_sums = Compiled(bound_sums, device=self.device.type)
         with evaluating(learner.model, learner.posterior):
-            first = Batch(self.rows.take(np.arange(1)).to(self.dtype), torch.zeros(1).long())
+            first = Batch(
+                self.rows.take(np.arange(1)).to(parameter),
+                torch.zeros(1, device=self.device).long(),
+            )
             q = learner.posterior(first)
         self.route, self.event = route(q), tuple(q.event_shape)
         self.noise_source = generator(plan.seed, Stream.NOISE)
@@ -263,8 +267,14 @@ class _Loop:
         def load(i: int) -> Portion:
             positions = order[i * m : (i + 1) * m].astype(np.int64)
             stored, t = self.rows.stored(positions), first + i
-            batch = Batch(stored, torch.from_numpy(positions), self.rows.key(t))
-            return batch, self._noise(len(positions), t)
+            key = self.rows.key(t)
+            tensors = stored, torch.from_numpy(positions), key, self._noise(len(positions), t)
+            if self.device.type == "cpu":
+                return Batch(*tensors[:3]), tensors[3]
+            x, numbers, key, noise = (None if t is None else _sent(t, self.device) for t in tensors)
+            assert x is not None
+            assert noise is not None
+            return Batch(x, numbers, key), noise
 
         numbers = range(done, self.per_epoch)
         if is_mapped(self.rows.values):
@@ -443,6 +453,11 @@ class _Loop:
         if self.stop_signal is not None:  # asked twice: do not wait for the step
             os._exit(128 + number)
         self.stop_signal = number
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on another device, sent while the host goes on."""
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def usual_epochs(rows: int, batch_size: int) -> int:

@@ -13,7 +13,9 @@ from torch import nn
 
 import aevb
 from aevb.algorithms import AEVB
+from aevb.distributions import Categorical, Columns, Masked, NegativeBinomial, Normal, Standardized
 from aevb.errors import DataError, UsageError
+from aevb.networks import ObservedInput, StandardizedInput
 from aevb.objectives import draw
 from aevb.optimizers import constant, cosine, linear, steps
 from aevb.posterior import Batch
@@ -32,6 +34,12 @@ def run(learner, n=STEPS, dtype=torch.float64, samples=2, rows=None, latent=2):
     return torch.cat([p.flatten() for p in state.parameters.values()]).double(), state
 
 
+def columns():
+    """A family for each pair of columns, as a mixed table has them."""
+    real = Standardized(Normal(1e-4, noise_shape=(2,)), 2)
+    return Columns([real, Categorical(3), NegativeBinomial()], [[0, 1], [2, 3], [4, 5]])
+
+
 def pair_of(likelihood, posterior, dtype):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -40,6 +48,9 @@ def pair_of(likelihood, posterior, dtype):
             "full": lambda: aevb.full_covariance(aevb.MLP(6, [5], 5)),
             "per-datum": lambda: aevb.per_datum(30, 2),
             "convolutional": lambda: aevb.mean_field(aevb.ConvolutionalEncoder((1, 3, 2), [4], 4)),
+            "observed": lambda: aevb.mean_field(
+                StandardizedInput(ObservedInput(aevb.MLP(12, [5], 4)), 6)
+            ),
         }
         likelihoods = {
             "bernoulli": lambda: aevb.bernoulli(aevb.MLP(2, [5], 6)),
@@ -51,6 +62,7 @@ def pair_of(likelihood, posterior, dtype):
             "poisson": lambda: aevb.poisson(aevb.MLP(2, [5], 6)),
             "negative-binomial": lambda: aevb.negative_binomial(aevb.MLP(2, [5], 12)),
             "convolutional": lambda: aevb.bernoulli(aevb.ConvolutionalDecoder(2, [4], (1, 3, 2))),
+            "mixed": lambda: aevb.Conditional(aevb.MLP(2, [5], 12), Masked(columns())),
         }
         model = aevb.Model(aevb.standard_normal(2), likelihoods[likelihood]())
         return model.to(dtype), posteriors[posterior]().to(dtype)
@@ -70,6 +82,8 @@ MORE = [
     ("full-gaussian", "full", aevb.elbo_b, aevb.Adam(), torch.float64),
     ("categorical", "mean-field", aevb.iwae, aevb.Adagrad(), torch.float64),
     ("poisson", "mean-field", aevb.elbo_a, aevb.Adam(), torch.float64),
+    ("mixed", "observed", aevb.elbo_b, aevb.Adam(), torch.float64),
+    ("mixed", "observed", aevb.elbo_a, aevb.SGD(), torch.float32),
 ]
 
 

@@ -192,12 +192,8 @@ def all_rows_train(patch):
 
 
 def one_noise_for_all_rows(patch):
-    original = estimates.generator
-    patch.setattr(
-        estimates,
-        "generator",
-        lambda seed, stream, n, *rest: original(seed, stream, 0, *rest),
-    )
+    original = estimates.rewind
+    patch.setattr(estimates, "rewind", lambda source, n, *rest: original(source, 0, *rest))
 
 
 BUGS = {

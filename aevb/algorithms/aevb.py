@@ -114,7 +114,8 @@ class AEVB:
             known = " or ".join(PRECISIONS)
             raise UsageError(f"precision must be {known}, found {self.precision!r}")
         self._pair = _Pair(self.model, self.posterior)
-        self._graph = Compiled(self._advance)
+        device = next((p.device for p in self._pair.parameters()), torch.device("cpu"))
+        self._graph = Compiled(self._advance, device=device.type)
         self._began = False
         if isinstance(self.optimizer, torch.optim.Optimizer):
             self._rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -131,16 +132,19 @@ class AEVB:
             found = ", ".join(sorted(str(kind)[6:] for kind in kinds))
             raise UsageError(f"bfloat16 products need parameters in float32, found {found}")
         slots = self.optimizer.slots if isinstance(self.optimizer, Optimizer) else 0
-        return State(
+        device = next(iter(parameters.values())).device
+        state = State(
             parameters=parameters,
             buffers=dict(self._pair.named_buffers()),
             memory={
                 k: tuple(torch.zeros_like(p) for _ in range(slots)) for k, p in parameters.items()
             },
-            totals=torch.zeros(
-                len(METRICS) + 2, dtype=torch.float64, device=next(iter(parameters.values())).device
-            ),
+            totals=torch.zeros(len(METRICS) + 2, dtype=torch.float64, device=device),
         )
+        if device.type == "cuda":  # a recorded graph writes to them where they are
+            for tensor in state.tensors().values():
+                torch._dynamo.mark_static_address(tensor)
+        return state
 
     def step(
         self,
@@ -154,12 +158,12 @@ class AEVB:
         state.t += 1
         batch = as_batch(batch)
         device = state.totals.device
-        scalars = torch.tensor([temper, state.t], dtype=torch.float64, device=device)
+        scalars = torch.tensor([temper, state.t], dtype=torch.float64).to(device, non_blocking=True)
         numbers: tuple[float, ...] = ()
         if isinstance(self.optimizer, Optimizer):
             rate = self.optimizer.learning_rate * rate_factor
             numbers = self.optimizer.coefficients(rate, state.t)
-        coefficients = torch.tensor(numbers, dtype=noise.dtype, device=device)
+        coefficients = torch.tensor(numbers, dtype=noise.dtype).to(device, non_blocking=True)
         arguments = (state, batch, noise, scalars, coefficients)
         if not self._began:
             self._begin(*arguments)

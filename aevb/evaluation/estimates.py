@@ -138,7 +138,7 @@ def evidence(
             if model.family is not None:  # by the rows' own numbers
                 model.family.check(x, int(positions[0]) + 1)
             named = positions if keys is None else keys[positions]
-            batch = Batch(x.to(dtype_of(model)), torch.from_numpy(positions))
+            batch = batch_for(model, x, positions)
             parts.append(_reduce(engine.stream(batch, named, samples, seed), samples))
             if progress is not None:
                 progress(int(positions[-1]) + 1, len(rows))
@@ -210,8 +210,8 @@ def bound_parts(
         for positions, x in rows.chunks(chunk):
             source = generator(seed, Stream.VALIDATION, int(positions[0]))
             noise = route(q).noise(source, (1, len(x), *q.event_shape), dtype)
-            batch = Batch(x.to(dtype), torch.from_numpy(positions))
-            total += (sums or bound_sums)(model, posterior, batch, noise)
+            batch = batch_for(model, x, positions)
+            total += (sums or bound_sums)(model, posterior, batch, noise.to(batch.x.device)).cpu()
     reconstruction, divergence = (total / len(rows)).tolist()
     return {
         "elbo": reconstruction - divergence,
@@ -260,8 +260,9 @@ class _Engine:
         noise = _noise(self.some, dtype_of(model), keys, samples, seed)
         # The encoder and the maps of the noise are cheap beside the decoder: many blocks at once.
         while blocks := list(islice(noise, BLOCKS_AT_ONCE)):
-            arguments = (model, self.posterior, batch, torch.cat(blocks))
-            key = layouts((*batch, arguments[-1]))
+            drawn = torch.cat(blocks).to(batch.x.device)
+            arguments = (model, self.posterior, batch, drawn)
+            key = layouts((*batch, drawn))
             z, log_ratio, divergence = self.run(_propose, key, *arguments)
             parts = [
                 self.run(
@@ -272,8 +273,8 @@ class _Engine:
                 for block in z.split(NOISE_BLOCK)
             ]
             log_likelihood = torch.cat(parts)
-            sums.add(log_ratio + log_likelihood, log_likelihood)
-            sums.closed_kl = divergence
+            sums.add((log_ratio + log_likelihood).cpu(), log_likelihood.cpu())
+            sums.closed_kl = None if divergence is None else divergence.cpu()
         return sums
 
 
@@ -330,8 +331,7 @@ def _reduce(sums: _Sums, samples: int) -> tuple[Tensor, ...]:
 
 def _first(model: Model, rows: Rows) -> Batch:
     """The first row as a batch: it tells the shapes of all."""
-    x = rows.take(np.arange(1)).to(dtype_of(model))
-    return Batch(x, torch.zeros(1, dtype=torch.int64))
+    return batch_for(model, rows.take(np.arange(1)), np.zeros(1, np.int64))
 
 
 def operations(model: Model, posterior: Posterior, rows: Rows) -> tuple[int, int]:
@@ -349,6 +349,12 @@ def worth_compiling(model: Model, posterior: Posterior, rows: Rows, samples: int
     """Whether an estimate is long enough to earn back its compilation; of sizes alone."""
     encode, decode = operations(model, posterior, rows)
     return len(rows) * (encode + samples * decode) > OPERATIONS_WORTH_COMPILING
+
+
+def batch_for(model: Model, x: Tensor, positions: NDArray[np.int64]) -> Batch:
+    """Rows as a batch in the dtype, and on the device, of the model's parameters."""
+    x = x.to(next(model.parameters()))
+    return Batch(x, torch.from_numpy(positions).to(x.device))
 
 
 def dtype_of(model: Model) -> torch.dtype:
