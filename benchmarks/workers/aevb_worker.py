@@ -192,7 +192,7 @@ class Evidence:
         self.precision = "float32" if spec.precision == "default" else spec.precision
 
     def run(self, units: int) -> None:
-        rows = resident(self.held[:units])
+        rows = resident(self.held[: max(units, 4)])  # to warm up takes a whole chunk
         # A long estimate is compiled; these are portions of one.
         how = {"compiled": True, "precision": self.precision}
         result = aevb.evidence(self.model, self.posterior, rows, self.samples, **how)
