@@ -250,7 +250,10 @@ class _Engine:
         if not self.compiled or self.whole.setdefault(function, key) != key:
             return function(*arguments)
         graphs = _KEPT.setdefault(self.model, {})
-        return graphs.setdefault(function, Compiled(function, guarded=True))(key, *arguments)
+        if function not in graphs:
+            device = next(self.model.parameters()).device.type
+            graphs[function] = Compiled(function, guarded=True, device=device)
+        return graphs[function](key, *arguments)
 
     def stream(
         self, batch: Batch, keys: NDArray[np.int64] | NDArray[np.uint64], samples: int, seed: int
