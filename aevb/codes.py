@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aevb.data import Rows
+from aevb.devices import parameter_of
 from aevb.distributions import reparameterize, route
 from aevb.errors import UsageError
-from aevb.evaluation import evaluating
+from aevb.evaluation import batch_for, evaluating
 from aevb.model import Model
-from aevb.posterior import Batch, Posterior
-from aevb.randomness import Stream, generator
+from aevb.posterior import Posterior
+from aevb.randomness import Stream, generator, seed_torch, torch_kept
 
 Array = NDArray[np.float64]
 CHUNK = 1000
@@ -27,8 +28,7 @@ def encode(model: Model, posterior: Posterior, rows: Rows) -> Array:
     parts = []
     with evaluating(model, posterior):
         for positions, x in rows.chunks(CHUNK):
-            batch = Batch(x.to(_dtype(model)), torch.from_numpy(positions))
-            parts.append(posterior(batch).mean)
+            parts.append(posterior(batch_for(model, x, positions)).mean)
     return _array(torch.cat(parts))
 
 
@@ -38,13 +38,14 @@ def encode_samples(
     """Draws of z from q(z given x) for each row, (samples, N, D); UsageError for samples < 1."""
     if samples < 1:
         raise UsageError(f"the number of samples must be at least 1, found {samples}")
-    parts = []
+    parts, like = [], parameter_of(model)
     with evaluating(model, posterior):
         for positions, x in rows.chunks(CHUNK):
-            q = posterior(Batch(x.to(_dtype(model)), torch.from_numpy(positions)))
+            q = posterior(batch_for(model, x, positions))
             source = generator(seed, Stream.SAMPLING, int(positions[0]), 3)
             shape = (samples, *q.batch_shape, *q.event_shape)
-            parts.append(reparameterize(q, route(q).noise(source, shape, _dtype(model))))
+            noise = route(q).noise(source, shape, like.dtype).to(like.device)
+            parts.append(reparameterize(q, noise))
     return _array(torch.cat(parts, dim=1))
 
 
@@ -86,11 +87,10 @@ def sample_latent(model: Model, n: int, *, seed: int = 0) -> Array:
 
 def draw_data(model: Model, codes: Array, *, seed: int = 0) -> Array:
     """A draw of x from p(x given z) for each code, (N, X)."""
-    with torch.random.fork_rng(devices=[]):
+    device = parameter_of(model).device
+    with torch_kept(device):
         # Likelihoods need no differentiable draws: torch's own samplers do, under a seed of ours.
-        torch.default_generator.manual_seed(
-            int(generator(seed, Stream.SAMPLING, 1).integers(2**63))
-        )
+        seed_torch(int(generator(seed, Stream.SAMPLING, 1).integers(2**63)), device)
         return _by_chunks(model, codes, lambda z: model.likelihood(z).sample())
 
 
@@ -144,13 +144,9 @@ def traverse(
 
 def _by_chunks(model: Model, codes: Array, function: Callable[[Tensor], Tensor]) -> Array:
     with evaluating(model):
-        chunks = torch.from_numpy(codes).to(_dtype(model)).split(CHUNK)
+        chunks = torch.from_numpy(codes).to(parameter_of(model)).split(CHUNK)
         return _array(torch.cat([function(z).flatten(1) for z in chunks]))
 
 
-def _dtype(model: Model) -> torch.dtype:
-    return next(model.parameters()).dtype
-
-
 def _array(tensor: Tensor) -> Array:
-    return tensor.double().numpy()
+    return tensor.double().cpu().numpy()

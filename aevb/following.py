@@ -10,15 +10,14 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from aevb.codes import decode
 from aevb.data import Rows
 from aevb.errors import UsageError
-from aevb.evaluation import evaluating
+from aevb.evaluation import batch_for, evaluating
 from aevb.model import Model
-from aevb.posterior import Batch, Posterior
+from aevb.posterior import Posterior
 from aevb.randomness import Stream, generator
 from aevb.storage import snapshots
 from aevb.storage.files import writing
@@ -71,8 +70,7 @@ class Snapshots(Callback):
         order = generator(seed, Stream.SUBSET).permutation(len(rows))
         # Their numbers among all rows stay with them: free parameters are found by the number.
         positions = np.sort(order[:CODES])
-        dtype = next(model.parameters()).dtype
-        self.batch = Batch(rows.take(positions).to(dtype), torch.from_numpy(positions))
+        self.batch = batch_for(model, rows.take(positions), positions)
         self.labels = None if rows.labels is None else rows.labels[positions]
         self.due: set[int] = set()
 
@@ -90,9 +88,9 @@ class Snapshots(Callback):
     def look(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The codes (N, D) and the decoded draws (10, X) of the model as it is now."""
         with evaluating(self.model, self.posterior):
-            codes = self.posterior(self.batch).mean.double().numpy()
+            codes = self.posterior(self.batch).mean.double().cpu().numpy()
             source = generator(self.seed, Stream.SAMPLING, SNAPSHOT_COUNTER)
-            z = self.model.sample_prior(SAMPLES, source).double().numpy()
+            z = self.model.sample_prior(SAMPLES, source).double().cpu().numpy()
         return codes, decode(self.model, z)
 
 

@@ -20,13 +20,14 @@ from torch.distributions import Distribution
 
 from aevb.conditional import Conditional
 from aevb.data import Rows
+from aevb.devices import parameter_of
 from aevb.distributions import Masked, reparameterize, route
 from aevb.errors import UsageError
 from aevb.evaluation import evaluating
 from aevb.mcmc import HMC, adapted
 from aevb.model import Model
 from aevb.posterior import Batch, Posterior
-from aevb.randomness import Stream, generator, standard_normal, uniform
+from aevb.randomness import Stream, generator, seed_torch, standard_normal, torch_kept, uniform
 
 Array = NDArray[np.float64]
 CELLS_AT_ONCE = 16_000_000
@@ -124,12 +125,12 @@ def _posterior_mean(
     """What `infer` makes of each row, (N, X); zeros for whole rows where they are left out."""
     if samples < 1:
         raise UsageError(f"the number of samples must be at least 1, found {samples}")
-    dtype = next(model.parameters()).dtype
+    like = parameter_of(model)
     widest = max(rows.width, FILLS * model.prior().event_shape[0])
     chunk = max(1, CELLS_AT_ONCE // (max(samples, PRIOR_DRAWS) * widest))
     masked = observing(model)
     parts = []
-    with evaluating(masked, posterior), torch.random.fork_rng(devices=[]):
+    with evaluating(masked, posterior), torch_kept(like.device):
         for positions, x in rows.chunks(chunk):
             if masked.family is not None:
                 masked.family.check(x, int(positions[0]) + 1)
@@ -138,9 +139,9 @@ def _posterior_mean(
             # Whole rows go by themselves: the encoder takes them as they are.
             for some in (holed,) if holed_only else (holed, ~holed):
                 if bool(some.any()):
-                    own = (x[some].to(dtype), positions[some.numpy()], masked is model, seed)
+                    own = (x[some].to(like), positions[some.numpy()], masked is model, seed)
                     moments = infer(_Holes(masked, posterior, *own), samples)
-                    inferred[some] = masked.summarize(moments).double().flatten(1)
+                    inferred[some] = masked.summarize(moments).double().flatten(1).cpu()
             parts.append(inferred.numpy())
     return np.concatenate(parts)
 
@@ -169,9 +170,10 @@ class _Holes:
     ) -> tuple[Tensor, Distribution]:
         """z (S, M, D) from q(z given x) for whole rows x (M, X), and this q; M = N repeats."""
         rows = torch.from_numpy(self.positions).repeat(repeats)
-        q = self.posterior(Batch(x, rows))
+        q = self.posterior(Batch(x, rows.to(x.device)))
         shape = (samples, *q.batch_shape, *q.event_shape)
-        return reparameterize(q, route(q).noise(self.source(turn), shape, x.dtype)), q
+        noise = route(q).noise(self.source(turn), shape, x.dtype)
+        return reparameterize(q, noise.to(x.device)), q
 
     def prior_draws(self, samples: int, turn: int) -> Tensor:
         """z (S, N, D) from the prior."""
@@ -181,7 +183,7 @@ class _Holes:
 
     def draw(self, z: Tensor, turn: int) -> Tensor:
         """The rows with their holes filled from p(x given z), (S, N, X) for z (S, N, D)."""
-        torch.default_generator.manual_seed(int(self.source(turn, 3).integers(2**63)))
+        seed_torch(int(self.source(turn, 3).integers(2**63)), z.device)
         drawn = self.model.likelihood(z).sample().reshape(-1, *self.x.shape).to(self.x.dtype)
         return torch.where(torch.isnan(self.x), drawn, self.x)
 
@@ -196,7 +198,7 @@ class _Holes:
         """Draws of z (count, N, D) from those given (S, N, D), by their log-weights (S, N)."""
         edges = _shares(log_weights).cumsum(0)
         lots = uniform(self.source(turn, 1), (1, len(self.x)), torch.float64)
-        lots = (torch.arange(count).unsqueeze(1) + lots) / count
+        lots = ((torch.arange(count).unsqueeze(1) + lots) / count).to(z.device)
         places = torch.searchsorted(edges.T.contiguous(), lots.T.contiguous()).T
         places = places.clamp_max(len(z) - 1).unsqueeze(-1).expand(-1, -1, z.shape[-1])
         return z.gather(0, places)
@@ -264,13 +266,13 @@ def _gibbs(holes: _Holes, samples: int) -> Tensor:
     start = holes.resample(z, log_weights, min(CHAINS, samples), 0)
     hmc = HMC(lambda z: model.log_joint(holes.x, z))
     state = hmc.init(start)
-    step_size = torch.full(start.shape[:2], FIRST_STEP, dtype=start.dtype)
+    step_size = start.new_full(start.shape[:2], FIRST_STEP)
     sums = torch.zeros(())
     kept = -(-samples // len(start))
     for t in range(BURN_IN + kept):
         momentum = standard_normal(holes.source(t, 4), start.shape, start.dtype)
         chance = uniform(holes.source(t, 5), start.shape[:2], start.dtype)
-        state, probability = hmc.step(state, momentum, chance, step_size)
+        state, probability = hmc.step(state, momentum.to(start), chance.to(start), step_size)
         if t < BURN_IN:
             step_size = adapted(step_size, probability, t)
         else:

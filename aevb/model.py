@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from aevb.devices import parameter_of
 from aevb.distributions import Family, reparameterize, route
 from aevb.errors import DataError
 
@@ -74,5 +75,6 @@ class Model(nn.Module):
     def sample_prior(self, n: int, generator: np.random.Generator) -> Tensor:
         """n draws of z from p(z), (n, D)."""
         p: Distribution = self.prior()
-        dtype = next(self.parameters()).dtype
-        return reparameterize(p, route(p).noise(generator, (n, *p.event_shape), dtype))
+        like = parameter_of(self)
+        noise = route(p).noise(generator, (n, *p.event_shape), like.dtype)
+        return reparameterize(p, noise.to(like.device))

@@ -8,7 +8,8 @@ its counter under a key (Salmon et al., "Parallel random numbers: as easy as 1, 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any
 
@@ -86,6 +87,20 @@ def uniform(
     """Draws of U[0, 1) as a tensor of the given shape and dtype (float32 or float64)."""
     numpy_dtype = np.float64 if dtype == torch.float64 else np.float32
     return torch.from_numpy(source.random(tuple(shape), dtype=numpy_dtype))
+
+
+@contextmanager
+def torch_kept(device: torch.device) -> Iterator[None]:
+    """Leave torch's own generators, of the processor and of a GPU, as they were found."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def seed_torch(word: int, device: torch.device) -> None:
+    """Seed torch's own generators, for samplers and layers that draw for themselves."""
+    torch.default_generator.manual_seed(word)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(word)
 
 
 def uniform_in_step(key: Tensor, shape: Sequence[int]) -> Tensor:

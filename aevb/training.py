@@ -13,42 +13,34 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from aevb.algorithms import AEVB, State
 from aevb.compilation import Compiled, layouts
 from aevb.data import Dataset, Rows
-from aevb.data.ahead import read_ahead
-from aevb.data.dataset import row_numbers
-from aevb.data.maps import is_mapped
-from aevb.distributions import route
+from aevb.devices import Stopwatch, full_float32, has_gpu, parameter_of, require
 from aevb.errors import Interrupted, ModelFileError, TrainingError, UsageError
-from aevb.evaluation import bound_parts, bound_sums, evaluating, operations
+from aevb.evaluation import bound_parts, bound_sums, evaluating, first_batch, operations
 from aevb.machine import kept_memory
 from aevb.model import Model
 from aevb.optimizers import Schedule, cosine
+from aevb.portions import Portions
 from aevb.posterior import Batch, PerDatum, Posterior
 from aevb.products import has_bfloat16
-from aevb.randomness import Stream, generator, rewind
+from aevb.randomness import Stream, generator, seed_torch, torch_kept
 from aevb.storage import RunFolder
 
 logger = logging.getLogger("aevb")
 
-Portion = tuple[Batch, Tensor]
-"""What a step is given: a batch and its noise."""
-
-LARGE_STEP = 1e8
+LARGE_STEP = {"cpu": 1e8, "cuda": 1e10}
 """Operations from which the products are most of a step."""
-NUMBERS_AT_ONCE = 1 << 20
-"""Of noise, drawn ahead of the steps that need it."""
+SPEED_UNCOMPILED = {"cpu": (1.5e-3, 1.2e11), "cuda": (4e-3, 1e13)}
+"""Of a step, about: seconds however small it is, and operations per second."""
 SECONDS_WORTH_COMPILING = 30.0
 """Of an uncompiled run; a compilation takes about 10 where nothing is kept from an earlier one."""
 
@@ -159,7 +151,7 @@ def train(
         True
     """
     loop = _Loop(learner, data, plan or Plan(), run, callbacks)
-    with run.locked() if run is not None else nullcontext(), loop.running(), kept_memory():
+    with run.locked() if run is not None else nullcontext(), loop.running():
         if resume:
             loop.resume()
         elif run is not None and run.begun:
@@ -201,19 +193,12 @@ class _Loop:
         self.history: list[dict[str, Any]] = []
         self.stop_signal: int | None = None
         self.said = False
-        parameter = next(learner.model.parameters())
-        self.dtype, self.device = parameter.dtype, parameter.device
+        like = parameter_of(learner.model)
+        self.device = like.device
         self.compiled_sums = Compiled(bound_sums, device=self.device.type)
         with evaluating(learner.model, learner.posterior):
-            first = Batch(
-                self.rows.take(np.arange(1)).to(parameter),
-                torch.zeros(1, device=self.device).long(),
-            )
-            q = learner.posterior(first)
-        self.route, self.event = route(q), tuple(q.event_shape)
-        self.noise_source = generator(plan.seed, Stream.NOISE)
-        drawn = plan.samples * plan.batch_size * math.prod(self.event)
-        self.few = max(1, min(8, NUMBERS_AT_ONCE // drawn))
+            q = learner.posterior(first_batch(learner.model, self.rows))
+        self.portions = Portions(self.rows, q, like, plan.batch_size, plan.samples, plan.seed)
 
     def _validation_rows(self, data: Dataset) -> Rows | None:
         # Free parameters exist for the training rows only: nothing held out can be scored by them.
@@ -238,68 +223,40 @@ class _Loop:
 
     def _epoch(self) -> None:
         plan, epoch = self.plan, self.progress.epoch
-        order = generator(plan.seed, Stream.ORDER, epoch).permutation(row_numbers(len(self.rows)))
         # Layers that draw for themselves, dropout say, draw from torch's generator: seed it too.
         seeds = generator(plan.seed, Stream.LAYERS, epoch).integers(2**63, size=self.per_epoch)
         done = self.state.t - epoch * self.per_epoch
         if done == 0:
             self.state.totals.zero_()
-        started, inside = time.perf_counter(), 0.0
+        started, inside = time.perf_counter(), Stopwatch(self.device)
         self.learner.model.train()
         self.learner.posterior.train()
-        with self._portions(order, done) as portions:
+        with self.portions.of_epoch(epoch, done) as portions:
             for i, (batch, noise) in enumerate(portions, start=done):
-                torch.default_generator.manual_seed(int(seeds[i]))
-                inside += self._step(batch, noise)
+                seed_torch(int(seeds[i]), self.device)
+                with inside.running():
+                    self._step(batch, noise)
+                for callback in self.callbacks:
+                    callback.step(self.state.t)
                 if self.stop_signal is not None:
                     self._stop()
                 if i + 1 < self.per_epoch:
                     self._checkpoint_if_due()
+        busy = inside.total()  # which waits for a GPU
         elapsed = time.perf_counter() - started
         rows = max(0, len(self.rows) - done * plan.batch_size)
-        self._close_epoch(rows, elapsed, inside)
+        self._close_epoch(rows, elapsed, busy)
 
-    @contextmanager
-    def _portions(self, order: NDArray[Any], done: int) -> Iterator[Iterator[Portion]]:
-        """Batch and noise of each step of an epoch; rows that lie in a file are read ahead."""
-        m, first = self.plan.batch_size, self.progress.epoch * self.per_epoch
-
-        def load(i: int) -> Portion:
-            positions = order[i * m : (i + 1) * m].astype(np.int64)
-            stored, t = self.rows.stored(positions), first + i
-            key = self.rows.key(t)
-            tensors = stored, torch.from_numpy(positions), key, self._noise(len(positions), t)
-            if self.device.type == "cpu":
-                return Batch(*tensors[:3]), tensors[3]
-            x, numbers, key, noise = (None if t is None else _sent(t, self.device) for t in tensors)
-            assert x is not None
-            assert noise is not None
-            return Batch(x, numbers, key), noise
-
-        numbers = range(done, self.per_epoch)
-        if is_mapped(self.rows.values):
-            with closing(read_ahead(load, numbers)) as ahead:
-                yield ahead
-        else:
-            # A few at once: between two steps the processor has forgotten how to make them.
-            groups = (numbers[k : k + self.few] for k in range(0, len(numbers), self.few))
-            yield (portion for few in groups for portion in [load(i) for i in few])
-
-    def _step(self, batch: Batch, noise: Tensor) -> float:
+    def _step(self, batch: Batch, noise: Tensor) -> None:
         plan, t = self.plan, self.state.t
-        before = time.perf_counter()
         self.learner.step(
             self.state, batch, noise, plan.schedule(t / self.total), plan.temper(t + 1)
         )
-        inside = time.perf_counter() - before
         if self.learner.note is not None and not self.said:
             logger.warning(self.learner.note)
             self.said = True
-        for callback in self.callbacks:
-            callback.step(self.state.t)
-        return inside
 
-    def _close_epoch(self, rows: int, elapsed: float, inside: float) -> None:
+    def _close_epoch(self, rows: int, elapsed: float, busy: float) -> None:
         self._require_finite()
         self.progress.epoch += 1
         record: dict[str, Any] = {
@@ -310,7 +267,7 @@ class _Loop:
             "learning_rate_factor": self.plan.schedule((self.state.t - 1) / self.total),
             "beta": self.plan.temper(self.state.t),
             "rows_per_second": rows / elapsed,
-            "overhead": 1 - inside / elapsed,
+            "overhead": 1 - busy / elapsed,
             "seconds": elapsed,
         }
         self._remember_best(record["validation"])
@@ -321,11 +278,7 @@ class _Loop:
             callback.epoch(record)
         self._checkpoint_if_due()
 
-    # -- noise, validation, selection -------------------------------------------------------------
-
-    def _noise(self, m: int, t: int) -> Tensor:
-        source = rewind(self.noise_source, t)
-        return self.route.noise(source, (self.plan.samples, m, *self.event), self.dtype)
+    # -- validation, selection -------------------------------------------------------------
 
     def _validate(self) -> dict[str, float] | None:
         if self.validation is None:
@@ -436,8 +389,8 @@ class _Loop:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Torch's generator as it was found, signals noted while there is a folder to save to."""
-        with torch.random.fork_rng(devices=[]):
+        """Torch's generators left as found; signals noted while there is a folder to save to."""
+        with torch_kept(self.device), kept_memory(), full_float32():
             if self.run is None or threading.current_thread() is not threading.main_thread():
                 yield
                 return
@@ -455,11 +408,6 @@ class _Loop:
         self.stop_signal = number
 
 
-def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on another device, sent while the host goes on."""
-    return tensor.pin_memory().to(device, non_blocking=True)
-
-
 def usual_epochs(rows: int, batch_size: int) -> int:
     """Passes over the data that suit most models: about 4000 steps, of 100 to 400 epochs."""
     return min(400, max(100, math.ceil(4000 / math.ceil(rows / batch_size))))
@@ -475,29 +423,40 @@ class Work:
 
     operations: float
     steps: int
+    device: str = "cpu"
 
     @property
     def worth_compiling(self) -> bool:
         """Whether the run earns back the seconds that a first compilation takes."""
-        return self.steps * (1.5e-3 + self.operations / 1.2e11) > SECONDS_WORTH_COMPILING
+        least, rate = SPEED_UNCOMPILED[self.device]
+        return self.steps * (least + self.operations / rate) > SECONDS_WORTH_COMPILING
 
     @property
     def worth_threads(self) -> bool:
         """Whether a step is large enough for several threads: a small one they only slow down."""
-        return self.operations > LARGE_STEP
+        return self.operations > LARGE_STEP["cpu"]
 
     @property
     def precision(self) -> str:
-        """bfloat16 where the processor has it and products are most of a step, else float32."""
-        return "bfloat16" if self.operations > LARGE_STEP and has_bfloat16() else "float32"
+        """bfloat16 where the device has it and products are most of a step, else float32."""
+        large = self.operations > LARGE_STEP[self.device]
+        return "bfloat16" if large and has_bfloat16(self.device) else "float32"
 
 
-def work_of(learner: AEVB, rows: Rows, plan: Plan) -> Work:
-    """The work of a plan on these rows, counted on one of them.
+def work_of(
+    model: Model, posterior: Posterior, rows: Rows, plan: Plan, device: str = "auto"
+) -> Work:
+    """The work of a plan on these rows, counted on one of them, and the device for it.
 
-    A step is forward and backward: three times the operations of products and convolutions.
+    A step is forward and backward: three times the operations of products and convolutions. For
+    `device` auto it is a GPU, where there is one and a step is large.
+    Errors: UsageError where a GPU is asked for and there is none.
     """
-    encode, decode = operations(learner.model, learner.posterior, rows)
+    require(device)
+    encode, decode = operations(model, posterior, rows)
     by_row = encode + plan.samples * decode
     steps = plan.epochs * plan.steps_per_epoch(len(rows))
-    return Work(3.0 * by_row * min(plan.batch_size, len(rows)), steps)
+    in_step = 3.0 * by_row * min(plan.batch_size, len(rows))
+    if device == "auto":
+        device = "cuda" if has_gpu() and in_step > LARGE_STEP["cpu"] else "cpu"
+    return Work(in_step, steps, device)

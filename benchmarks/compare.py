@@ -1,12 +1,12 @@
 """aevb beside its peers, in one alternating run; the results go to results.json and the table.
 
     python benchmarks/compare.py [WORKLOAD...] [--peers numpyro,pyro,pythae,eager] [--rounds R]
-                                 [--threads N] [--json FILE] [--small]
+                                 [--threads N] [--json FILE] [--small] [--device cpu|cuda]
 
 Workloads: train-100, train-500, two-layer, convolutional, evidence, startup, memory, target,
 growth, products, busy; all of them without a name. Each peer is installed once, into `.bench/`.
 Run it on a machine with nothing else to do. `--small` takes tiny sizes, to see that all runs, and
-writes no table.
+writes no table. `--device cuda` puts training and evidence on a GPU; name a file for its results.
 """
 
 import argparse
@@ -56,6 +56,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--json", type=Path, default=RESULTS)
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     asked = parser.parse_args()
     asked.peers = [name for name in asked.peers.split(",") if name]
     for name in (*asked.workloads, *asked.peers):
@@ -76,7 +77,8 @@ def main() -> None:
     results["versions"] = results.get("versions", {}) | pins | own | {"numpy": version("numpy")}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TMPDIR"] = folder  # what workers leave goes with it, compiled steps too
-        bench = Bench(asked.peers, asked.rounds, asked.threads, asked.small, Path(folder))
+        how = (asked.peers, asked.rounds, asked.threads, asked.small, Path(folder), asked.device)
+        bench = Bench(*how)
         for name in asked.workloads or WORKLOADS:
             print(name, file=sys.stderr, flush=True)
             try:

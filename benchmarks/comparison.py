@@ -30,6 +30,7 @@ class Bench:
     threads: int
     small: bool
     folder: Path
+    device: str = "cpu"
 
     @cached_property
     def data(self) -> dict[str, str]:
@@ -46,7 +47,8 @@ class Bench:
         return paths
 
     def spec(self, task: str, **more: Any) -> Result:
-        return {"task": task, "threads": self.threads, **self.data, **more}
+        about = {"task": task, "threads": self.threads, "device": self.device}
+        return {**about, **self.data, **more}
 
     def epochs(self, many: int) -> int:
         return 1 if self.small else many

@@ -55,7 +55,7 @@ def install(name: str) -> None:
 def environment(threads: int, **more: str) -> dict[str, str]:
     """The variables of a worker's process."""
     counts = {f"{kind}_NUM_THREADS": str(threads) for kind in ("OMP", "MKL", "OPENBLAS")}
-    return {**os.environ, **counts, "JAX_PLATFORMS": "cpu", **more}
+    return {**os.environ, **counts, **more}
 
 
 class Worker:
@@ -148,7 +148,7 @@ def prepared(
     missing: dict[str, str] = {}
     try:
         for line, (name, spec) in specs.items():
-            worker = Worker(name, int(spec["threads"]))
+            worker = Worker(name, int(spec["threads"]), JAX_PLATFORMS=spec["device"])
             try:
                 answers[line] = worker.ask("prepare", spec=dict(spec))
                 workers[line] = worker

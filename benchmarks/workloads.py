@@ -72,6 +72,8 @@ def evidence(bench: Bench) -> Result:
     spec = bench.spec("evidence", weights=str(trained), samples=samples)
     targets = targets_of((2.0, 9.0))
     label, images = f"log p(x), K = {samples}", 10 if bench.small else 50
+    if bench.device == "cuda":
+        images = 1000
     return compare(bench, label, ("numpyro", "pythae"), targets, spec, images, 1.0)
 
 

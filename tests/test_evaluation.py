@@ -29,7 +29,7 @@ def test_no_number_depends_on_the_chunking(monkeypatch):
     rows = binary_rows(23)
     results = []
     for cells in (1, 40_000, 10**9):
-        monkeypatch.setattr(estimates, "CELLS_AT_ONCE", cells)
+        monkeypatch.setattr(estimates, "CELLS_AT_ONCE", {"cpu": cells})
         results.append(evidence(model, posterior, rows, 700))
     for other in results[1:]:
         assert np.allclose(results[0].importance.values, other.importance.values, atol=1e-12)

@@ -12,7 +12,7 @@ import aevb
 PACKAGE = Path(aevb.__file__).parent
 ORDER = [
     {"errors", "files"},
-    {"machine", "products", "randomness"},
+    {"devices", "machine", "products", "randomness"},
     {"compilation", "data", "mcmc", "networks", "optimizers"},
     {"distributions"},
     {"conditional"},
@@ -21,7 +21,8 @@ ORDER = [
     {"objectives"},
     {"algorithms", "evaluation"},
     {"codes", "imputation", "storage"},
-    {"exchange", "training"},
+    {"exchange", "portions"},
+    {"training"},
     {"following"},
     {"plots"},
     {"estimator", "report"},

@@ -28,7 +28,7 @@ import torch
 from torch.distributions import Categorical as TorchCategorical
 from torch.distributions import Independent, Normal
 
-from aevb import data, distributions, model, objectives, training
+from aevb import data, distributions, model, objectives, portions
 from aevb.algorithms import aevb as learner_module
 from aevb.data import dataset
 from aevb.distributions import divergences, observations
@@ -80,8 +80,8 @@ def hard_coded_prior_in_weights(patch):
 
 
 def first_noise_reused(patch):
-    original = training._Loop._noise
-    patch.setattr(training._Loop, "_noise", lambda loop, m, t: original(loop, m, 0))
+    original = portions.Portions._noise
+    patch.setattr(portions.Portions, "_noise", lambda own, m, t: original(own, m, 0))
 
 
 def detached_encoder(patch):

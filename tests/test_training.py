@@ -192,14 +192,16 @@ def paper_learner():
 
 
 def test_how_a_run_is_computed_depends_on_sizes_alone(monkeypatch):
-    small = work_of(AEVB(*pair()), binary_rows(1000), Plan())
+    small = work_of(*pair(), binary_rows(1000), Plan())
     assert (small.worth_compiling, small.worth_threads, small.precision) == (
         False,
         False,
         "float32",
     )
     rows = binary_rows(50_000, 784)
-    large = work_of(paper_learner(), rows, Plan())
+    learner = paper_learner()
+    paper = learner.model, learner.posterior
+    large = work_of(*paper, rows, Plan())
     # 784-500-40 and 20-500-784: two operations for each weight, thrice, for each of 100 rows
     assert large.operations == 6 * 100 * (784 * 500 + 500 * 40 + 20 * 500 + 500 * 784)
     assert large.steps == 500 * 100
@@ -208,7 +210,7 @@ def test_how_a_run_is_computed_depends_on_sizes_alone(monkeypatch):
     for known, precision in ({}, "float32"), ({"avx512_bf16": True}, "bfloat16"):
         monkeypatch.setattr("aevb.products._processor", lambda known=known: known)
         assert large.precision == precision
-    assert not work_of(paper_learner(), rows.limit(1000), Plan(epochs=2)).worth_compiling
+    assert not work_of(*paper, rows.limit(1000), Plan(epochs=2)).worth_compiling
 
 
 def test_rows_are_given_out_in_order_and_without_loss():

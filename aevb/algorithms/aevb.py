@@ -23,6 +23,7 @@ from aevb.objectives import Objective, draw, elbo_b
 from aevb.optimizers import Adam, Optimizer
 from aevb.posterior import Batch, Posterior, as_batch
 from aevb.products import PRECISIONS, products_in
+from aevb.randomness import torch_kept
 
 METRICS = ("objective", "reconstruction", "kl")
 """What a step adds up over its data, in nats; the elbo is reconstruction - kl."""
@@ -114,8 +115,8 @@ class AEVB:
             known = " or ".join(PRECISIONS)
             raise UsageError(f"precision must be {known}, found {self.precision!r}")
         self._pair = _Pair(self.model, self.posterior)
-        device = next((p.device for p in self._pair.parameters()), torch.device("cpu"))
-        self._graph = Compiled(self._advance, device=device.type)
+        device = next((p.device.type for p in self._pair.parameters()), "cpu")
+        self._graph = Compiled(self._advance, device=device)
         self._began = False
         if isinstance(self.optimizer, torch.optim.Optimizer):
             self._rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -157,14 +158,13 @@ class AEVB:
         """One step of algorithm 1, in place; what it measured is added to `state.totals`."""
         state.t += 1
         batch = as_batch(batch)
-        device = state.totals.device
-        scalars = torch.tensor([temper, state.t], dtype=torch.float64).to(device, non_blocking=True)
-        numbers: tuple[float, ...] = ()
+        numbers = [temper, state.t]
         if isinstance(self.optimizer, Optimizer):
             rate = self.optimizer.learning_rate * rate_factor
-            numbers = self.optimizer.coefficients(rate, state.t)
-        coefficients = torch.tensor(numbers, dtype=noise.dtype).to(device, non_blocking=True)
-        arguments = (state, batch, noise, scalars, coefficients)
+            numbers += self.optimizer.coefficients(rate, state.t)
+        # One small transfer, which a GPU's queue takes in without being waited for.
+        scalars = torch.tensor(numbers, dtype=torch.float64)
+        arguments = (state, batch, noise, scalars.to(state.totals.device, non_blocking=True))
         if not self._began:
             self._begin(*arguments)
         if self.compiled:
@@ -188,34 +188,35 @@ class AEVB:
             return batch
         return batch._replace(x=self.treatment(batch.x, batch.key), key=None)
 
-    def _begin(self, state: State, batch: Batch, noise: Tensor, scalars: Tensor, _: Tensor) -> None:
+    def _begin(self, state: State, batch: Batch, noise: Tensor, scalars: Tensor) -> None:
         """Before the first step, check the batch eagerly: data of the wrong domain are refused.
 
         The pass also lets torch find its formula for the divergence, which cannot be traced
         at its first use. It leaves torch's generator as it was: a resumed run starts here too.
         """
         self._began = True
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch_kept(noise.device):
             self._loss(state.parameters, state.buffers, batch, noise, scalars[0])
 
     def _advance(
-        self, state: State, batch: Batch, noise: Tensor, scalars: Tensor, coefficients: Tensor
+        self, state: State, batch: Batch, noise: Tensor, scalars: Tensor
     ) -> dict[str, Tensor]:
         """Forward, backward, clipping and update: the function that is compiled.
 
         It gives the gradients to an optimizer outside of it, and keeps them where there is none.
         """
-        temper, t = scalars.unbind()
+        temper, t, *coefficients = scalars.unbind()
         gradients, (loss, (terms, buffers)) = grad_and_value(self._loss, has_aux=True)(
             state.parameters, state.buffers, batch, noise, temper
         )
         if self.clip is not None:
             gradients = _clip(gradients, self.clip)
         with torch.no_grad():
+            coefficients = [c.to(noise.dtype) for c in coefficients]
             if isinstance(self.optimizer, Optimizer):
                 for name, p in state.parameters.items():
                     memory = state.memory[name]
-                    self.optimizer.update(p, gradients[name], memory, coefficients.unbind())
+                    self.optimizer.update(p, gradients[name], memory, coefficients)
             for name, buffer in state.buffers.items():
                 buffer.copy_(buffers[name])
             first_bad = state.totals[-1]

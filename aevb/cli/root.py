@@ -48,6 +48,10 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads [default: the idle cores; 1 for a small model].")
 ]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    typer.Option(help="Where it runs [auto: a GPU, where there is one and the work is large]."),
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="A random subset of so many rows.")]
 AllowNan = Annotated[bool, typer.Option("--allow-nan", help="NaN is a cell that was not observed.")]
 Resize = Annotated[

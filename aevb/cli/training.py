@@ -8,6 +8,7 @@ import typer
 from aevb.cli.root import (
     AllowNan,
     Binarize,
+    Device,
     Json,
     Limit,
     Quiet,
@@ -94,6 +95,7 @@ def train(
         typer.Option(help="Of the matrix products [auto: bfloat16 where it is faster]."),
     ] = "auto",
     threads: Threads = None,
+    device: Device = "auto",
     step: Annotated[
         Literal["auto", "compiled", "eager"], typer.Option(help="How the step runs.")
     ] = "auto",
@@ -172,6 +174,7 @@ def evaluate(
         typer.Option(help="Of the decoder's products; bfloat16 is faster, for a quick look."),
     ] = "float32",
     threads: Threads = None,
+    device: Device = "auto",
     values: Annotated[
         Path | None, typer.Option(help="Write the value of each datum here: .npy or .csv.")
     ] = None,
@@ -195,6 +198,7 @@ def evaluate(
             limit=data_limit,
             seed=seed,
             precision=precision,
+            device=device,
             progress=progress,
         )
     if values is not None:

@@ -53,6 +53,7 @@ class VAEDetector(OutlierMixin, VAE):  # type: ignore[misc]
         batch_size: int = 100,
         patience: int | None = None,
         allow_nan: bool = False,
+        device: str = "auto",
         random_state: Randomness = None,
     ) -> None:
         super().__init__(
@@ -71,6 +72,7 @@ class VAEDetector(OutlierMixin, VAE):  # type: ignore[misc]
             batch_size=batch_size,
             patience=patience,
             allow_nan=allow_nan,
+            device=device,
             random_state=random_state,
         )
         self.contamination = contamination

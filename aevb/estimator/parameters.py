@@ -27,6 +27,7 @@ SETTINGS = {
     "batch_size": "batch_size",
     "patience": "patience",
     "allow_nan": "allow_nan",
+    "device": "device",
 }
 """The settings of a run and the parameters of the estimator that say the same."""
 

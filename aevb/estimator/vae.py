@@ -56,7 +56,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     elbo-a, elbo-b or iwae over `samples` draws; `beta` on the divergence; `algorithm`;
     `learning_rate` of Adam (None: its usual one); `epochs` (None: 100 to 400 by the number of rows)
     of minibatches of `batch_size`; `patience` epochs without a better bound on `X_val` end the fit;
-    `allow_nan` takes NaN for a cell that was not observed, which is then integrated out;
+    `allow_nan` takes NaN for a cell that was not observed, which is then integrated out; `device`
+    "cpu" or "cuda" to fit on ("auto": a GPU where there is one and the work is large);
     `random_state` (None is 0: the same fit at every call; a RandomState gives a new one each time).
     Attributes: `model_` and `posterior_` (modules of torch in double precision), `history_` (a
     record for each epoch), `likelihood_` and `reason_`, `columns_`, `settings_`, `n_features_in_`,
@@ -91,6 +92,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         batch_size: int = 100,
         patience: int | None = None,
         allow_nan: bool = False,
+        device: str = "auto",
         random_state: Randomness = None,
     ) -> None:
         self.latent_dim = latent_dim
@@ -108,6 +110,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self.batch_size = batch_size
         self.patience = patience
         self.allow_nan = allow_nan
+        self.device = device
         self.random_state = random_state
 
     history_: list[dict[str, Any]]
@@ -136,14 +139,15 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             seed=settings.seed,
         )
         with spelled():
-            algorithm = learner(settings, self.model_, self.posterior_, len(data.train))
-        work = work_of(algorithm, data.train, plan)
+            work = work_of(self.model_, self.posterior_, data.train, plan, settings.device)
+            modules = self.model_.to(work.device), self.posterior_.to(work.device)
+            algorithm = learner(settings, *modules, len(data.train))
         algorithm.compiled, algorithm.precision = work.worth_compiling, work.precision
-        self._facts["used"]["precision"] = work.precision
+        self._facts["used"] |= {"precision": work.precision, "device": work.device}
         self.history_ = train(algorithm, data, plan)
         # In single precision a row's code would depend, by 1e-7, on the rows beside it.
-        self.model_.double()
-        self.posterior_.double()
+        for module in modules:
+            module.to("cpu", torch.float64)
 
     def _forget(self) -> None:
         """Count as not fitted."""

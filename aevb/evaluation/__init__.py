@@ -4,10 +4,13 @@ from aevb.evaluation.certificate import Certificate, treatment
 from aevb.evaluation.diagnosis import Diagnosis, diagnose
 from aevb.evaluation.estimates import (
     Evidence,
+    batch_for,
     bound_parts,
     bound_sums,
+    device_for,
     evaluating,
     evidence,
+    first_batch,
     operations,
     score_rows,
 )
@@ -17,11 +20,14 @@ __all__ = [
     "Certificate",
     "Diagnosis",
     "Evidence",
+    "batch_for",
     "bound_parts",
     "bound_sums",
+    "device_for",
     "diagnose",
     "evaluating",
     "evidence",
+    "first_batch",
     "operations",
     "refit",
     "score_rows",

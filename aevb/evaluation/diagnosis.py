@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from aevb.data import Rows
 from aevb.distributions import kl_by_dimension
-from aevb.evaluation.estimates import evaluating
+from aevb.evaluation.estimates import batch_for, evaluating
 from aevb.model import Model
-from aevb.posterior import Batch, Posterior
+from aevb.posterior import Posterior
 
 ACTIVE_VARIANCE = 1e-2
 
@@ -55,19 +55,19 @@ def diagnose(model: Model, posterior: Posterior, rows: Rows, *, chunk: int = 100
         True
     """
     means, divergences, squares = [], [], []
-    dtype = next(model.parameters()).dtype
     with evaluating(model, posterior):
         for positions, x in rows.chunks(chunk):
-            q = posterior(Batch(x.to(dtype), torch.from_numpy(positions)))
+            batch = batch_for(model, x, positions)
+            q = posterior(batch)
             divergence = kl_by_dimension(q, model.prior())
             means.append(q.mean.double())
             if divergence is not None:
                 divergences.append(divergence.double())
-            error = x.double() - model.expectation(q.mean).double()
+            error = batch.x.double() - model.expectation(q.mean).double()
             squares.append(error.square().flatten(1).nansum(1))  # of the observed cells
     mean = torch.cat(means)
     return Diagnosis(
-        torch.cat(divergences).mean(0).numpy() if divergences else None,
-        mean.var(0, unbiased=False).numpy(),
+        torch.cat(divergences).mean(0).cpu().numpy() if divergences else None,
+        mean.var(0, unbiased=False).cpu().numpy(),
         float(torch.cat(squares).mean()),
     )

@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from aevb.compilation import Compiled, layouts
 from aevb.data import Rows
 from aevb.data.fingerprints import keys_of_rows
+from aevb.devices import full_float32, has_gpu, parameter_of, require, sent
 from aevb.distributions import kl, reparameterize, route
 from aevb.errors import UsageError
 from aevb.evaluation.certificate import Certificate, treatment
@@ -37,8 +38,8 @@ from aevb.randomness import Stream, generator, rewind
 
 NOISE_BLOCK = 500
 BLOCKS_AT_ONCE = 10
-CELLS_AT_ONCE = 800_000
-"""Of logits, or what else the decoder gives: 3 MB of float32 stay in the cache."""
+CELLS_AT_ONCE = {"cpu": 800_000, "cuda": 64_000_000}
+"""Of logits, or what else the decoder gives: 3 MB of float32 stay in the cache; 256 fill a GPU."""
 OPERATIONS_WORTH_COMPILING = 2e12
 """From here, some ten seconds, an estimate earns back its compilation."""
 
@@ -60,10 +61,10 @@ class _Sums:
     closed_kl: Tensor | None = None
 
     @classmethod
-    def empty(cls, m: int) -> "_Sums":
+    def empty(cls, m: int, device: torch.device) -> "_Sums":
         # `add` makes new tensors, so that the sums may begin as the same two.
-        nothing = torch.full((m,), -math.inf, dtype=torch.float64)
-        zero = torch.zeros(m, dtype=torch.float64)
+        nothing = torch.full((m,), -math.inf, dtype=torch.float64, device=device)
+        zero = torch.zeros(m, dtype=torch.float64, device=device)
         return cls(nothing, nothing, zero, zero, zero, zero)
 
     def add(self, log_w: Tensor, log_likelihood: Tensor) -> None:
@@ -124,12 +125,14 @@ def evidence(
     if samples < 1:
         raise UsageError(f"the number of samples must be at least 1, found {samples}")
     per_block = min(samples, NOISE_BLOCK)
-    chunk = max(1, CELLS_AT_ONCE // (per_block * max(rows.width, 1)))
     parts: list[tuple[Tensor, ...]] = []
     observed = 0
-    if precision != "float32" and dtype_of(model) != torch.float32:
-        raise UsageError(f"{precision} products need a model in float32, found {dtype_of(model)}")
-    with evaluating(model, posterior), kept_memory():
+    like = parameter_of(model)
+    dtype = str(like.dtype).removeprefix("torch.")
+    if precision != "float32" and like.dtype != torch.float32:
+        raise UsageError(f"{precision} products need a model in float32, found {dtype}")
+    chunk = max(1, CELLS_AT_ONCE[like.device.type] // (per_block * max(rows.width, 1)))
+    with evaluating(model, posterior), kept_memory(), full_float32():
         if compiled is None:
             compiled = worth_compiling(model, posterior, rows, samples)
         engine = _Engine(model, posterior, rows, compiled, precision)
@@ -142,8 +145,8 @@ def evidence(
             parts.append(_reduce(engine.stream(batch, named, samples, seed), samples))
             if progress is not None:
                 progress(int(positions[-1]) + 1, len(rows))
-    columns = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
-    used = precision if precision != "float32" else str(dtype_of(model)).removeprefix("torch.")
+    columns = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
+    used = precision if precision != "float32" else dtype
     about = (observed / len(rows), data, treatment(rows), used)
     return _certified(columns, samples, about)
 
@@ -203,15 +206,15 @@ def bound_parts(
     for `bound_sums`, say a compiled one.
     Shapes: N rows. Units: nats per datum.
     """
-    dtype = dtype_of(model)
-    total = torch.zeros(2, dtype=torch.float64)
+    like = parameter_of(model)
+    total = torch.zeros(2, dtype=torch.float64, device=like.device)
     with evaluating(model, posterior):
-        q = posterior(_first(model, rows))
+        q = posterior(first_batch(model, rows))
         for positions, x in rows.chunks(chunk):
             source = generator(seed, Stream.VALIDATION, int(positions[0]))
-            noise = route(q).noise(source, (1, len(x), *q.event_shape), dtype)
+            noise = route(q).noise(source, (1, len(x), *q.event_shape), like.dtype)
             batch = batch_for(model, x, positions)
-            total += (sums or bound_sums)(model, posterior, batch, noise.to(batch.x.device)).cpu()
+            total += (sums or bound_sums)(model, posterior, batch, sent(noise, like.device))
     reconstruction, divergence = (total / len(rows)).tolist()
     return {
         "elbo": reconstruction - divergence,
@@ -237,7 +240,7 @@ class _Engine:
         self, model: Model, posterior: Posterior, rows: Rows, compiled: bool, precision: str
     ) -> None:
         self.model, self.posterior, self.precision = model, posterior, precision
-        self.some = posterior(_first(model, rows))
+        self.some = posterior(first_batch(model, rows))
         kl(self.some, model.prior())  # torch finds its formula, which it cannot while it is traced
         self.compiled = compiled
         self.whole: dict[Callable[..., Any], object] = {}
@@ -251,7 +254,7 @@ class _Engine:
             return function(*arguments)
         graphs = _KEPT.setdefault(self.model, {})
         if function not in graphs:
-            device = next(self.model.parameters()).device.type
+            device = parameter_of(self.model).device.type
             graphs[function] = Compiled(function, guarded=True, device=device)
         return graphs[function](key, *arguments)
 
@@ -259,11 +262,12 @@ class _Engine:
         self, batch: Batch, keys: NDArray[np.int64] | NDArray[np.uint64], samples: int, seed: int
     ) -> _Sums:
         """The sums over the samples of a chunk of data, the noise named by their keys."""
-        model, sums = self.model, _Sums.empty(len(batch.x))
-        noise = _noise(self.some, dtype_of(model), keys, samples, seed)
+        model, device = self.model, batch.x.device
+        sums = _Sums.empty(len(batch.x), device)
+        noise = _noise(self.some, parameter_of(model).dtype, keys, samples, seed)
         # The encoder and the maps of the noise are cheap beside the decoder: many blocks at once.
         while blocks := list(islice(noise, BLOCKS_AT_ONCE)):
-            drawn = torch.cat(blocks).to(batch.x.device)
+            drawn = sent(torch.cat(blocks), device)
             arguments = (model, self.posterior, batch, drawn)
             key = layouts((*batch, drawn))
             z, log_ratio, divergence = self.run(_propose, key, *arguments)
@@ -276,8 +280,8 @@ class _Engine:
                 for block in z.split(NOISE_BLOCK)
             ]
             log_likelihood = torch.cat(parts)
-            sums.add((log_ratio + log_likelihood).cpu(), log_likelihood.cpu())
-            sums.closed_kl = None if divergence is None else divergence.cpu()
+            sums.add(log_ratio + log_likelihood, log_likelihood)
+            sums.closed_kl = divergence
         return sums
 
 
@@ -332,20 +336,31 @@ def _reduce(sums: _Sums, samples: int) -> tuple[Tensor, ...]:
     return sums.log_w - log_k, error, ess, reconstruction - kl, bound_error, reconstruction, kl
 
 
-def _first(model: Model, rows: Rows) -> Batch:
+def first_batch(model: Model, rows: Rows) -> Batch:
     """The first row as a batch: it tells the shapes of all."""
     return batch_for(model, rows.take(np.arange(1)), np.zeros(1, np.int64))
 
 
 def operations(model: Model, posterior: Posterior, rows: Rows) -> tuple[int, int]:
     """Floating-point operations of the products for one datum: to encode, and to decode one z."""
-    batch = _first(model, rows)
+    batch = first_batch(model, rows)
     with evaluating(model, posterior):
         with FlopCounterMode(display=False) as encoding:
             q = posterior(batch)
         with FlopCounterMode(display=False) as decoding:
             model.likelihood(q.mean)
     return encoding.get_total_flops(), decoding.get_total_flops()
+
+
+def device_for(asked: str, model: Model, posterior: Posterior, rows: Rows, samples: int) -> str:
+    """The device asked for; for `auto` a GPU, where there is one and the estimate is long.
+
+    Errors: UsageError where a GPU is asked for and there is none.
+    """
+    require(asked)
+    if asked != "auto":
+        return asked
+    return "cuda" if has_gpu() and worth_compiling(model, posterior, rows, samples) else "cpu"
 
 
 def worth_compiling(model: Model, posterior: Posterior, rows: Rows, samples: int) -> bool:
@@ -356,13 +371,8 @@ def worth_compiling(model: Model, posterior: Posterior, rows: Rows, samples: int
 
 def batch_for(model: Model, x: Tensor, positions: NDArray[np.int64]) -> Batch:
     """Rows as a batch in the dtype, and on the device, of the model's parameters."""
-    x = x.to(next(model.parameters()))
+    x = x.to(parameter_of(model))
     return Batch(x, torch.from_numpy(positions).to(x.device))
-
-
-def dtype_of(model: Model) -> torch.dtype:
-    """What the model computes in: the dtype of its parameters."""
-    return next(model.parameters()).dtype
 
 
 @contextmanager

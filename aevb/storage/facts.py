@@ -28,6 +28,7 @@ def facts_of(settings: Settings, data: Dataset) -> dict[str, Any]:
             "torch": version("torch"),
             "python": platform.python_version(),
             "threads": torch.get_num_threads(),
+            "device": settings.device,
             "precision": settings.precision,
         },
     }

@@ -100,6 +100,7 @@ class Settings(BaseModel):
     seed: int = Field(0, ge=0, lt=2**64)
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     threads: int | None = Field(None, ge=1, le=1024)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     step: Literal["compiled", "eager", "auto"] = "auto"
 
     def open_data(self, data: Any = None, like: tuple[Column, ...] | None = None) -> Source:

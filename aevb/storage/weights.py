@@ -187,6 +187,6 @@ def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state.items():
         memory = tensor.untyped_storage().data_ptr()
         separate[name] = tensor.clone() if memory in seen else tensor
-        separate[name] = separate[name].contiguous()
+        separate[name] = separate[name].cpu().contiguous()
         seen.add(memory)
     return separate

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from aevb.data import Rows
 from aevb.errors import TrainingError, UsageError
-from aevb.evaluation import diagnose, evidence, score_rows
+from aevb.evaluation import device_for, diagnose, evidence, score_rows
 from aevb.storage import RunFolder
 from aevb.storage.run import IN_MEMORY
 from aevb.workflow.cards import card
@@ -28,15 +28,17 @@ def score(
     limit: int | None = None,
     seed: int = 0,
     precision: str = "float32",
+    device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, Any], Array]:
     """Evaluate a run on one of its splits: the report for `--json`, and the value per datum."""
     data = folder.dataset()
     rows: Rows = getattr(data, split).limit(limit)
     model, posterior = folder.load_for(rows)
+    device = device_for(device, model, posterior, rows, samples)
     result = evidence(
-        model,
-        posterior,
+        model.to(device),
+        posterior.to(device),
         rows,
         samples,
         seed=seed,

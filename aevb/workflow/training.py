@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from aevb.algorithms import AEVB
 from aevb.data import Dataset, split
 from aevb.data.dataset import Binarization
 from aevb.data.named import NAMES
+from aevb.devices import has_gpu
 from aevb.errors import UsageError
 from aevb.following import Snapshots, TensorBoard
 from aevb.machine import PROCESS_START, usable_threads
@@ -72,6 +72,11 @@ def settle(
                 f"--{name.replace('_', '-')} {now} differs from the {then} that {folder.path} was "
                 "begun with: leave it out to resume, or start anew with --force"
             )
+    if stored.device == "cuda" and not has_gpu():
+        raise UsageError(
+            f"{folder.path} was begun on a GPU, and torch finds none here: go on where there is "
+            "one, or start anew with --force"
+        )
     return stored, True
 
 
@@ -131,10 +136,11 @@ def fit(
     model, posterior = build(settings, data)
     check_domain(model, data)
     plan = plan_of(settings)
-    algorithm = learner(settings, model, posterior, len(data.train))
-    settings = _decide(settings, algorithm, work_of(algorithm, data.train, plan))
+    settings = _decide(settings, work_of(model, posterior, data.train, plan, settings.device))
     assert settings.threads is not None
     torch.set_num_threads(settings.threads)
+    modules = model.to(settings.device), posterior.to(settings.device)
+    algorithm = learner(settings, *modules, len(data.train))
     if not resume:
         logger.info(data_line(settings, data))
         folder.write_config(model, posterior, facts_of(settings, data))
@@ -157,26 +163,26 @@ def fit(
     return report
 
 
-def _decide(settings: Settings, algorithm: AEVB, work: Work) -> Settings:
-    """How the step runs, where that was left open: threads, compiled or not, precision."""
-    free: list[tuple[str, int | str]] = []
+def _decide(settings: Settings, work: Work) -> Settings:
+    """How the step runs, where that was left open: device, threads, compiled or not, precision."""
+    most = torch.get_num_threads()
+    settled: dict[str, int | str] = {"device": work.device}
     if settings.threads is None:
-        most = torch.get_num_threads()
-        threads = usable_threads(most, PROCESS_START) if work.worth_threads else 1
-        if work.worth_threads and threads < most:
-            logger.info(f"other processes keep cores busy: {threads} of {most} threads are used")
-        free.append(("threads", threads))
+        settled["threads"] = usable_threads(most, PROCESS_START) if work.worth_threads else 1
+        if work.worth_threads and int(settled["threads"]) < most:
+            used = f"{settled['threads']} of {most} threads are used"
+            logger.info(f"other processes keep cores busy: {used}")
     if settings.step == "auto":
-        algorithm.compiled = work.worth_compiling
-        free.append(("step", "compiled" if algorithm.compiled else "eager"))
+        settled["step"] = "compiled" if work.worth_compiling else "eager"
     if settings.precision == "auto":
-        algorithm.precision = work.precision
-        free.append(("precision", algorithm.precision))
-    settings = settings.model_copy(update=dict(free))
+        settled["precision"] = work.precision
+    free = [name for name in settled if getattr(settings, name) in ("auto", None)]
+    settings = settings.model_copy(update=settled)
     logger.debug(
-        f"threads: {settings.threads}; step: {settings.step}; precision: {settings.precision}; "
-        f"what was left open of them ({', '.join(k for k, _ in free) or 'nothing'}) is decided by "
-        f"the work ahead, {work.steps:,} steps of {work.operations / 1e6:,.0f} million operations"
+        f"device: {settings.device}; threads: {settings.threads}; step: {settings.step}; "
+        f"precision: {settings.precision}; what was left open of them "
+        f"({', '.join(free) or 'nothing'}) is decided by the work ahead, {work.steps:,} steps of "
+        f"{work.operations / 1e6:,.0f} million operations"
     )
     return settings
 
@@ -232,6 +238,7 @@ def training_report(
         "validation": best["validation"],
         "rows_per_second": float(np.median(speeds)),
         "overhead": float(np.median([record["overhead"] for record in history])),
+        "device": settings.device,
         "precision": settings.precision,
         "threads": torch.get_num_threads(),
         "seed": settings.seed,

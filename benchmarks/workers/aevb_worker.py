@@ -33,7 +33,7 @@ def modules(spec: Spec) -> tuple[aevb.Model, Any]:
     else:
         encoder, decoder = _mlp(spec, "encoder"), _mlp(spec, "decoder")
     model = aevb.Model(aevb.standard_normal(spec.latents), aevb.bernoulli(decoder))
-    return model, aevb.mean_field(encoder)
+    return model.to(spec.device), aevb.mean_field(encoder).to(spec.device)
 
 
 def _mlp(spec: Spec, name: str) -> aevb.MLP:
@@ -142,7 +142,8 @@ class Training:
         plan = Plan(MANY_EPOCHS, spec.batch, spec.samples, schedule=lambda done: 1.0)
         try:
             self.learner, data = learner(spec, self.compiled), self._data()
-            work = work_of(self.learner, data.train, plan)
+            pair = self.learner.model, self.learner.posterior
+            work = work_of(*pair, data.train, plan, spec.device)
             given = spec.precision != "default"
             self.learner.precision = spec.precision if given else work.precision
             idle = usable_threads(spec.threads, PROCESS_START)
@@ -168,7 +169,7 @@ class Training:
     def weights(self) -> dict[str, np.ndarray]:
         nets = {"encoder": self.learner.posterior, "decoder": self.learner.model}
         return {
-            f"{name}.{k}.{part}": getattr(layer, part).detach().numpy()
+            f"{name}.{k}.{part}": getattr(layer, part).detach().cpu().numpy()
             for name, module in nets.items()
             for k, layer in enumerate(_linear(module))
             for part in ("weight", "bias")

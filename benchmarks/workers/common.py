@@ -51,6 +51,7 @@ class Spec:
     samples: int = 1
     rate: float = 1e-3
     precision: str = "default"
+    device: str = "cpu"
     weights: str | None = None
     choice: str | None = None
     warm: bool = True

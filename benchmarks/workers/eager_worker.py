@@ -19,7 +19,8 @@ class Training:
     def __init__(self, spec: Spec) -> None:
         torch.manual_seed(0)
         self.spec = spec
-        self.encoder, self.decoder = nets(spec)
+        self.device = torch.device(spec.device)
+        self.encoder, self.decoder = (net.to(self.device) for net in nets(spec))
         parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
         self.optimizer = torch.optim.Adam(parameters, lr=spec.rate)
         data = TensorDataset(torch.from_numpy(train_rows(spec)).float())
@@ -30,7 +31,7 @@ class Training:
             total = 0.0
             for (x,) in self.loader:
                 self.optimizer.zero_grad()
-                loss = -self.bounds(x).mean()
+                loss = -self.bounds(x.to(self.device)).mean()
                 loss.backward()
                 self.optimizer.step()
                 total += loss.item()
@@ -50,7 +51,7 @@ class Training:
 
     @torch.no_grad()
     def bound(self) -> float:
-        held = torch.from_numpy(held_rows(self.spec)).float()
+        held = torch.from_numpy(held_rows(self.spec)).float().to(self.device)
         return torch.cat([self.bounds(x) for x in held.split(500)]).mean().item()
 
 

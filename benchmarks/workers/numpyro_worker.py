@@ -196,9 +196,12 @@ class Evidence:
 
 def evidence(spec: Spec) -> Evidence:
     portions = [(1, 5000), (1, 1000), (1, 500), (10, 100), (10, 500), (50, 100)]
+    if spec.device == "cuda":
+        portions += [(50, 500), (250, 100), (250, 500)]
     fitting = [p for p in portions if p[1] <= spec.samples] or [(1, spec.samples)]
     makers = {f"{n} images, {k} samples at once": partial(Evidence, (n, k)) for n, k in fitting}
-    return fastest(makers, units=50 if spec.samples > 100 else 10)(spec)
+    images = 250 if spec.device == "cuda" else 50
+    return fastest(makers, units=images if spec.samples > 100 else 10)(spec)
 
 
 if __name__ == "__main__":

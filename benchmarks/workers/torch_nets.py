@@ -70,5 +70,5 @@ def on_threads(makers: dict[str, Maker], threads: int) -> dict[str, Maker]:
 def reparameterize(moments: Tensor, samples: int) -> tuple[Tensor, Tensor, Tensor]:
     """Draws z (S, N, D), means and log-variances (N, D)."""
     mean, log_variance = moments.chunk(2, dim=-1)
-    noise = torch.randn(samples, *mean.shape)
+    noise = torch.randn(samples, *mean.shape, device=mean.device)
     return mean + torch.exp(0.5 * log_variance) * noise, mean, log_variance
