@@ -2,7 +2,8 @@
 
 Tracing is done by torch's compiler, once for each shape of the arguments; what it makes is kept on
 disk and found again by the next process. A step that runs in a millisecond is called again without
-the checks, a tenth of that, which would find that a module was changed in between.
+the checks, a tenth of that, which would find that a module was changed in between. On a GPU, where
+a step is a tenth of a millisecond, its launches are recorded and from then on replayed as one.
 """
 
 import warnings
@@ -18,7 +19,7 @@ from aevb.products import fast_products
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "cpu": {"cpp_wrapper": True},  # the calls between kernels in C++ too
-    "cuda": {"triton.cudagraphs": True},  # one launch for all kernels
+    "cuda": {},
 }
 """Of torch's compiler, for each kind of device."""
 
@@ -28,7 +29,9 @@ class Compiled:
 
     Shapes: whatever the function takes; a key must tell apart any two calls that need another
     graph: layouts of the tensors (see `layouts`), and the mode of the modules. Modules among the
-    arguments may be changed between calls only where it is `guarded`, and so looks.
+    arguments may be changed between calls only where it is `guarded`, and so looks. On a GPU what
+    is not guarded is recorded: its results lie where the next call puts its own. What lies in the
+    memory of the processor is sent.
     Errors: none of the compiler's own. Where compiling fails the function itself runs, now and from
     then on, and `note` says why in one sentence.
     Example:
@@ -45,6 +48,7 @@ class Compiled:
         self.guarded = guarded
         self.note: str | None = None
         self._graphs: dict[Hashable, Callable[..., Any]] = {}
+        self._recordings: dict[Hashable, _Recording] = {}
 
     def __call__(self, key: Hashable, *arguments: Any) -> Any:
         key = key, torch.get_num_threads(), torch.is_grad_enabled()
@@ -52,6 +56,8 @@ class Compiled:
         if graph is not None and self.guarded:
             with _compiling():  # which it does again where a module was changed
                 return graph(*arguments)
+        if graph is not None and self.device == "cuda":
+            return self._replay(key, graph, arguments)
         if graph is not None:
             try:
                 with torch.compiler.set_stance("default", skip_guard_eval_unsafe=True):
@@ -68,8 +74,9 @@ class Compiled:
         try:
             with _compiling() as products:
                 graph = self._compile(OPTIONS.get(self.device, {}) | products)
-                result = graph(*arguments)
-        except (torch._dynamo.exc.TorchDynamoException, RuntimeError, OSError) as error:
+                sent = _on_gpu(arguments) if self.device == "cuda" else arguments
+                result = graph(*sent)
+        except Exception as error:  # whatever it is: the function itself says what is wrong
             self.note = (
                 "the step runs uncompiled, at a lower speed and with the same numbers, "
                 f"because compiling it failed: {_reason(error)}"
@@ -77,6 +84,16 @@ class Compiled:
             return self.function(*arguments)
         self._graphs[key] = graph
         return result
+
+    def _replay(self, key: Hashable, graph: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """The recording of a graph with these objects beside its tensors, made at its second call.
+
+        The first one has run the kernels, which chooses the best of some, and cannot be recorded.
+        """
+        key = key, *(id(part) for part in arguments if not isinstance(part, Tensor | tuple))
+        if key not in self._recordings:
+            self._recordings[key] = _Recording(graph, arguments)
+        return self._recordings[key](*arguments)
 
     def _compile(self, options: dict[str, Any]) -> Callable[..., Any]:
         # Torch keeps compiled graphs with the code object and refuses a ninth; a copy of the code
@@ -93,6 +110,43 @@ class Compiled:
         if plain is not function:
             own = MethodType(own, function.__self__)
         return torch.compile(own, fullgraph=True, dynamic=False, options=options)
+
+
+class _Recording:
+    """The launches of one call, to be repeated on what is copied to where its tensors were.
+
+    Objects that are no tensors, nor tuples of them, are held as they were at the recording.
+    """
+
+    def __init__(self, graph: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self._arguments = _on_gpu(arguments)
+        self._places = _tensors(self._arguments)
+        self._launches = torch.cuda.CUDAGraph()
+        # Another thread may send what the next steps need meanwhile.
+        with (
+            torch.compiler.set_stance("default", skip_guard_eval_unsafe=True),
+            torch.cuda.graph(self._launches, capture_error_mode="thread_local"),
+        ):
+            self._result = graph(*self._arguments)
+
+    def __call__(self, *arguments: Any) -> Any:
+        torch._foreach_copy_(self._places, _tensors(arguments), non_blocking=True)
+        self._launches.replay()
+        return self._result
+
+
+def _tensors(arguments: tuple[Any, ...]) -> list[Tensor]:
+    """The tensors among the arguments, and in tuples among them."""
+    parts = (x for part in arguments for x in (part if isinstance(part, tuple) else (part,)))
+    return [x for x in parts if isinstance(x, Tensor)]
+
+
+def _on_gpu(part: Any) -> Any:
+    """Copies of tensors, and of tuples of them, on the GPU; anything else as it is."""
+    if isinstance(part, tuple):
+        parts = [_on_gpu(x) for x in part]
+        return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
+    return part.cuda().clone() if isinstance(part, Tensor) else part
 
 
 @contextmanager

@@ -8,7 +8,10 @@ is drawn by a thread and sent at once, so that no step waits for the program.
 """
 
 import math
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +39,8 @@ _Group = tuple[int, tuple[Tensor | None, ...]]
 
 NUMBERS_AT_ONCE = 1 << 20
 """Of noise, drawn ahead of the steps that need it."""
+MUCH_NOISE = 1 << 14
+"""In a step; more is drawn in several threads for a GPU."""
 STEPS_AT_ONCE = {"cpu": 8, "cuda": 64}
 ROWS_SENT_AT_ONCE = 10_000
 
@@ -59,7 +64,8 @@ class Portions:
     def __post_init__(self) -> None:
         self.per_epoch = math.ceil(len(self.rows) / self.batch_size)
         self._route, self._event = route(self.q), tuple(self.q.event_shape)
-        self._source = generator(self.seed, Stream.NOISE)
+        self._drawn = self.samples * self.batch_size * math.prod(self._event)
+        self._own = threading.local()
         self._mapped = is_mapped(self.rows.values)
 
     @contextmanager
@@ -68,7 +74,12 @@ class Portions:
         order = generator(self.seed, Stream.ORDER, epoch).permutation(row_numbers(len(self.rows)))
         steps = range(done, self.per_epoch)
         if self.like.device.type == "cuda":
-            with closing(read_ahead(self._loader(order, epoch), self._groups(steps), 2)) as groups:
+            with (
+                ThreadPoolExecutor(os.cpu_count()) as pool,
+                closing(
+                    read_ahead(self._loader(order, epoch, pool), self._groups(steps), 2)
+                ) as groups,
+            ):
                 yield (portion for group in groups for portion in self._on_gpu(*group))
         elif self._mapped:
             with closing(read_ahead(lambda i: self._one(order, epoch, i), steps)) as ahead:
@@ -80,12 +91,14 @@ class Portions:
 
     def _groups(self, steps: range) -> Iterator[range]:
         """The steps a few at a time; a smaller last one by itself, so that each group is even."""
-        drawn = self.samples * self.batch_size * math.prod(self._event)
         most = STEPS_AT_ONCE[self.like.device.type]
-        few = max(1, min(most, NUMBERS_AT_ONCE // drawn))
+        most = max(1, min(most, NUMBERS_AT_ONCE // self._drawn))
         whole = len(self.rows) // self.batch_size
-        for part in (range(steps.start, whole), range(max(whole, steps.start), steps.stop)):
-            yield from (part[k : k + few] for k in range(0, len(part), few))
+        start, few = steps.start, min(8, most)
+        while start < steps.stop:
+            stop = min(start + few, whole) if start < whole else steps.stop
+            yield range(start, stop)
+            start, few = stop, min(2 * few, most)  # the first one is waited for
 
     def _one(self, order: NDArray[Any], epoch: int, i: int) -> Portion:
         positions = self._positions(order, range(i, i + 1))
@@ -95,13 +108,14 @@ class Portions:
 
     # -- on a GPU ---------------------------------------------------------------------------------
 
-    def _loader(self, order: NDArray[Any], epoch: int) -> Callable[[range], _Group]:
-        """What a thread makes of a group of steps, on the processor."""
+    def _loader(self, order: NDArray[Any], epoch: int, pool: Executor) -> Callable[[range], _Group]:
+        """What a thread makes of a group of steps, on the processor; much noise in more threads."""
 
         def load(steps: range) -> _Group:
             positions = self._positions(order, steps)
             m, first = len(positions) // len(steps), epoch * self.per_epoch
-            noise = torch.stack([self._noise(m, first + i) for i in steps])
+            each = pool.map if self._drawn > MUCH_NOISE else map
+            noise = torch.stack(list(each(lambda i: self._noise(m, first + i), steps)))
             keys = [key for i in steps if (key := self.rows.key(first + i)) is not None]
             stored = None if self._resident is not None else self.rows.stored(positions)
             drawn = torch.stack(keys) if keys else None
@@ -145,5 +159,7 @@ class Portions:
         return order[steps.start * m : steps.stop * m].astype(np.int64)
 
     def _noise(self, m: int, t: int) -> Tensor:
+        if not hasattr(self._own, "source"):  # a thread has its own
+            self._own.source = generator(self.seed, Stream.NOISE)
         shape = (self.samples, m, *self._event)
-        return self._route.noise(rewind(self._source, t), shape, self.like.dtype)
+        return self._route.noise(rewind(self._own.source, t), shape, self.like.dtype)

@@ -114,7 +114,8 @@ def uniform_in_step(key: Tensor, shape: Sequence[int]) -> Tensor:
         >>> uniform_in_step(torch.tensor(1234567), (2,))
         tensor([0.3501, 0.1736])
     """
-    i = torch.arange(1, math.prod(shape) + 1, device=key.device)
+    # A number that depends on data: a compiler would take a known one for an index of 32 bits.
+    i = torch.arange(1, math.prod(shape) + 1, device=key.device) + (key - key)
     z = key + i * _signed(0x9E3779B97F4A7C15)
     z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
     z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)

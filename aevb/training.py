@@ -37,9 +37,9 @@ from aevb.storage import RunFolder
 
 logger = logging.getLogger("aevb")
 
-LARGE_STEP = {"cpu": 1e8, "cuda": 1e10}
+LARGE_STEP = 1e8
 """Operations from which the products are most of a step."""
-SPEED_UNCOMPILED = {"cpu": (1.5e-3, 1.2e11), "cuda": (4e-3, 1e13)}
+SPEED_UNCOMPILED = {"cpu": (1.5e-3, 1.2e11), "cuda": (6e-3, 1e13)}
 """Of a step, about: seconds however small it is, and operations per second."""
 SECONDS_WORTH_COMPILING = 30.0
 """Of an uncompiled run; a compilation takes about 10 where nothing is kept from an earlier one."""
@@ -434,12 +434,12 @@ class Work:
     @property
     def worth_threads(self) -> bool:
         """Whether a step is large enough for several threads: a small one they only slow down."""
-        return self.operations > LARGE_STEP["cpu"]
+        return self.operations > LARGE_STEP
 
     @property
     def precision(self) -> str:
         """bfloat16 where the device has it and products are most of a step, else float32."""
-        large = self.operations > LARGE_STEP[self.device]
+        large = self.operations > LARGE_STEP
         return "bfloat16" if large and has_bfloat16(self.device) else "float32"
 
 
@@ -458,5 +458,5 @@ def work_of(
     steps = plan.epochs * plan.steps_per_epoch(len(rows))
     in_step = 3.0 * by_row * min(plan.batch_size, len(rows))
     if device == "auto":
-        device = "cuda" if has_gpu() and in_step > LARGE_STEP["cpu"] else "cpu"
+        device = "cuda" if has_gpu() and in_step > LARGE_STEP else "cpu"
     return Work(in_step, steps, device)

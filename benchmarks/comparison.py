@@ -32,6 +32,11 @@ class Bench:
     folder: Path
     device: str = "cpu"
 
+    @property
+    def rows(self) -> int:
+        """Of training, in an epoch."""
+        return 1000 if self.small else 50_000 if self.device == "cuda" else 10_000
+
     @cached_property
     def data(self) -> dict[str, str]:
         """Files of zeros and ones from a logistic model of 12 factors, training and held out."""
@@ -39,7 +44,7 @@ class Bench:
         loadings = 0.8 * rng.standard_normal((12, 784))
         base = rng.normal(-2.0, 1.0, 784)
         paths = {}
-        for name, rows in (("data", 1000 if self.small else 10_000), ("held", 2000)):
+        for name, rows in (("data", self.rows), ("held", 2000)):
             logits = rng.standard_normal((rows, 12)) @ loadings + base
             bits = rng.random(logits.shape) < 1 / (1 + np.exp(-logits))
             paths[name] = str(self.folder / f"{name}.npy")
@@ -51,7 +56,7 @@ class Bench:
         return {**about, **self.data, **more}
 
     def epochs(self, many: int) -> int:
-        return 1 if self.small else many
+        return 1 if self.small or self.device == "cuda" else many
 
     def asked(self, having: Sequence[str]) -> list[str]:
         return [name for name in having if name in self.peers]

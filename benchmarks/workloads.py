@@ -34,9 +34,8 @@ def _train(
     **more: Any,
 ) -> Result:
     spec = bench.spec("train", **more)
-    rows = 1000 if bench.small else 10_000
     units = bench.epochs(epochs)
-    return compare(bench, label, having, targets, spec, units, rows)
+    return compare(bench, label, having, targets, spec, units, bench.rows)
 
 
 train_100 = partial(_train, "training, M = 100", targets_of((1.5, 3.5, 3.5, 3.0), 1.0), ALL, 4)
@@ -283,7 +282,7 @@ def products(bench: Bench) -> Result:
             }
             with prepared(specs) as (workers, answers, _):
                 epochs = bench.epochs(4)
-                rows = 1000 if bench.small else 10_000
+                rows = bench.rows
                 units = {"products": epochs * rows // batch, "step": epochs}
                 rates = alternate(workers, units, bench.rounds)
             steps = [rate * rows / batch for rate in rates["step"]]

@@ -123,6 +123,10 @@ class AEVB:
 
     def init(self) -> State:
         """The state at the modules' present parameters, which it shares and moves in place."""
+        for p in self._pair.parameters():
+            if p.device.type == "cuda":
+                # The compiler lays out convolutions, and fails on what suits a processor.
+                p.data = p.data.contiguous()
         parameters = {
             name: p.detach() for name, p in self._pair.named_parameters() if p.requires_grad
         }
@@ -134,7 +138,7 @@ class AEVB:
             raise UsageError(f"bfloat16 products need parameters in float32, found {found}")
         slots = self.optimizer.slots if isinstance(self.optimizer, Optimizer) else 0
         device = next(iter(parameters.values())).device
-        state = State(
+        return State(
             parameters=parameters,
             buffers=dict(self._pair.named_buffers()),
             memory={
@@ -142,10 +146,6 @@ class AEVB:
             },
             totals=torch.zeros(len(METRICS) + 2, dtype=torch.float64, device=device),
         )
-        if device.type == "cuda":  # a recorded graph writes to them where they are
-            for tensor in state.tensors().values():
-                torch._dynamo.mark_static_address(tensor)
-        return state
 
     def step(
         self,
@@ -162,9 +162,7 @@ class AEVB:
         if isinstance(self.optimizer, Optimizer):
             rate = self.optimizer.learning_rate * rate_factor
             numbers += self.optimizer.coefficients(rate, state.t)
-        # One small transfer, which a GPU's queue takes in without being waited for.
-        scalars = torch.tensor(numbers, dtype=torch.float64)
-        arguments = (state, batch, noise, scalars.to(state.totals.device, non_blocking=True))
+        arguments = (state, batch, noise, torch.tensor(numbers, dtype=torch.float64))
         if not self._began:
             self._begin(*arguments)
         if self.compiled:

@@ -8,10 +8,11 @@ Both come out of one pass. The noise of datum n, samples [500 b, 500 (b + 1)) is
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.distributions import Distribution
 from torch.utils.flop_counter import FlopCounterMode
 
 from aevb.compilation import Compiled, layouts
@@ -44,6 +44,7 @@ OPERATIONS_WORTH_COMPILING = 2e12
 """From here, some ten seconds, an estimate earns back its compilation."""
 
 Array = NDArray[np.float64]
+Keys = NDArray[np.int64] | NDArray[np.uint64]
 Progress = Callable[[int, int], None]
 """Called with (data done, data in all)."""
 
@@ -132,10 +133,16 @@ def evidence(
     if precision != "float32" and like.dtype != torch.float32:
         raise UsageError(f"{precision} products need a model in float32, found {dtype}")
     chunk = max(1, CELLS_AT_ONCE[like.device.type] // (per_block * max(rows.width, 1)))
-    with evaluating(model, posterior), kept_memory(), full_float32():
+    threads = torch.get_num_threads() if like.device.type == "cpu" else os.cpu_count()
+    with (
+        evaluating(model, posterior),
+        kept_memory(),
+        full_float32(),
+        ThreadPoolExecutor(threads) as pool,
+    ):
         if compiled is None:
             compiled = worth_compiling(model, posterior, rows, samples)
-        engine = _Engine(model, posterior, rows, compiled, precision)
+        engine = _Engine(model, posterior, rows, compiled, precision, pool)
         for positions, x in rows.chunks(chunk):
             observed += int((~torch.isnan(x)).sum())
             if model.family is not None:  # by the rows' own numbers
@@ -237,9 +244,16 @@ class _Engine:
     """
 
     def __init__(
-        self, model: Model, posterior: Posterior, rows: Rows, compiled: bool, precision: str
+        self,
+        model: Model,
+        posterior: Posterior,
+        rows: Rows,
+        compiled: bool,
+        precision: str,
+        pool: Executor,
     ) -> None:
         self.model, self.posterior, self.precision = model, posterior, precision
+        self.pool = pool
         self.some = posterior(first_batch(model, rows))
         kl(self.some, model.prior())  # torch finds its formula, which it cannot while it is traced
         self.compiled = compiled
@@ -258,16 +272,14 @@ class _Engine:
             graphs[function] = Compiled(function, guarded=True, device=device)
         return graphs[function](key, *arguments)
 
-    def stream(
-        self, batch: Batch, keys: NDArray[np.int64] | NDArray[np.uint64], samples: int, seed: int
-    ) -> _Sums:
+    def stream(self, batch: Batch, keys: Keys, samples: int, seed: int) -> _Sums:
         """The sums over the samples of a chunk of data, the noise named by their keys."""
         model, device = self.model, batch.x.device
         sums = _Sums.empty(len(batch.x), device)
-        noise = _noise(self.some, parameter_of(model).dtype, keys, samples, seed)
         # The encoder and the maps of the noise are cheap beside the decoder: many blocks at once.
-        while blocks := list(islice(noise, BLOCKS_AT_ONCE)):
-            drawn = sent(torch.cat(blocks), device)
+        at_once = BLOCKS_AT_ONCE * NOISE_BLOCK
+        for start in range(0, samples, at_once):
+            drawn = sent(self._noise(keys, start, min(start + at_once, samples), seed), device)
             arguments = (model, self.posterior, batch, drawn)
             key = layouts((*batch, drawn))
             z, log_ratio, divergence = self.run(_propose, key, *arguments)
@@ -283,6 +295,27 @@ class _Engine:
             sums.add(log_ratio + log_likelihood, log_likelihood)
             sums.closed_kl = divergence
         return sums
+
+    def _noise(self, keys: Keys, start: int, stop: int, seed: int) -> Tensor:
+        """The noise of samples `start` to `stop` for M keys, (stop - start, M, D).
+
+        A block of a datum's is named by its key and the block; numpy draws for several data at
+        once, each in a thread.
+        """
+        some, dtype = self.some, parameter_of(self.model).dtype
+        shape = (stop - start, len(keys), *some.event_shape)
+        drawn = np.empty(shape, np.float64 if dtype == torch.float64 else np.float32)
+
+        def draw(j: int) -> None:
+            source = generator(seed, Stream.EVALUATION)
+            for first in range(start, stop, NOISE_BLOCK):
+                last = min(first + NOISE_BLOCK, stop)
+                rewind(source, int(keys[j]), first // NOISE_BLOCK)
+                block = route(some).noise(source, (last - first, *some.event_shape), dtype)
+                drawn[first - start : last - start, j] = block.numpy()
+
+        list(self.pool.map(draw, range(len(keys))))
+        return torch.from_numpy(drawn)
 
 
 _KEPT: "WeakKeyDictionary[Model, dict[Callable[..., Any], Compiled]]" = WeakKeyDictionary()
@@ -301,21 +334,6 @@ def _propose(
 def _decode(model: Model, x: Tensor, z: Tensor, precision: str) -> Tensor:
     with products_in(precision, z.device.type):
         return model.log_likelihood(x, z)
-
-
-def _noise(
-    q: Distribution,
-    dtype: torch.dtype,
-    keys: NDArray[np.int64] | NDArray[np.uint64],
-    samples: int,
-    seed: int,
-) -> Iterator[Tensor]:
-    """The noise for some data in blocks of samples, each (NOISE_BLOCK or fewer, M, D)."""
-    source = generator(seed, Stream.EVALUATION)
-    for block, start in enumerate(range(0, samples, NOISE_BLOCK)):
-        shape = (min(NOISE_BLOCK, samples - start), *q.event_shape)
-        draws = [route(q).noise(rewind(source, int(n), block), shape, dtype) for n in keys]
-        yield torch.stack(draws, dim=1)
 
 
 def _reduce(sums: _Sums, samples: int) -> tuple[Tensor, ...]:
