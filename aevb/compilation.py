@@ -6,7 +6,7 @@ the checks, a tenth of that, which would find that a module was changed in betwe
 """
 
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FunctionType, MethodType
 from typing import Any
@@ -47,22 +47,25 @@ class Compiled:
         self._graphs: dict[Hashable, Callable[..., Any]] = {}
 
     def __call__(self, key: Hashable, *arguments: Any) -> Any:
-        key = key, torch.get_num_threads(), torch.is_grad_enabled()
+        key = key, *self._settings()
         graph = self._graphs.get(key)
         if graph is not None and self.guarded:
             with _compiling():  # which it does again where a module was changed
                 return graph(*arguments)
         if graph is not None:
-            try:
-                with torch.compiler.set_stance("default", skip_guard_eval_unsafe=True):
-                    return graph(*arguments)
-            except RuntimeError as error:
-                # A setting of the whole process, such as deterministic algorithms, was changed.
-                if "Recompilation triggered" not in str(error):
-                    raise
+            return graph(*arguments)
         if self.note is not None:
             return self.function(*arguments)
         return self._first(key, arguments)
+
+    def _settings(self) -> tuple[object, ...]:
+        """What may be set for the whole process between two calls, and needs another graph."""
+        return (
+            torch.get_num_threads(),
+            torch.is_grad_enabled(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_autocast_enabled(self.device),
+        )
 
     def _first(self, key: Hashable, arguments: tuple[Any, ...]) -> Any:
         try:
@@ -92,6 +95,8 @@ class Compiled:
         )
         if plain is not function:
             own = MethodType(own, function.__self__)
+        if not self.guarded:
+            options = {**options, "guard_filter_fn": _no_guards}
         return torch.compile(own, fullgraph=True, dynamic=False, options=options)
 
 
@@ -101,6 +106,11 @@ def _compiling() -> Iterator[dict[str, Any]]:
     with warnings.catch_warnings(), fast_products() as products:
         warnings.simplefilter("ignore")
         yield products
+
+
+def _no_guards(guards: Sequence[object]) -> list[bool]:
+    """None of the checks that a graph is still right: the key tells, at a tenth of the time."""
+    return [False] * len(guards)
 
 
 def layouts(tensors: Iterable[Tensor | None]) -> tuple[object, ...]:

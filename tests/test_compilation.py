@@ -33,12 +33,22 @@ def test_threads_gradients_and_settings_of_the_process_may_change_between_calls(
         with torch.no_grad():
             assert not made("k", x).requires_grad
         assert made("k", x).requires_grad
+        graphs = len(made._graphs)
         torch.use_deterministic_algorithms(True)
         assert made("k", x).item() == 14
+        assert len(made._graphs) == graphs + 1
     finally:
         torch.use_deterministic_algorithms(False)
         torch.set_num_threads(threads)
     assert made.note is None
+
+
+def test_what_surrounds_a_call_is_seen():
+    made, x = Compiled(lambda x: x @ x), torch.eye(3)
+    assert made("k", x).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert made("k", x).dtype == torch.bfloat16
+    assert made("k", x).dtype == torch.float32
 
 
 def test_what_cannot_be_compiled_runs_as_it_stands_and_says_why():
