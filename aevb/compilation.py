@@ -2,13 +2,14 @@
 
 Tracing is done by torch's compiler, once for each shape of the arguments; what it makes is kept on
 disk and found again by the next process. A step that runs in a millisecond is called again without
-the checks, a tenth of that, which would find that a module was changed in between.
+the checks, a tenth of that, which would find that a module was changed in between; nor is torch
+asked, where it can be helped, to find what it made.
 """
 
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from types import FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -68,9 +69,15 @@ class Compiled:
         )
 
     def _first(self, key: Hashable, arguments: tuple[Any, ...]) -> Any:
+        # Torch keeps compiled graphs with the code object and refuses a ninth; a copy of the code
+        # gives each graph a place of its own, where no other needs to be told from it.
+        own = _with_code(self.function, _plain(self.function).__code__.replace())
         try:
             with _compiling() as products:
-                graph = self._compile(OPTIONS.get(self.device, {}) | products)
+                options = OPTIONS.get(self.device, {}) | products
+                if not self.guarded:
+                    options["guard_filter_fn"] = _no_guards
+                graph = torch.compile(own, fullgraph=True, dynamic=False, options=options)
                 result = graph(*arguments)
         except (torch._dynamo.exc.TorchDynamoException, RuntimeError, OSError) as error:
             self.note = (
@@ -78,26 +85,10 @@ class Compiled:
                 f"because compiling it failed: {_reason(error)}"
             )
             return self.function(*arguments)
-        self._graphs[key] = graph
+        # On a GPU torch's own call is needed: there it tells one replayed step from the next.
+        direct = _made_of(own) if self.device == "cpu" and not self.guarded else None
+        self._graphs[key] = direct or graph
         return result
-
-    def _compile(self, options: dict[str, Any]) -> Callable[..., Any]:
-        # Torch keeps compiled graphs with the code object and refuses a ninth; a copy of the code
-        # gives each graph a place of its own, where no other needs to be told from it.
-        function: Any = self.function
-        plain = getattr(function, "__func__", function)
-        own: Any = FunctionType(
-            plain.__code__.replace(),
-            plain.__globals__,
-            plain.__name__,
-            plain.__defaults__,
-            plain.__closure__,
-        )
-        if plain is not function:
-            own = MethodType(own, function.__self__)
-        if not self.guarded:
-            options = {**options, "guard_filter_fn": _no_guards}
-        return torch.compile(own, fullgraph=True, dynamic=False, options=options)
 
 
 @contextmanager
@@ -106,6 +97,31 @@ def _compiling() -> Iterator[dict[str, Any]]:
     with warnings.catch_warnings(), fast_products() as products:
         warnings.simplefilter("ignore")
         yield products
+
+
+def _plain(function: Any) -> Any:
+    """The function itself, also of a method."""
+    return getattr(function, "__func__", function)
+
+
+def _with_code(function: Any, code: CodeType) -> Callable[..., Any]:
+    """The function or method with other code in place of its own."""
+    plain = _plain(function)
+    new = FunctionType(
+        code, plain.__globals__, plain.__name__, plain.__defaults__, plain.__closure__
+    )
+    return new if plain is function else MethodType(new, function.__self__)
+
+
+def _made_of(own: Callable[..., Any]) -> Callable[..., Any] | None:
+    """What torch runs in place of a function it compiled; None where it does not give it away.
+
+    Called by itself it does the same, without what torch does to find it at every call: a tenth of
+    a millisecond beside a large step, whose data have driven all that out of the caches.
+    """
+    find: Any = getattr(torch._dynamo.eval_frame, "_debug_get_cache_entry_list", None)
+    made = [] if find is None else find(_plain(own).__code__)
+    return _with_code(own, made[0].code) if len(made) == 1 else None
 
 
 def _no_guards(guards: Sequence[object]) -> list[bool]:

@@ -1,5 +1,7 @@
 """Compiled functions: one graph for each key, found again, and never wrong for what was changed."""
 
+import gc
+
 import torch
 from helpers import needs_compiler
 
@@ -49,6 +51,37 @@ def test_what_surrounds_a_call_is_seen():
     with torch.autocast("cpu", torch.bfloat16):
         assert made("k", x).dtype == torch.bfloat16
     assert made("k", x).dtype == torch.float32
+
+
+def test_a_method_a_closure_and_a_default_keep_theirs_when_called_again():
+    class Scaled:
+        def __init__(self, factor):
+            self.factor = factor
+
+        def __call__(self, x, shift=2):
+            return self.factor * x + shift + len(outer)
+
+    outer, x = [1, 2, 3], torch.ones(2)
+    made = Compiled(Scaled(10).__call__)
+    for _ in range(3):
+        assert made("k", x).tolist() == [15, 15]
+    assert made.note is None
+
+
+def test_where_torch_does_not_give_its_code_away_it_is_called_as_before(monkeypatch):
+    monkeypatch.delattr(torch._dynamo.eval_frame, "_debug_get_cache_entry_list")
+    made, x = Compiled(lambda x: x * x), torch.arange(3.0)
+    for _ in range(3):
+        assert made("k", x).tolist() == [0, 1, 4]
+    assert made.note is None
+
+
+def test_a_graph_outlives_a_reset_of_the_compiler():
+    made, x = Compiled(lambda x: torch.cos(x) + 1), torch.arange(3.0)
+    first = made("k", x)
+    torch._dynamo.reset()
+    gc.collect()
+    assert torch.equal(made("k", x), first)
 
 
 def test_what_cannot_be_compiled_runs_as_it_stands_and_says_why():
