@@ -57,10 +57,11 @@ class BernoulliVector(td.Independent):  # type: ignore[type-arg]  # a class of t
         eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if eager or self.reinterpreted_batch_ndims != 1 or group < 4:
             return super().log_prob(value)  # type: ignore[no-any-return, no-untyped-call]
-        # Not abs(): at 0, too, all derivatives are to be those of the branch taken below and above.
-        factors = 1 + torch.exp(-torch.where(logits >= 0, logits, -logits))
+        # -|l| is l - 2 max(l, 0): of abs() the second derivative would be missing where l is 0.
+        positive = logits.clamp_min(0)
+        factors = 1 + torch.exp(logits - 2 * positive)
         normalizer: Tensor = _SumOfLogs.apply(factors, group)  # type: ignore[no-untyped-call]
-        log_probability: Tensor = (value * logits - logits.clamp_min(0)).sum(-1) - normalizer
+        log_probability: Tensor = (value * logits - positive).sum(-1) - normalizer
         return log_probability
 
 
