@@ -7,7 +7,7 @@ a step is a tenth of a millisecond, its launches are recorded and from then on r
 """
 
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FunctionType, MethodType
 from typing import Any
@@ -51,7 +51,7 @@ class Compiled:
         self._recordings: dict[Hashable, _Recording] = {}
 
     def __call__(self, key: Hashable, *arguments: Any) -> Any:
-        key = key, torch.get_num_threads(), torch.is_grad_enabled()
+        key = key, *self._settings()
         graph = self._graphs.get(key)
         if graph is not None and self.guarded:
             with _compiling():  # which it does again where a module was changed
@@ -59,21 +59,27 @@ class Compiled:
         if graph is not None and self.device == "cuda":
             return self._replay(key, graph, arguments)
         if graph is not None:
-            try:
-                with torch.compiler.set_stance("default", skip_guard_eval_unsafe=True):
-                    return graph(*arguments)
-            except RuntimeError as error:
-                # A setting of the whole process, such as deterministic algorithms, was changed.
-                if "Recompilation triggered" not in str(error):
-                    raise
+            return graph(*arguments)
         if self.note is not None:
             return self.function(*arguments)
         return self._first(key, arguments)
 
+    def _settings(self) -> tuple[object, ...]:
+        """What may be set for the whole process between two calls, and needs another graph."""
+        return (
+            torch.get_num_threads(),
+            torch.is_grad_enabled(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_autocast_enabled(self.device),
+        )
+
     def _first(self, key: Hashable, arguments: tuple[Any, ...]) -> Any:
         try:
             with _compiling() as products:
-                graph = self._compile(OPTIONS.get(self.device, {}) | products)
+                options = OPTIONS.get(self.device, {}) | products
+                if not self.guarded:
+                    options["guard_filter_fn"] = _no_guards
+                graph = self._compile(options)
                 sent = _on_gpu(arguments) if self.device == "cuda" else arguments
                 result = graph(*sent)
         except Exception as error:  # whatever it is: the function itself says what is wrong
@@ -123,10 +129,7 @@ class _Recording:
         self._places = _tensors(self._arguments)
         self._launches = torch.cuda.CUDAGraph()
         # Another thread may send what the next steps need meanwhile.
-        with (
-            torch.compiler.set_stance("default", skip_guard_eval_unsafe=True),
-            torch.cuda.graph(self._launches, capture_error_mode="thread_local"),
-        ):
+        with torch.cuda.graph(self._launches, capture_error_mode="thread_local"):
             self._result = graph(*self._arguments)
 
     def __call__(self, *arguments: Any) -> Any:
@@ -155,6 +158,11 @@ def _compiling() -> Iterator[dict[str, Any]]:
     with warnings.catch_warnings(), fast_products() as products:
         warnings.simplefilter("ignore")
         yield products
+
+
+def _no_guards(guards: Sequence[object]) -> list[bool]:
+    """None of the checks that a graph is still right: the key tells, at a tenth of the time."""
+    return [False] * len(guards)
 
 
 def layouts(tensors: Iterable[Tensor | None]) -> tuple[object, ...]:

@@ -108,6 +108,8 @@ def _use_onednn(graph: Graph, float32: bool) -> None:
     """
     aten, product = torch.ops.aten, torch.ops.mkldnn._linear_pointwise.default
     for node in list(graph.nodes):
+        _cast_before_transposing(node)
+    for node in list(graph.nodes):
         found = _factors(node)
         if found is None:
             continue
@@ -127,6 +129,26 @@ def _use_onednn(graph: Graph, float32: bool) -> None:
         last.replace_all_uses_with(new)
         for replaced in [last, node] if tanh else [node]:
             graph.erase_node(replaced)
+
+
+def _cast_before_transposing(node: Node) -> None:
+    """Let a cast of A^T be the transpose of a cast of A: the cast of a weight keeps its layout.
+
+    As a copy in another order it would take three times as long, and no product is faster by it.
+    """
+    aten, cast = torch.ops.aten, torch.ops.prims.convert_element_type.default
+    arguments: list[Any] = list(node.args)
+    if node.target is not cast or arguments[0].target is not aten.permute.default:
+        return
+    (view, dtype), graph = arguments, node.graph
+    a, order = view.args
+    with graph.inserting_before(node):
+        copy = graph.call_function(cast, (a, dtype))
+        copy.meta["val"] = a.meta["val"].to(dtype)
+        new = graph.call_function(aten.permute.default, (copy, order))
+        new.meta.update(node.meta)
+    node.replace_all_uses_with(new)
+    graph.erase_node(node)
 
 
 def _factors(node: Node) -> tuple[Node, Node, Node | None] | None:

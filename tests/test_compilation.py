@@ -1,5 +1,7 @@
 """Compiled functions: one graph for each key, found again, and never wrong for what was changed."""
 
+import gc
+
 import torch
 from helpers import needs_compiler
 
@@ -33,12 +35,45 @@ def test_threads_gradients_and_settings_of_the_process_may_change_between_calls(
         with torch.no_grad():
             assert not made("k", x).requires_grad
         assert made("k", x).requires_grad
+        graphs = len(made._graphs)
         torch.use_deterministic_algorithms(True)
         assert made("k", x).item() == 14
+        assert len(made._graphs) == graphs + 1
     finally:
         torch.use_deterministic_algorithms(False)
         torch.set_num_threads(threads)
     assert made.note is None
+
+
+def test_what_surrounds_a_call_is_seen():
+    made, x = Compiled(lambda x: x @ x), torch.eye(3)
+    assert made("k", x).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert made("k", x).dtype == torch.bfloat16
+    assert made("k", x).dtype == torch.float32
+
+
+def test_a_method_a_closure_and_a_default_keep_theirs_when_called_again():
+    class Scaled:
+        def __init__(self, factor):
+            self.factor = factor
+
+        def __call__(self, x, shift=2):
+            return self.factor * x + shift + len(outer)
+
+    outer, x = [1, 2, 3], torch.ones(2)
+    made = Compiled(Scaled(10).__call__)
+    for _ in range(3):
+        assert made("k", x).tolist() == [15, 15]
+    assert made.note is None
+
+
+def test_a_graph_outlives_a_reset_of_the_compiler():
+    made, x = Compiled(lambda x: torch.cos(x) + 1), torch.arange(3.0)
+    first = made("k", x)
+    torch._dynamo.reset()
+    gc.collect()
+    assert torch.equal(made("k", x), first)
 
 
 def test_what_cannot_be_compiled_runs_as_it_stands_and_says_why():

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from helpers import needs_compiler
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aevb.compilation import Compiled
 from aevb.distributions import (
     Bernoulli,
     Categorical,
@@ -328,3 +330,40 @@ def test_a_vector_of_coin_flips_is_summed_without_overflow_and_as_exactly(size):
         learning = q.log_prob(torch.from_numpy(x).to(dtype))
         assert np.allclose(alone.numpy(), expected, rtol=tolerance, atol=tolerance)
         assert np.allclose(learning.numpy(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_the_formula_of_compiled_steps_has_every_derivative(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    rng = np.random.default_rng(0)
+    some = np.array([0.0, -0.0, 1e-8, -1e-8, 90.0, -90.0, 1e4, -1e4])
+    logits = np.concatenate([np.tile(some, 8), rng.standard_normal(3 * 784 - 64) * 5])
+    logits = torch.from_numpy(logits).reshape(3, 1, 784)
+    x = torch.from_numpy((rng.random((2, 784)) < 0.5).astype(float))
+    for dtype, tolerance in (torch.float64, 1e-13), (torch.float32, 1e-6):
+        raw, target = logits.to(dtype).requires_grad_(), x.to(dtype)
+        value = Bernoulli()(raw.expand(3, 2, 784), 2).log_prob(target)
+        truth = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits.expand(3, 2, 784), x.expand(3, 2, 784), reduction="none"
+        )
+        near = {"rtol": tolerance, "atol": tolerance}
+        assert torch.allclose(value.double(), -truth.sum(-1), **near)
+        (slope,) = torch.autograd.grad(value.sum(), raw, create_graph=True)
+        expected = (x - torch.sigmoid(logits)).sum(1, keepdim=True)
+        assert torch.allclose(slope.double(), expected, **near)
+        (curvature,) = torch.autograd.grad(slope.sum(), raw)
+        expected = -2 * torch.sigmoid(logits) * torch.sigmoid(-logits)
+        assert torch.allclose(curvature.double(), expected, **near)
+
+
+@needs_compiler
+def test_a_compiled_log_probability_is_that_of_torch_with_its_gradient():
+    raw = torch.linspace(-20, 20, 2 * 784, dtype=torch.float64).reshape(2, 784)
+    x = (raw.sin() > 0).double()
+
+    def value_and_gradient(raw, x):
+        return torch.func.grad_and_value(lambda r: Bernoulli()(r, 1).log_prob(x).sum())(raw)
+
+    made = Compiled(value_and_gradient)
+    for found, expected in zip(made("k", raw, x), value_and_gradient(raw, x), strict=True):
+        assert torch.allclose(found, expected, rtol=1e-13, atol=1e-13)
+    assert made.note is None

@@ -148,6 +148,21 @@ def test_what_onednn_does_no_better_is_left_alone():
     assert both[1] == (1, 0, 0, 1)
 
 
+def test_the_cast_of_a_weight_keeps_its_layout():
+    x, w, _, b = tensors(torch.float32)
+
+    def layer(x, w, b):
+        cast = torch.ops.prims.convert_element_type.default
+        x, b, w_t = cast(x, torch.bfloat16), cast(b, torch.bfloat16), w.permute(1, 0)
+        return torch.addmm(b, x, cast(w_t, torch.bfloat16))
+
+    graph, counts = rewritten(layer, x, w, b)
+    assert counts == (1, 0, 0, 0)
+    casts = [n for n in graph.graph.nodes if "convert_element_type" in n.name]
+    assert [n.args[0].op for n in casts] == ["placeholder"] * 3
+    assert torch.equal(graph(x, w, b), layer(x, w, b))
+
+
 @needs_compiler
 @pytest.mark.parametrize("amd", [True, False])
 def test_a_compiled_function_multiplies_right_on_every_processor(amd, monkeypatch):

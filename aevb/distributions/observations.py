@@ -1,5 +1,7 @@
 """Families of observations: binary, grey, classes, counts. All are normalized over their domain."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -43,21 +45,47 @@ class Bernoulli(Family):
 class BernoulliVector(td.Independent):  # type: ignore[type-arg]  # a class of torch's, at run time
     """Independent coin flips whose joint log-probability takes a logarithm once for many cells.
 
-        sum_i log(1 + exp(-|l_i|)) = sum_groups log prod_i (1 + exp(-|l_i|))
+        log p(x) = sum_i x_i l_i - max(l_i, 0) - log(1 + exp(-|l_i|))
 
-    A factor lies in (1, 2], so that 64 of them do not overflow, and the product loses no more than
-    the sum does. It is for evaluation: with gradients torch's own formula is the faster one.
+    One exponential serves the gradient too. It is for evaluation and for compiled steps: with
+    gradients, and not compiled, torch's own formula is the faster one.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
         logits: Tensor = self.base_dist.logits
         group = _factors_of_a_product(logits.shape[-1])
-        if torch.is_grad_enabled() or self.reinterpreted_batch_ndims != 1 or group < 4:
+        eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if eager or self.reinterpreted_batch_ndims != 1 or group < 4:
             return super().log_prob(value)  # type: ignore[no-any-return, no-untyped-call]
-        factors = 1 + torch.exp(-logits.abs())
-        normalizer = factors.unflatten(-1, (group, -1)).prod(-2).log().sum(-1)
-        log_probability: Tensor = (value * logits - logits.clamp_min(0)).sum(-1) - normalizer
+        # -|l| is l - 2 max(l, 0): of abs() the second derivative would be missing where l is 0.
+        positive = logits.clamp_min(0)
+        factors = 1 + torch.exp(logits - 2 * positive)
+        normalizer: Tensor = _SumOfLogs.apply(factors, group)  # type: ignore[no-untyped-call]
+        log_probability: Tensor = (value * logits - positive).sum(-1) - normalizer
         return log_probability
+
+
+class _SumOfLogs(torch.autograd.Function):
+    """sum_i log f_i = sum_groups log prod f_i, over the last axis, for factors f_i in [1, 2].
+
+    A product of 64 of them does not overflow, and loses no more than the sum does.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(factors: Tensor, group: int) -> Tensor:
+        products: Tensor = factors.unflatten(-1, (group, -1)).prod(-2)
+        return products.log().sum(-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (factors,) = ctx.saved_tensors
+        return gradient.unsqueeze(-1) / factors, None
 
 
 def _factors_of_a_product(size: int) -> int:
