@@ -5,6 +5,7 @@ disk and found again by the next process. A step that runs in a millisecond is c
 the checks, a tenth of that, which would find that a module was changed in between.
 """
 
+import logging
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aevb.library import Library, kept_library, make_library
 from aevb.products import fast_products
+
+logger = logging.getLogger("aevb")
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "cpu": {"cpp_wrapper": True},  # the calls between kernels in C++ too
@@ -47,8 +51,11 @@ class Compiled:
         self._graphs: dict[Hashable, Callable[..., Any]] = {}
 
     def __call__(self, key: Hashable, *arguments: Any) -> Any:
-        key = key, torch.get_num_threads(), torch.is_grad_enabled()
+        strict = torch.are_deterministic_algorithms_enabled()
+        key = key, torch.get_num_threads(), torch.is_grad_enabled(), strict
         graph = self._graphs.get(key)
+        if isinstance(graph, Library):
+            return graph(*arguments)
         if graph is not None and self.guarded:
             with _compiling():  # which it does again where a module was changed
                 return graph(*arguments)
@@ -65,6 +72,10 @@ class Compiled:
         return self._first(key, arguments)
 
     def _first(self, key: Hashable, arguments: tuple[Any, ...]) -> Any:
+        library = self._library(arguments)
+        if library is not None:
+            self._graphs[key] = library
+            return library(*arguments)
         try:
             with _compiling() as products:
                 graph = self._compile(OPTIONS.get(self.device, {}) | products)
@@ -77,6 +88,19 @@ class Compiled:
             return self.function(*arguments)
         self._graphs[key] = graph
         return result
+
+    def _library(self, arguments: tuple[Any, ...]) -> Callable[..., Any] | None:
+        """The function of ours as a library, which is found without tracing; None for others."""
+        if self.guarded or self.device != "cpu":
+            return None
+        found = kept_library(self.function, arguments)
+        if found is None:
+            try:
+                with _compiling() as products:
+                    found = make_library(self.function, arguments, products)
+            except Exception as error:  # of many kinds: the other way may do, or says why not
+                logger.debug(f"no library was made: {_reason(error)}")
+        return found
 
     def _compile(self, options: dict[str, Any]) -> Callable[..., Any]:
         # Torch keeps compiled graphs with the code object and refuses a ninth; a copy of the code

@@ -12,7 +12,8 @@ import aevb
 PACKAGE = Path(aevb.__file__).parent
 ORDER = [
     {"errors", "files"},
-    {"machine", "products", "randomness"},
+    {"machine", "products", "randomness", "signature"},
+    {"library"},
     {"compilation", "data", "mcmc", "networks", "optimizers"},
     {"distributions"},
     {"conditional"},

@@ -10,7 +10,7 @@ The whole step is one function of tensors: forward, backward, clipping and the o
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -169,7 +169,8 @@ class AEVB:
             self._begin(*arguments)
         if self.compiled:
             key = (self._pair.training, *layouts((*batch, noise)))
-            gradients = self._graph(key, *arguments)
+            # Of the state its tensors alone: the number of the step is among the scalars.
+            gradients = self._graph(key, replace(state, t=0), *arguments[1:])
             self.compiled = self._graph.note is None
         else:
             gradients = self._advance(*arguments)
