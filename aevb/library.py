@@ -12,6 +12,7 @@ Only a folder of the user's own, that nobody else may write to, is kept and read
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -44,6 +45,12 @@ class Library:
     def __call__(self, *arguments: Any) -> Any:
         return pytree.tree_unflatten(self._code.run(list(_tensors(arguments))), self._result)
 
+    def try_out(self, given: list[Tensor]) -> None:
+        """Run it on copies: what does not run is seen before anything is written to, or kept."""
+        copies = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype).copy_(t) for t in given]
+        with torch.random.fork_rng(devices=[]):
+            self._code.run(copies)
+
 
 def kept_library(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Library | None:
     """The library that an earlier process made for the same function and arguments, if any."""
@@ -73,13 +80,16 @@ def make_library(
             replace_atomically(folder / "signatures" / name, which.encode())
             return found
     with tempfile.TemporaryDirectory() as made:
-        _compile(graph, list(_tensors(arguments)), options, Path(made))
+        given = list(_tensors(arguments))
+        _compile(graph, given, options, Path(made))
         _write_manifest(Path(made), result)
+        library = _opened(Path(made))  # open files may be removed
+        library.try_out(given)
         if folder is not None:
             with suppress(OSError):  # a full disk, say: it is made again
                 _keep(Path(made), folder / "libraries" / which)
                 replace_atomically(folder / "signatures" / name, which.encode())
-        return _opened(Path(made))  # open files may be removed
+    return library
 
 
 def _suited(function: Callable[..., Any], arguments: tuple[Any, ...]) -> str | None:
@@ -175,7 +185,16 @@ def _compile(graph: Any, given: list[Tensor], options: dict[str, Any], folder: P
     from torch._inductor import aot_compile
 
     path = folder / "code.so"
-    aot_compile(graph, tuple(given), options={**options, "aot_inductor.output_path": str(path)})
+    log = logging.getLogger("torch._inductor.ir")  # it warns of calls that are made by name
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        aot_compile(graph, tuple(given), options={**options, "aot_inductor.output_path": str(path)})
+    finally:
+        log.setLevel(level)
+    # Calls of torch's that have no place in its C interface are listed under another name.
+    for calls in folder.glob("*.wrapper.json"):
+        calls.rename(path.with_suffix(".json"))
 
 
 # -- keeping --------------------------------------------------------------------------------------
