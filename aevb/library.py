@@ -30,6 +30,12 @@ from aevb.files import cache_folder, replace_atomically
 from aevb.signature import signature
 
 _MANIFEST = "manifest.json"
+_OPTIONS = {
+    "cpp.vec_isa_ok": True,
+    "aot_inductor.precompile_headers": False,
+}
+"""Half of the time to compile otherwise goes into trying out what the processor's flags tell, which
+shows soon enough, and into headers for many more libraries than a user makes."""
 
 
 class Library:
@@ -185,11 +191,12 @@ def _compile(graph: Any, given: list[Tensor], options: dict[str, Any], folder: P
     from torch._inductor import aot_compile
 
     path = folder / "code.so"
+    options = {**options, **_OPTIONS, "aot_inductor.output_path": str(path)}
     log = logging.getLogger("torch._inductor.ir")  # it warns of calls that are made by name
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        aot_compile(graph, tuple(given), options={**options, "aot_inductor.output_path": str(path)})
+        aot_compile(graph, tuple(given), options=options)
     finally:
         log.setLevel(level)
     # Calls of torch's that have no place in its C interface are listed under another name.

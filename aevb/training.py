@@ -49,8 +49,10 @@ LARGE_STEP = 1e8
 """Operations from which the products are most of a step."""
 NUMBERS_AT_ONCE = 1 << 20
 """Of noise, drawn ahead of the steps that need it."""
-SECONDS_WORTH_COMPILING = 30.0
+SECONDS_WORTH_COMPILING = 15.0
 """Of an uncompiled run; a compilation takes about 10 where nothing is kept from an earlier one."""
+SECONDS_WORTH_COMPILING_BOUNDS = 8.0
+"""Of the bounds after all epochs, likewise; their estimate is half of what they take."""
 
 NON_FINITE_ADVICE = (
     "try a smaller learning rate (--lr), gradient clipping (--clip 10), or data without extreme "
@@ -204,6 +206,7 @@ class _Loop:
         parameter = next(learner.model.parameters())
         self.dtype, self.device = parameter.dtype, parameter.device
         self.compiled_sums = Compiled(bound_sums, device=self.device.type)
+        self.long_bounds = self._bounds_worth_compiling()
         with evaluating(learner.model, learner.posterior):
             first = Batch(
                 self.rows.take(np.arange(1)).to(parameter),
@@ -214,6 +217,14 @@ class _Loop:
         self.noise_source = generator(plan.seed, Stream.NOISE)
         drawn = plan.samples * plan.batch_size * math.prod(self.event)
         self.few = max(1, min(8, NUMBERS_AT_ONCE // drawn))
+
+    def _bounds_worth_compiling(self) -> bool:
+        if self.validation is None:
+            return False
+        rows = len(self.validation)
+        by_row = sum(operations(self.learner.model, self.learner.posterior, self.validation))
+        work = Work(by_row * min(1000, rows), self.plan.epochs * math.ceil(rows / 1000))
+        return work.seconds > SECONDS_WORTH_COMPILING_BOUNDS
 
     def _validation_rows(self, data: Dataset) -> Rows | None:
         # Free parameters exist for the training rows only: nothing held out can be scored by them.
@@ -331,7 +342,7 @@ class _Loop:
         if self.validation is None:
             return None
         pair = self.learner.model, self.learner.posterior
-        sums = self._bound_sums if self.learner.compiled else bound_sums
+        sums = self._bound_sums if self.learner.compiled and self.long_bounds else bound_sums
         parts = bound_parts(*pair, self.validation, seed=self.plan.seed, sums=sums)
         if not math.isfinite(parts["elbo"]):
             raise TrainingError(
@@ -477,9 +488,14 @@ class Work:
     steps: int
 
     @property
+    def seconds(self) -> float:
+        """What it would take uncompiled, about, on a usual processor."""
+        return self.steps * (1.5e-3 + self.operations / 1.2e11)
+
+    @property
     def worth_compiling(self) -> bool:
         """Whether the run earns back the seconds that a first compilation takes."""
-        return self.steps * (1.5e-3 + self.operations / 1.2e11) > SECONDS_WORTH_COMPILING
+        return self.seconds > SECONDS_WORTH_COMPILING
 
     @property
     def worth_threads(self) -> bool:
