@@ -16,9 +16,10 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import fields, is_dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from aevb.files import cache_folder, replace_atomically
-from aevb.signature import signature
+from aevb.signature import signature, surroundings
 
 _MANIFEST = "manifest.json"
+_CODE = ("code.so", "code.json")
+"""Machine code, and the calls in it that torch makes by name."""
+_NO_LIBRARY = (OSError, ValueError, LookupError, TypeError, RuntimeError)
 _OPTIONS = {
     "cpp.vec_isa_ok": True,
     "aot_inductor.precompile_headers": False,
@@ -49,7 +53,7 @@ class Library:
         self._result = pytree.treespec_loads(result)
 
     def __call__(self, *arguments: Any) -> Any:
-        return pytree.tree_unflatten(self._code.run(list(_tensors(arguments))), self._result)
+        return pytree.tree_unflatten(self._code.run(_tensors(arguments)), self._result)
 
     def try_out(self, given: list[Tensor]) -> None:
         """Run it on copies: what does not run is seen before anything is written to, or kept."""
@@ -63,7 +67,7 @@ def kept_library(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Li
     name, folder = _suited(function, arguments), _folder()
     if name is None or folder is None:
         return None
-    with suppress(OSError, ValueError):
+    with suppress(*_NO_LIBRARY):
         return _opened(folder / "libraries" / (folder / "signatures" / name).read_text())
     return None
 
@@ -81,12 +85,12 @@ def make_library(
     graph, result = _traced(function, arguments)
     which, folder = _hash_of(graph, arguments, options), _folder()
     if folder is not None:
-        with suppress(OSError, ValueError):
+        with suppress(*_NO_LIBRARY):
             found = _opened(folder / "libraries" / which)
             replace_atomically(folder / "signatures" / name, which.encode())
             return found
     with tempfile.TemporaryDirectory() as made:
-        given = list(_tensors(arguments))
+        given = _tensors(arguments)
         _compile(graph, given, options, Path(made))
         _write_manifest(Path(made), result)
         library = _opened(Path(made))  # open files may be removed
@@ -100,7 +104,7 @@ def make_library(
 
 def _suited(function: Callable[..., Any], arguments: tuple[Any, ...]) -> str | None:
     """The signature, where no tensors share memory and no gradients are asked for."""
-    given = list(_tensors(arguments))
+    given = _tensors(arguments)
     places = [t.untyped_storage().data_ptr() for t in given if t.numel()]
     if len(set(places)) < len(places) or any(t.device.type != "cpu" for t in given):
         return None
@@ -112,22 +116,29 @@ def _suited(function: Callable[..., Any], arguments: tuple[Any, ...]) -> str | N
 # -- tensors in arguments -------------------------------------------------------------------------
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _tensors(value: Any) -> list[Tensor]:
     """All tensors of the arguments, in an order that depends on their kinds alone."""
+    found: list[Tensor] = []
+    _gather(value, found)
+    return found
+
+
+def _gather(value: Any, found: list[Tensor]) -> None:
     if isinstance(value, Tensor):
-        yield value
+        found.append(value)
     elif isinstance(value, nn.Module):
-        yield from (*value.parameters(), *value.buffers())
+        found += value.parameters()
+        found += value.buffers()
     else:
         for part in _parts(value):
-            yield from _tensors(part)
+            _gather(part, found)
 
 
-def _parts(value: Any) -> list[Any]:
+def _parts(value: Any) -> Collection[Any]:
     if isinstance(value, dict):
-        return list(value.values())
-    if isinstance(value, tuple | list):
-        return list(value)
+        return value.values()
+    if isinstance(value, (tuple, list)):
+        return value
     return [getattr(value, f.name) for f in fields(value)] if is_dataclass(value) else []
 
 
@@ -177,13 +188,15 @@ def _traced(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[A
 
 def _hash_of(graph: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> str:
     """Of the graph with the layouts of its inputs, and of all under which it is compiled."""
-    digest = hashlib.sha256(graph.code.encode())
+    digest = hashlib.sha256(surroundings().encode())
     for tensor in _tensors(arguments):
         digest.update(f"{tensor.shape} {tensor.stride()} {tensor.dtype};".encode())
-    for name, tensor in sorted((k, v) for k, v in vars(graph).items() if isinstance(v, Tensor)):
-        digest.update(f"{name} {tensor.dtype} {tensor.tolist()};".encode())
+    for name, part in graph.named_modules():
+        digest.update(f"{name}: {getattr(part, 'code', '')}".encode())
+    for name, tensor in (*graph.named_parameters(), *graph.named_buffers()):
+        digest.update(f"{name} {tensor.dtype} {tensor.shape} {tensor.tolist()};".encode())
     known = {k: getattr(v, "uuid", lambda v=v: repr(v))() for k, v in options.items()}
-    digest.update(f"{sorted(known.items())} {signature()}".encode())
+    digest.update(repr(sorted(known.items())).encode())
     return digest.hexdigest()
 
 
@@ -212,8 +225,9 @@ def _folder() -> Path | None:
     with suppress(OSError, RuntimeError):
         told = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
         folder = (Path(told) if told else cache_folder() / "compiled") / "aevb"
-        for part in ("libraries", "signatures"):
-            (folder / part).mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for path in (folder, folder / "libraries", folder / "signatures"):
+            path.mkdir(mode=0o700, exist_ok=True)
         about = folder.stat()
         if os.name == "posix" and (about.st_uid == os.getuid() and not about.st_mode & 0o022):
             return folder
@@ -221,31 +235,32 @@ def _folder() -> Path | None:
 
 
 def _write_manifest(folder: Path, result: str) -> None:
-    sums = {path.name: _checksum(path) for path in _code(folder)}
-    (folder / _MANIFEST).write_text(json.dumps({"result": result, "sha256": sums}))
+    names = [name for name in _CODE if (folder / name).exists()]
+    about = {"files": names, "result": result, "sha256": _checksum(folder, names, result)}
+    (folder / _MANIFEST).write_text(json.dumps(about))
 
 
-def _code(folder: Path) -> list[Path]:
-    """What is opened: machine code, and the calls in it that torch makes by name."""
-    return [path for path in (folder / "code.so", folder / "code.json") if path.exists()]
-
-
-def _checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _checksum(folder: Path, names: Sequence[str], result: str) -> str:
+    digest = hashlib.sha256(f"{names} {result}".encode())
+    for name in names:
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
 
 
 def _keep(made: Path, folder: Path) -> None:
     beside = Path(tempfile.mkdtemp(dir=folder.parent))
-    for path in (made / _MANIFEST, *_code(made)):
-        shutil.copy(path, beside)
+    for name in (_MANIFEST, *_CODE):
+        if (made / name).exists():
+            shutil.copy(made / name, beside)
     shutil.rmtree(folder, ignore_errors=True)  # there is one only where it was damaged
     beside.rename(folder)
 
 
 def _opened(folder: Path) -> Library:
-    """The library in a folder. Errors: OSError, ValueError where it is not there or damaged."""
-    about = json.loads((folder / _MANIFEST).read_text())
-    for name, checksum in about["sha256"].items():
-        if _checksum(folder / name) != checksum:
-            raise ValueError(f"{name} is damaged")
-    return Library(folder, about["result"])
+    """The library in a folder. Errors: `_NO_LIBRARY` where there is none, or a damaged one."""
+    names, result, checksum = itemgetter("files", "result", "sha256")(
+        json.loads((folder / _MANIFEST).read_text())
+    )
+    if not {"code.so"} <= set(names) <= set(_CODE) or checksum != _checksum(folder, names, result):
+        raise ValueError(f"{folder} is damaged")
+    return Library(folder, result)

@@ -10,10 +10,10 @@ import os
 import platform
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from functools import partial
+from functools import cached_property, partial
 from inspect import unwrap
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -50,12 +50,21 @@ def signature(*things: Any) -> str | None:
         >>> signature(lambda x: x) is None
         True
     """
-    digest = hashlib.sha256()
     try:
-        for token in (*_tokens(things, {}), *_code(), *_process()):
-            digest.update(f"{len(token)}:{token};".encode())
-    except _UnknownError:
+        return _hashed((*_tokens(things, {}), *_code(_ROOMS), *_process()))
+    except (_UnknownError, ValueError, RecursionError):
         return None
+
+
+def surroundings() -> str:
+    """The hash of what a graph is compiled by and under: our part in it, torch, the process."""
+    return _hashed((*_code(("library", "products")), *_process()))
+
+
+def _hashed(tokens: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for token in tokens:
+        digest.update(f"{len(token)}:{token};".encode())
     return digest.hexdigest()
 
 
@@ -117,7 +126,7 @@ def _called(value: Any, seen: dict[int, int]) -> Iterator[str]:
     if isinstance(value, FunctionType) and "<locals>" in value.__qualname__:
         if not _ours(value.__module__):
             raise _UnknownError
-        yield from _function(value, seen)
+        yield from _function(value, lambda part: _tokens(part, seen))
     else:
         yield _name(value)
 
@@ -132,63 +141,66 @@ def _name(value: Any) -> str:
     return f"{value.__module__}.{value.__qualname__}"
 
 
-def _ours(module: str) -> bool:
-    return any(module == f"aevb.{room}" or module.startswith(f"aevb.{room}.") for room in _ROOMS)
+def _ours(module: str, rooms: Iterable[str] = _ROOMS) -> bool:
+    return any(module == f"aevb.{room}" or module.startswith(f"aevb.{room}.") for room in rooms)
 
 
 def _known(module: str) -> bool:
     return module.partition(".")[0] in ("torch", "builtins", "math")
 
 
-def _code() -> Iterator[str]:
+def _code(rooms: Iterable[str]) -> Iterator[str]:
     """Every function and constant of our rooms as they stand in the process, not in the files."""
-    for name in sorted(filter(_ours, sys.modules)):
+    for name in sorted(name for name in sys.modules if _ours(name, rooms)):
         yield name
         yield from _members(vars(sys.modules[name]))
 
 
-def _members(members: Any) -> Iterator[str]:
+def _members(members: Mapping[str, Any]) -> Iterator[str]:
     for name, value in sorted(members.items()):
-        if name.startswith("__") and not callable(value):
-            continue
-        yield name
-        yield from _member(value)
+        if callable(value) or not name.startswith("__"):
+            yield name
+            yield from _member(value)
 
 
 def _member(value: Any) -> Iterator[str]:
-    if isinstance(value, property):
-        value = value.fget
-    value = unwrap(getattr(value, "func", getattr(value, "__func__", value)))
+    """What stands in a module or a class of ours: here no object ends it, for most decide nothing.
+
+    Those that a step is traced through are among its arguments, or behind its method.
+    """
+    if isinstance(value, property | classmethod | staticmethod | cached_property):
+        value = next(getattr(value, n) for n in ("fget", "func", "__func__") if hasattr(value, n))
+    value = unwrap(value) if callable(value) else value
     if isinstance(value, FunctionType):
-        yield from _function(value, {})
+        yield from _function(value, _captured)
     elif isinstance(value, type) and _ours(value.__module__):
         yield from _members(vars(value))
     elif isinstance(value, type | ModuleType | BuiltinFunctionType):
         yield f"{getattr(value, '__module__', '')}.{value.__name__}"
-    elif type(value) in (tuple, list, dict):
-        parts = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, part in parts:
-            yield from _member(key)
+    elif isinstance(value, dict):
+        yield from _member([part for pair in value.items() for part in pair])
+    elif isinstance(value, tuple | list):
+        yield f"{len(value)}"
+        for part in value:
             yield from _member(part)
+    elif is_dataclass(value) or type(value) is partial:
+        names = [f.name for f in fields(value)] if is_dataclass(value) else ["func", "args"]
+        yield from _member([type(value), *(getattr(value, name) for name in names)])
     else:
         yield f"{type(value)} {value!r}" if type(value) in _PLAIN else f"{type(value)}"
 
 
-def _function(function: FunctionType, seen: dict[int, int]) -> Iterator[str]:
+def _captured(value: Any) -> Iterator[str]:
+    """What a function took from around it; of a class, which may be its own, the name."""
+    yield from _member(value.__qualname__ if isinstance(value, type) else value)
+
+
+def _function(function: FunctionType, part: Callable[[Any], Iterator[str]]) -> Iterator[str]:
     """Code, defaults, and what it took from around it."""
     yield from _instructions(function.__code__)
-    yield f"{function.__defaults__} {function.__kwdefaults__}" if _plain(function) else "defaults"
+    yield from part((function.__defaults__, function.__kwdefaults__))
     for cell in function.__closure__ or ():
-        content = cell.cell_contents
-        if isinstance(content, FunctionType):
-            yield from _function(content, seen)
-        elif seen or type(content) in _PLAIN:
-            yield from _tokens(content, seen)
-
-
-def _plain(function: FunctionType) -> bool:
-    given = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
-    return all(type(value) in _PLAIN for value in given)
+        yield from part(cell.cell_contents)
 
 
 def _instructions(code: CodeType) -> Iterator[str]:
