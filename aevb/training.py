@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -38,7 +38,9 @@ from aevb.optimizers import Schedule, cosine
 from aevb.posterior import Batch, PerDatum, Posterior
 from aevb.products import has_bfloat16
 from aevb.randomness import Stream, generator, rewind
-from aevb.storage import RunFolder
+
+if TYPE_CHECKING:  # a run without a folder does not wait for what checks those
+    from aevb.storage import RunFolder
 
 logger = logging.getLogger("aevb")
 
@@ -137,7 +139,7 @@ def train(
     data: Dataset,
     plan: Plan | None = None,
     *,
-    run: RunFolder | None = None,
+    run: "RunFolder | None" = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
 ) -> list[dict[str, Any]]:
@@ -180,7 +182,7 @@ class _Loop:
         learner: AEVB,
         data: Dataset,
         plan: Plan,
-        run: RunFolder | None,
+        run: "RunFolder | None",
         callbacks: Sequence[Callback],
     ) -> None:
         self.learner, self.plan, self.run, self.callbacks = learner, plan, run, callbacks
