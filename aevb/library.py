@@ -37,9 +37,12 @@ _NO_LIBRARY = (OSError, ValueError, LookupError, TypeError, RuntimeError)
 _OPTIONS = {
     "cpp.vec_isa_ok": True,
     "aot_inductor.precompile_headers": False,
+    "aot_inductor.enable_line_tables": False,
+    "aot_inductor.enable_frame_pointer": False,
 }
 """Half of the time to compile otherwise goes into trying out what the processor's flags tell, which
-shows soon enough, and into headers for many more libraries than a user makes."""
+shows soon enough, and into headers for many more libraries than a user makes; and most of a library
+would be for debuggers."""
 
 
 class Library:
@@ -201,10 +204,11 @@ def _hash_of(graph: Any, arguments: tuple[Any, ...], options: dict[str, Any]) ->
 
 
 def _compile(graph: Any, given: list[Tensor], options: dict[str, Any], folder: Path) -> None:
-    from torch._inductor import aot_compile
+    from torch._inductor import aot_compile, list_options
 
-    path = folder / "code.so"
-    options = {**options, **_OPTIONS, "aot_inductor.output_path": str(path)}
+    path, known = folder / "code.so", list_options()
+    options = options | {k: v for k, v in _OPTIONS.items() if k in known}
+    options["aot_inductor.output_path"] = str(path)
     log = logging.getLogger("torch._inductor.ir")  # it warns of calls that are made by name
     level = log.level
     log.setLevel(logging.ERROR)
