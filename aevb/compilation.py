@@ -6,6 +6,7 @@ the checks, a tenth of that, which would find that a module was changed in betwe
 a step is a tenth of a millisecond, its launches are recorded and from then on replayed as one.
 """
 
+import logging
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aevb.library import Library, kept_library, make_library
 from aevb.products import fast_products
+
+logger = logging.getLogger("aevb")
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "cpu": {"cpp_wrapper": True},  # the calls between kernels in C++ too
@@ -53,6 +57,8 @@ class Compiled:
     def __call__(self, key: Hashable, *arguments: Any) -> Any:
         key = key, *self._settings()
         graph = self._graphs.get(key)
+        if isinstance(graph, Library):
+            return graph(*arguments)
         if graph is not None and self.guarded:
             with _compiling():  # which it does again where a module was changed
                 return graph(*arguments)
@@ -74,6 +80,10 @@ class Compiled:
         )
 
     def _first(self, key: Hashable, arguments: tuple[Any, ...]) -> Any:
+        library = self._library(arguments)
+        if library is not None:
+            self._graphs[key] = library
+            return library(*arguments)
         try:
             with _compiling() as products:
                 options = OPTIONS.get(self.device, {}) | products
@@ -100,6 +110,19 @@ class Compiled:
         if key not in self._recordings:
             self._recordings[key] = _Recording(graph, arguments)
         return self._recordings[key](*arguments)
+
+    def _library(self, arguments: tuple[Any, ...]) -> Callable[..., Any] | None:
+        """The function of ours as a library, which is found without tracing; None for others."""
+        if self.guarded or self.device != "cpu":
+            return None
+        found = kept_library(self.function, arguments)
+        if found is None:
+            try:
+                with _compiling() as products:
+                    found = make_library(self.function, arguments, products)
+            except Exception as error:  # of many kinds: the other way may do, or says why not
+                logger.debug(f"no library was made: {_reason(error)}")
+        return found
 
     def _compile(self, options: dict[str, Any]) -> Callable[..., Any]:
         # Torch keeps compiled graphs with the code object and refuses a ninth; a copy of the code

@@ -74,12 +74,27 @@ def fast_products() -> Iterator[dict[str, Any]]:
         yield {}
         return
     product = torch.ops.mkldnn._linear_pointwise.default
-    # As it stands the compiler makes both arguments contiguous, that is, it transposes.
-    claimed[product] = lowering.fallback_handler(product, add_to_fallback_set=False)
+    claimed[product] = _lowered
     try:
         yield {"post_grad_custom_post_pass": _pass(_is_amd())}
     finally:
         del claimed[product]
+
+
+def _lowered(*arguments: Any) -> Any:
+    """oneDNN's product in compiled code: called without torch's dispatcher, as it stands in C.
+
+    By itself the compiler makes both arguments contiguous first, that is, it transposes.
+    """
+    from torch._inductor import ir, mkldnn_ir
+
+    class Product(mkldnn_ir.LinearUnary):
+        @classmethod
+        def require_contiguous(cls, x: Any) -> Any:
+            return x if len(x.get_size()) == 2 else super().require_contiguous(x)
+
+    create: Any = Product.create
+    return ir.TensorBox.create(create(*arguments))
 
 
 def _is_amd() -> bool:

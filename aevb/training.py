@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
@@ -33,7 +33,9 @@ from aevb.portions import Portions
 from aevb.posterior import Batch, PerDatum, Posterior
 from aevb.products import has_bfloat16
 from aevb.randomness import Stream, generator, seed_torch, torch_kept
-from aevb.storage import RunFolder
+
+if TYPE_CHECKING:  # a run without a folder does not wait for what checks those
+    from aevb.storage import RunFolder
 
 logger = logging.getLogger("aevb")
 
@@ -41,8 +43,10 @@ LARGE_STEP = 1e8
 """Operations from which the products are most of a step."""
 SPEED_UNCOMPILED = {"cpu": (1.5e-3, 1.2e11), "cuda": (6e-3, 1e13)}
 """Of a step, about: seconds however small it is, and operations per second."""
-SECONDS_WORTH_COMPILING = 30.0
+SECONDS_WORTH_COMPILING = 15.0
 """Of an uncompiled run; a compilation takes about 10 where nothing is kept from an earlier one."""
+SECONDS_WORTH_COMPILING_BOUNDS = 8.0
+"""Of the bounds after all epochs, likewise; their estimate is half of what they take."""
 
 NON_FINITE_ADVICE = (
     "try a smaller learning rate (--lr), gradient clipping (--clip 10), or data without extreme "
@@ -127,7 +131,7 @@ def train(
     data: Dataset,
     plan: Plan | None = None,
     *,
-    run: RunFolder | None = None,
+    run: "RunFolder | None" = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
 ) -> list[dict[str, Any]]:
@@ -170,7 +174,7 @@ class _Loop:
         learner: AEVB,
         data: Dataset,
         plan: Plan,
-        run: RunFolder | None,
+        run: "RunFolder | None",
         callbacks: Sequence[Callback],
     ) -> None:
         self.learner, self.plan, self.run, self.callbacks = learner, plan, run, callbacks
@@ -196,9 +200,19 @@ class _Loop:
         like = parameter_of(learner.model)
         self.device = like.device
         self.compiled_sums = Compiled(bound_sums, device=self.device.type)
+        self.long_bounds = self._bounds_worth_compiling()
         with evaluating(learner.model, learner.posterior):
             q = learner.posterior(first_batch(learner.model, self.rows))
         self.portions = Portions(self.rows, q, like, plan.batch_size, plan.samples, plan.seed)
+
+    def _bounds_worth_compiling(self) -> bool:
+        if self.validation is None:
+            return False
+        rows = len(self.validation)
+        by_row = sum(operations(self.learner.model, self.learner.posterior, self.validation))
+        steps = self.plan.epochs * math.ceil(rows / 1000)
+        work = Work(by_row * min(1000, rows), steps, self.device.type)
+        return work.seconds > SECONDS_WORTH_COMPILING_BOUNDS
 
     def _validation_rows(self, data: Dataset) -> Rows | None:
         # Free parameters exist for the training rows only: nothing held out can be scored by them.
@@ -284,7 +298,7 @@ class _Loop:
         if self.validation is None:
             return None
         pair = self.learner.model, self.learner.posterior
-        sums = self._bound_sums if self.learner.compiled else bound_sums
+        sums = self._bound_sums if self.learner.compiled and self.long_bounds else bound_sums
         parts = bound_parts(*pair, self.validation, seed=self.plan.seed, sums=sums)
         if not math.isfinite(parts["elbo"]):
             raise TrainingError(
@@ -426,10 +440,15 @@ class Work:
     device: str = "cpu"
 
     @property
+    def seconds(self) -> float:
+        """What it would take uncompiled, about, on a usual processor or GPU."""
+        least, rate = SPEED_UNCOMPILED[self.device]
+        return self.steps * (least + self.operations / rate)
+
+    @property
     def worth_compiling(self) -> bool:
         """Whether the run earns back the seconds that a first compilation takes."""
-        least, rate = SPEED_UNCOMPILED[self.device]
-        return self.steps * (least + self.operations / rate) > SECONDS_WORTH_COMPILING
+        return self.seconds > SECONDS_WORTH_COMPILING
 
     @property
     def worth_threads(self) -> bool:

@@ -12,7 +12,8 @@ import aevb
 PACKAGE = Path(aevb.__file__).parent
 ORDER = [
     {"errors", "files"},
-    {"devices", "machine", "products", "randomness"},
+    {"devices", "machine", "products", "randomness", "signature"},
+    {"library"},
     {"compilation", "data", "mcmc", "networks", "optimizers"},
     {"distributions"},
     {"conditional"},

@@ -41,7 +41,7 @@ class State:
     buffers: dict[str, Tensor]
     memory: dict[str, tuple[Tensor, ...]]
     totals: Tensor
-    t: int = 0
+    t: int = field(default=0, compare=False)  # to a graph: it reads it among the scalars
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor under one flat name, as a checkpoint stores them."""

@@ -118,7 +118,7 @@ def train(
     from aevb.following import require_tensorboard
     from aevb.progress import Verbosity, bar, follow
     from aevb.storage import RunFolder
-    from aevb.workflow import fit, settle, write_report
+    from aevb.workflow import fit, settle
 
     how = ("out", "resume", "force", "json_", "quiet", "verbose", "tensorboard", "report")
     options = {k: v for k, v in ctx.params.items() if k not in how}
@@ -142,6 +142,8 @@ def train(
                 folder, settings, resume=resuming, callbacks=callbacks, tensorboard=tensorboard
             )
     if report:
+        from aevb.workflow import write_report
+
         with bar("evaluating", quiet=quiet or json_) as progress:
             result["report"] = str(write_report(folder, progress=progress))
     if json_:

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from aevb.compilation import Compiled, layouts
 from aevb.data import Rows
@@ -363,11 +364,33 @@ def operations(model: Model, posterior: Posterior, rows: Rows) -> tuple[int, int
     """Floating-point operations of the products for one datum: to encode, and to decode one z."""
     batch = first_batch(model, rows)
     with evaluating(model, posterior):
-        with FlopCounterMode(display=False) as encoding:
+        with _Counting() as encoding:
             q = posterior(batch)
-        with FlopCounterMode(display=False) as decoding:
+        with _Counting() as decoding:
             model.likelihood(q.mean)
-    return encoding.get_total_flops(), decoding.get_total_flops()
+    return encoding.operations, decoding.operations
+
+
+class _Counting(TorchDispatchMode):
+    """Adds up the operations of products and convolutions, as torch's `FlopCounterMode` does.
+
+    That one imports torch's compiler, which takes a second and may not be needed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.operations += int(formula(*args, **(kwargs or {}), out_val=result))
+        return result
 
 
 def device_for(asked: str, model: Model, posterior: Posterior, rows: Rows, samples: int) -> str:
