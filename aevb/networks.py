@@ -11,11 +11,15 @@ from itertools import pairwise
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aevb.errors import UsageError
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+
+FEW_CHANNELS = 4
+"""Up to here a transposed convolution is written as a plain one."""
 
 
 class MLP(nn.Module):
@@ -99,7 +103,9 @@ class ConvolutionalEncoder(nn.Module):
                 f"rows of {math.prod(self.image_shape)} numbers were expected, "
                 f"an image of shape {self.image_shape}, found {x.shape[-1]}"
             )
-        y: Tensor = self.head(self.body(x.unflatten(-1, self.image_shape)).flatten(1))
+        features = self.body(x.unflatten(-1, self.image_shape))
+        # Channels last, as they lie in memory: nothing is moved.
+        y: Tensor = self.head(features.permute(0, 2, 3, 1).flatten(1))
         return y
 
 
@@ -139,15 +145,51 @@ class ConvolutionalDecoder(nn.Module):
         for (c_in, *_), (c_out, *size) in pairwise(sizes):
             kernel, stride, padding = _window(size)
             height, width = (n % 2 if n > 1 else 0 for n in size)
-            layers += [
-                activation(),
-                _glorot(nn.ConvTranspose2d(c_in, c_out, kernel, stride, padding, (height, width))),
-            ]
+            few = kernel == (4, 4) and c_out <= FEW_CHANNELS
+            kind = _Doubling if few else nn.ConvTranspose2d
+            layer = kind(c_in, c_out, kernel, stride, padding, (height, width))
+            layers += [activation(), _glorot(layer)]
         self.head = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:
-        y: Tensor = self.head(self.body(z).unflatten(-1, self._small))
+        channels, height, width = self._small
+        features = self.body(z).unflatten(-1, (height, width, channels)).permute(0, 3, 1, 2)
+        y: Tensor = self.head(features)
         return y.flatten(1)
+
+
+class _Doubling(nn.ConvTranspose2d):
+    """The transposed convolution with a 4x4 kernel and stride 2, as one with a 3x3 kernel.
+
+        y[2i + a, 2j + b] = (x * k_ab)[i, j],   k_ab the taps of the kernel that meet this pixel
+
+    A processor convolves onto four times as many channels, whose pixels are then put side by side,
+    several times as fast as it goes backwards from a few.
+    Source: Shi et al. (2016), "Is the deconvolution layer the same as a convolutional layer?".
+    """
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        height, width = x.shape[2:]
+        down, right = self.output_padding
+        taps = self.weight.flip(2, 3).unflatten(3, (2, 2)).unflatten(2, (2, 2))
+        rows = _phases(taps, 2)  # (C, c, a, 3, 2, 2)
+        kernel = _phases(rows, 4).permute(1, 2, 4, 0, 3, 5)  # (c, a, b, C, 3, 3)
+        assert self.bias is not None
+        parts = F.conv2d(
+            F.pad(x, (0, int(right), 0, int(down))),
+            kernel.flatten(0, 2),
+            self.bias.repeat_interleave(4),
+            padding=1,
+        )
+        image: Tensor = F.pixel_shuffle(parts, 2)
+        return image[:, :, : 2 * height + int(down), : 2 * width + int(right)]
+
+
+def _phases(taps: Tensor, axis: int) -> Tensor:
+    """Of taps by (neighbor, phase) at two axes, those of each phase at three places: (phase, 3)."""
+    first, second = taps.unbind(axis + 1)
+    behind = [0, 0] * (first.ndim - 1 - axis)
+    return torch.stack([F.pad(first, [*behind, 0, 1]), F.pad(second, [*behind, 1, 0])], axis)
 
 
 class Standardizer(nn.Module):

@@ -124,6 +124,7 @@ def _use_onednn(graph: Graph, float32: bool) -> None:
     aten, product = torch.ops.aten, torch.ops.mkldnn._linear_pointwise.default
     for node in list(graph.nodes):
         _cast_before_transposing(node)
+        _sum_for_the_bias(node)
     for node in list(graph.nodes):
         found = _factors(node)
         if found is None:
@@ -164,6 +165,27 @@ def _cast_before_transposing(node: Node) -> None:
         new.meta.update(node.meta)
     node.replace_all_uses_with(new)
     graph.erase_node(node)
+
+
+def _sum_for_the_bias(node: Node) -> None:
+    """Let the gradient of a convolution's bias be a sum of its own.
+
+    oneDNN's takes up to ten times as long; as a sum it joins what else is computed beside it.
+    """
+    aten, graph = torch.ops.aten, node.graph
+    if node.target is not aten.convolution_backward.default:
+        return
+    arguments: list[Any] = list(node.args)
+    gradient, (*others, of_bias) = arguments[0], arguments[-1]
+    if not of_bias or gradient.meta["val"].device.type != "cpu":
+        return
+    with graph.inserting_before(node):
+        total = graph.call_function(aten.sum.dim_IntList, (gradient, [0, 2, 3]))
+    for user in [user for user in node.users if user.args[1] == 2]:
+        total.meta.update(user.meta)
+        user.replace_all_uses_with(total)
+        graph.erase_node(user)
+    node.args = (*arguments[:-1], [*others, False])
 
 
 def _factors(node: Node) -> tuple[Node, Node, Node | None] | None:

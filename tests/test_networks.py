@@ -12,7 +12,7 @@ from torch import nn
 from aevb import MLP, ConvolutionalDecoder, ConvolutionalEncoder
 from aevb.compilation import Compiled
 from aevb.errors import UsageError
-from aevb.networks import StandardizedInput
+from aevb.networks import StandardizedInput, _Doubling
 
 SIDES = st.integers(1, 33)
 
@@ -30,11 +30,11 @@ def test_convolution_sees_pixels_where_they_are():
     """A flat row is (C, H, W) in that order: moving one pixel moves the answer as torch says."""
     encoder = ConvolutionalEncoder((2, 6, 4), [3], 5, nn.Identity)
     x = torch.randn(2, 48)
-    image = encoder.body[0](x.view(2, 2, 6, 4)).flatten(1)
+    image = encoder.body[0](x.view(2, 2, 6, 4)).permute(0, 2, 3, 1).flatten(1)
     assert torch.allclose(encoder(x), encoder.head(image))
     decoder = ConvolutionalDecoder(5, [3], (2, 6, 4), 2)
     code = torch.randn(2, 5)
-    image = decoder.head(decoder.body(code).view(2, 3, 3, 2))
+    image = decoder.head(decoder.body(code).view(2, 3, 2, 3).permute(0, 3, 1, 2))
     assert image.shape == (2, 4, 6, 4)
     assert torch.equal(decoder(code), image.reshape(2, -1))
 
@@ -95,6 +95,19 @@ def test_compiled_convolutional_networks_equal_themselves(shape):
     with torch.no_grad():
         assert torch.allclose(compiled("once", x), decoder(encoder(x)), atol=1e-6)
     assert compiled.note is None
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (5, 4)], ids=str)
+@pytest.mark.parametrize("longer", [(0, 0), (1, 0), (1, 1)], ids=str)
+def test_a_doubling_is_the_transposed_convolution(size, longer):
+    layer = _Doubling(3, 2, 4, 2, 1, longer).double()
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    expected = nn.ConvTranspose2d.forward(layer, x)
+    assert torch.allclose(layer(x), expected, atol=1e-14)
+    tensors = (x, *layer.parameters())
+    found = torch.autograd.grad(layer(x).square().sum(), tensors)
+    for a, b in zip(found, torch.autograd.grad(expected.square().sum(), tensors), strict=True):
+        assert torch.allclose(a, b, atol=1e-12)
 
 
 def test_kernels_lie_channels_last():

@@ -163,6 +163,23 @@ def test_the_cast_of_a_weight_keeps_its_layout():
     assert torch.equal(graph(x, w, b), layer(x, w, b))
 
 
+def test_the_gradient_of_a_bias_is_a_sum_of_its_own():
+    layer, x = nn.Conv2d(3, 4, 4, 2, 1).double(), noise((2, 3, 8, 6))
+
+    def gradients(x, *parameters):
+        def loss(x, *p):
+            return nn.functional.conv2d(x, *p, 2, 1).square().sum()
+
+        return torch.func.grad(loss, (0, 1, 2))(x, *parameters)
+
+    given = x, layer.weight.detach(), layer.bias.detach()
+    graph, _ = rewritten(gradients, *given)
+    assert "[True, True, False]" in graph.code
+    assert graph.code.count("aten.sum.dim_IntList") == 1
+    for found, expected in zip(graph(*given), gradients(*given), strict=True):
+        assert torch.allclose(found, expected, atol=1e-12)
+
+
 @needs_compiler
 @pytest.mark.parametrize("amd", [True, False])
 def test_a_compiled_function_multiplies_right_on_every_processor(amd, monkeypatch):

@@ -353,7 +353,7 @@ CHANGES = {
         "Family",
     ),
     "no prior": (lambda c: c["model"]["arguments"].update(prior=None), "model.prior"),
-    "format of another version": (lambda c: c.update(format=2), "format 2"),
+    "format of another version": (lambda c: c.update(format=3), "format 3"),
     "no format": (lambda c: c.pop("format"), "format None"),
     "no model": (lambda c: c.pop("model"), "no model"),
     "model is a posterior": (lambda c: c.update(model=c["posterior"]), "no model"),
@@ -373,7 +373,7 @@ def test_a_config_that_says_something_else_is_refused(saved, name):
 
 def nested(n, left, right, inside="1"):
     model = left * n + inside + right * n
-    return f'{{"format": 1, "posterior": null, "model": {model}}}'
+    return f'{{"format": 2, "posterior": null, "model": {model}}}'
 
 
 MODEL = ('{"class": "Model", "arguments": {"likelihood": null, "prior": ', "}}")
@@ -381,11 +381,11 @@ TEXTS = {
     "not an object": ("[1, 2]", "must hold a JSON object"),
     "not JSON": ("model: MLP", "JSON"),
     "empty": ("", "JSON"),
-    "not a number": ('{"format": 1, "model": NaN}', "NaN"),
-    "infinity": ('{"format": 1, "model": -Infinity}', "Infinity"),
-    "a key given twice": ('{"format": 1, "format": 1}', "twice"),
-    "a key given twice, deep": ('{"format": 1, "model": {"class": {"a": 1, "a": 2}}}', "twice"),
-    "more than 1 MiB": ('{"format": 1}' + " " * (1 << 20), "1 MiB"),
+    "not a number": ('{"format": 2, "model": NaN}', "NaN"),
+    "infinity": ('{"format": 2, "model": -Infinity}', "Infinity"),
+    "a key given twice": ('{"format": 2, "format": 2}', "twice"),
+    "a key given twice, deep": ('{"format": 2, "model": {"class": {"a": 1, "a": 2}}}', "twice"),
+    "more than 1 MiB": ('{"format": 2}' + " " * (1 << 20), "1 MiB"),
     "lists in lists": (nested(600, "[", "]"), "nested too deeply"),
     "models in models": (nested(100, *MODEL), "nested too deeply"),
     "objects in objects": (nested(600, '{"a": ', "}"), "nothing that this version knows"),
