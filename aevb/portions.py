@@ -39,7 +39,7 @@ _Group = tuple[int, tuple[Tensor | None, ...]]
 
 NUMBERS_AT_ONCE = 1 << 20
 """Of noise, drawn ahead of the steps that need it."""
-MUCH_NOISE = 1 << 14
+MUCH_NOISE = 1 << 13
 """In a step; more is drawn in several threads for a GPU."""
 STEPS_AT_ONCE = {"cpu": 8, "cuda": 64}
 ROWS_SENT_AT_ONCE = 10_000

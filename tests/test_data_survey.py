@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -85,6 +85,7 @@ def test_extremes_are_those_of_numpy(array: np.ndarray) -> None:
 
 
 @given(TABLES, st.sampled_from(FAMILIES))
+@example(np.array([[255, 0], [1, 2], [0, 0], [0, 255]], np.uint8), FAMILIES[0])
 def test_extremes_settle_only_what_a_full_look_would(array: np.ndarray, make: Any) -> None:
     if np.isnan(array.astype(float)).all(0).any():
         return
@@ -103,6 +104,7 @@ def test_extremes_settle_only_what_a_full_look_would(array: np.ndarray, make: An
 
 
 @given(hnp.arrays("u1", (5, 3), elements=st.sampled_from([0, 1, 7, 254, 255])))
+@example(np.array([[0, 254], [1, 7], [254, 254]], np.uint8))
 def test_bytes_are_pixels_unless_they_have_two_levels_without_255(array: np.ndarray) -> None:
     levels = set(array.ravel().tolist())
     expected = 1 / 255 if len(levels) > 2 or 255 in levels else 1.0

@@ -47,7 +47,7 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("much", [0, 1 << 14], ids=["in threads", "in one"])
+@pytest.mark.parametrize("much", [0, 1 << 13], ids=["in threads", "in one"])
 @pytest.mark.parametrize("room", [True, False], ids=["resident", "sent"])
 @pytest.mark.parametrize("kind", ROWS)
 def test_groups_of_steps_are_the_steps_one_by_one(kind, room, much, monkeypatch):

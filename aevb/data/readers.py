@@ -200,4 +200,4 @@ def _kind(
 
 def _scale(found: Survey) -> float:
     """1/255 for bytes that are pixels, that is neither {0, 1} nor two other levels; else 1."""
-    return 1 / 255 if len(found.levels) == 3 or 255 in found.levels else 1.0
+    return 1 / 255 if len(found.levels) > 2 or 255 in found.levels else 1.0

@@ -22,8 +22,8 @@ class Survey(NamedTuple):
     """What a pass over a table found.
 
     Shapes: `extremes` (3, ...), for each column as `Source` says it. `missing` counts the cells
-    that are missing; `first` says where the first stands: "row 5, column 3". `levels` has up to
-    three different values of an array of bytes, the lowest and the highest among them.
+    that are missing; `first` says where the first stands: "row 5, column 3". `levels` has values
+    of an array of bytes, the lowest and the highest among them: all of them, or more than two.
     """
 
     missing: int
@@ -136,7 +136,7 @@ class _Pass:
         """The lowest of each column, the highest, and one that is not whole or else the lowest."""
         low, high = (np.where(self.seen, x, np.nan) for x in (self.low, self.high))
         odd = np.where(np.isnan(self.odd), low, self.odd)
-        if len(self.levels) == 3:
+        if len(self.levels) > 2:
             # Pixels are no whole numbers in the units of the model unless they are 0 or 255.
             odd = np.where((low == 0) & (high == 255), _BETWEEN, odd)
         return np.stack([low, high, odd]).astype(np.float32)
