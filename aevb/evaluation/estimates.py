@@ -10,7 +10,7 @@ Both come out of one pass. The noise of datum n, samples [500 b, 500 (b + 1)) is
 import math
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -134,16 +134,17 @@ def evidence(
     if precision != "float32" and like.dtype != torch.float32:
         raise UsageError(f"{precision} products need a model in float32, found {dtype}")
     chunk = max(1, CELLS_AT_ONCE[like.device.type] // (per_block * max(rows.width, 1)))
-    threads = torch.get_num_threads() if like.device.type == "cpu" else os.cpu_count()
     with (
         evaluating(model, posterior),
         kept_memory(),
         full_float32(),
-        ThreadPoolExecutor(threads) as pool,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
+        # Beside a GPU the cores are free to draw; else they are torch's, which wants them all.
+        each = map if like.device.type == "cpu" else pool.map
         if compiled is None:
             compiled = worth_compiling(model, posterior, rows, samples)
-        engine = _Engine(model, posterior, rows, compiled, precision, pool)
+        engine = _Engine(model, posterior, rows, compiled, precision, each)
         for positions, x in rows.chunks(chunk):
             observed += int((~torch.isnan(x)).sum())
             if model.family is not None:  # by the rows' own numbers
@@ -251,10 +252,10 @@ class _Engine:
         rows: Rows,
         compiled: bool,
         precision: str,
-        pool: Executor,
+        each: Callable[..., Iterator[None]],
     ) -> None:
         self.model, self.posterior, self.precision = model, posterior, precision
-        self.pool = pool
+        self.each = each
         self.some = posterior(first_batch(model, rows))
         kl(self.some, model.prior())  # torch finds its formula, which it cannot while it is traced
         self.compiled = compiled
@@ -300,8 +301,7 @@ class _Engine:
     def _noise(self, keys: Keys, start: int, stop: int, seed: int) -> Tensor:
         """The noise of samples `start` to `stop` for M keys, (stop - start, M, D).
 
-        A block of a datum's is named by its key and the block; numpy draws for several data at
-        once, each in a thread.
+        A block of a datum's is named by its key and the block.
         """
         some, dtype = self.some, parameter_of(self.model).dtype
         shape = (stop - start, len(keys), *some.event_shape)
@@ -315,7 +315,7 @@ class _Engine:
                 block = route(some).noise(source, (last - first, *some.event_shape), dtype)
                 drawn[first - start : last - start, j] = block.numpy()
 
-        list(self.pool.map(draw, range(len(keys))))
+        list(self.each(draw, range(len(keys))))
         return torch.from_numpy(drawn)
 
 
