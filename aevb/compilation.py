@@ -23,9 +23,8 @@ logger = logging.getLogger("aevb")
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "cpu": {"cpp_wrapper": True},  # the calls between kernels in C++ too
-    "cuda": {},
 }
-"""Of torch's compiler, for each kind of device."""
+"""Of torch's compiler, for kinds of devices; none for others."""
 
 
 class Compiled:
