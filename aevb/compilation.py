@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aevb.library import Library, kept_library, make_library
+from aevb.library import kept_library, make_library
 from aevb.products import fast_products
 
 logger = logging.getLogger("aevb")
@@ -56,18 +56,14 @@ class Compiled:
     def __call__(self, key: Hashable, *arguments: Any) -> Any:
         key = key, *self._settings()
         graph = self._graphs.get(key)
-        if isinstance(graph, Library):
-            return graph(*arguments)
-        if graph is not None and self.guarded:
+        if graph is None:
+            return self._first(key, arguments) if self.note is None else self.function(*arguments)
+        if self.guarded:
             with _compiling():  # which it does again where a module was changed
                 return graph(*arguments)
-        if graph is not None and self.device == "cuda":
+        if self.device == "cuda":
             return self._replay(key, graph, arguments)
-        if graph is not None:
-            return graph(*arguments)
-        if self.note is not None:
-            return self.function(*arguments)
-        return self._first(key, arguments)
+        return graph(*arguments)
 
     def _settings(self) -> tuple[object, ...]:
         """What may be set for the whole process between two calls, and needs another graph."""
@@ -148,19 +144,19 @@ class _Recording:
 
     def __init__(self, graph: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         self._arguments = _on_gpu(arguments)
-        self._places = _tensors(self._arguments)
+        self._places = _given(self._arguments)
         self._launches = torch.cuda.CUDAGraph()
         # Another thread may send what the next steps need meanwhile.
         with torch.cuda.graph(self._launches, capture_error_mode="thread_local"):
             self._result = graph(*self._arguments)
 
     def __call__(self, *arguments: Any) -> Any:
-        torch._foreach_copy_(self._places, _tensors(arguments), non_blocking=True)
+        torch._foreach_copy_(self._places, _given(arguments), non_blocking=True)
         self._launches.replay()
         return self._result
 
 
-def _tensors(arguments: tuple[Any, ...]) -> list[Tensor]:
+def _given(arguments: tuple[Any, ...]) -> list[Tensor]:
     """The tensors among the arguments, and in tuples among them."""
     parts = (x for part in arguments for x in (part if isinstance(part, tuple) else (part,)))
     return [x for x in parts if isinstance(x, Tensor)]

@@ -14,9 +14,6 @@ from torch import Tensor, nn
 
 from aevb.errors import UsageError
 
-DEVICES = ("auto", "cpu", "cuda")
-"""What may be asked for; `auto` is settled by the work ahead."""
-
 SHARE_FOR_ROWS = 0.5
 """Of the free memory of a GPU, for the rows of a data set."""
 
@@ -26,13 +23,22 @@ def has_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def require(device: str) -> None:
-    """UsageError where the device is not there."""
-    if device == "cuda" and not has_gpu():
+def device_for(asked: str, large: bool) -> str:
+    """The device asked for; for `auto` a GPU, where there is one and the work is large.
+
+    Errors: UsageError where a GPU is asked for and there is none.
+    Example:
+        >>> device_for("auto", large=False)
+        'cpu'
+    """
+    if asked == "cuda" and not has_gpu():
         raise UsageError(
             "device cuda needs a GPU that torch can use, and it finds none: choose cpu, or leave "
             "the device out"
         )
+    if asked != "auto":
+        return asked
+    return "cuda" if large and has_gpu() else "cpu"
 
 
 def parameter_of(module: nn.Module) -> Tensor:

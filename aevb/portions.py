@@ -91,8 +91,7 @@ class Portions:
 
     def _groups(self, steps: range) -> Iterator[range]:
         """The steps a few at a time; a smaller last one by itself, so that each group is even."""
-        most = STEPS_AT_ONCE[self.like.device.type]
-        most = max(1, min(most, NUMBERS_AT_ONCE // self._drawn))
+        most = max(1, min(STEPS_AT_ONCE[self.like.device.type], NUMBERS_AT_ONCE // self._drawn))
         whole = len(self.rows) // self.batch_size
         start, few = steps.start, min(8, most)
         while start < steps.stop:

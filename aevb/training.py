@@ -23,7 +23,7 @@ from torch import Tensor
 from aevb.algorithms import AEVB, State
 from aevb.compilation import Compiled, layouts
 from aevb.data import Dataset, Rows
-from aevb.devices import Stopwatch, full_float32, has_gpu, parameter_of, require
+from aevb.devices import Stopwatch, device_for, full_float32, parameter_of
 from aevb.errors import Interrupted, ModelFileError, TrainingError, UsageError
 from aevb.evaluation import bound_parts, bound_sums, evaluating, first_batch, operations
 from aevb.machine import kept_memory
@@ -471,11 +471,8 @@ def work_of(
     `device` auto it is a GPU, where there is one and a step is large.
     Errors: UsageError where a GPU is asked for and there is none.
     """
-    require(device)
     encode, decode = operations(model, posterior, rows)
     by_row = encode + plan.samples * decode
     steps = plan.epochs * plan.steps_per_epoch(len(rows))
     in_step = 3.0 * by_row * min(plan.batch_size, len(rows))
-    if device == "auto":
-        device = "cuda" if has_gpu() and in_step > LARGE_STEP else "cpu"
-    return Work(in_step, steps, device)
+    return Work(in_step, steps, device_for(device, in_step > LARGE_STEP))

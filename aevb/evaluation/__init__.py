@@ -7,12 +7,12 @@ from aevb.evaluation.estimates import (
     batch_for,
     bound_parts,
     bound_sums,
-    device_for,
     evaluating,
     evidence,
     first_batch,
     operations,
     score_rows,
+    worth_compiling,
 )
 from aevb.evaluation.refit import refit
 
@@ -23,7 +23,6 @@ __all__ = [
     "batch_for",
     "bound_parts",
     "bound_sums",
-    "device_for",
     "diagnose",
     "evaluating",
     "evidence",
@@ -32,4 +31,5 @@ __all__ = [
     "refit",
     "score_rows",
     "treatment",
+    "worth_compiling",
 ]

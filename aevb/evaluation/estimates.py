@@ -26,7 +26,7 @@ from torch.utils.flop_counter import flop_registry
 from aevb.compilation import Compiled, layouts
 from aevb.data import Rows
 from aevb.data.fingerprints import keys_of_rows
-from aevb.devices import full_float32, has_gpu, parameter_of, require, sent
+from aevb.devices import full_float32, parameter_of, sent
 from aevb.distributions import kl, reparameterize, route
 from aevb.errors import UsageError
 from aevb.evaluation.certificate import Certificate, treatment
@@ -305,7 +305,8 @@ class _Engine:
         """
         some, dtype = self.some, parameter_of(self.model).dtype
         shape = (stop - start, len(keys), *some.event_shape)
-        drawn = np.empty(shape, np.float64 if dtype == torch.float64 else np.float32)
+        drawn = torch.empty(shape, dtype=dtype)
+        places = drawn.numpy()
 
         def draw(j: int) -> None:
             source = generator(seed, Stream.EVALUATION)
@@ -313,10 +314,10 @@ class _Engine:
                 last = min(first + NOISE_BLOCK, stop)
                 rewind(source, int(keys[j]), first // NOISE_BLOCK)
                 block = route(some).noise(source, (last - first, *some.event_shape), dtype)
-                drawn[first - start : last - start, j] = block.numpy()
+                places[first - start : last - start, j] = block.numpy()
 
         list(self.each(draw, range(len(keys))))
-        return torch.from_numpy(drawn)
+        return drawn
 
 
 _KEPT: "WeakKeyDictionary[Model, dict[Callable[..., Any], Compiled]]" = WeakKeyDictionary()
@@ -391,17 +392,6 @@ class _Counting(TorchDispatchMode):
         if formula is not None:
             self.operations += int(formula(*args, **(kwargs or {}), out_val=result))
         return result
-
-
-def device_for(asked: str, model: Model, posterior: Posterior, rows: Rows, samples: int) -> str:
-    """The device asked for; for `auto` a GPU, where there is one and the estimate is long.
-
-    Errors: UsageError where a GPU is asked for and there is none.
-    """
-    require(asked)
-    if asked != "auto":
-        return asked
-    return "cuda" if has_gpu() and worth_compiling(model, posterior, rows, samples) else "cpu"
 
 
 def worth_compiling(model: Model, posterior: Posterior, rows: Rows, samples: int) -> bool:

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aevb.data import Rows
+from aevb.devices import device_for
 from aevb.errors import TrainingError, UsageError
-from aevb.evaluation import device_for, diagnose, evidence, score_rows
+from aevb.evaluation import diagnose, evidence, score_rows, worth_compiling
 from aevb.storage import RunFolder
 from aevb.storage.run import IN_MEMORY
 from aevb.workflow.cards import card
@@ -35,7 +36,8 @@ def score(
     data = folder.dataset()
     rows: Rows = getattr(data, split).limit(limit)
     model, posterior = folder.load_for(rows)
-    device = device_for(device, model, posterior, rows, samples)
+    long = worth_compiling(model, posterior, rows, samples)
+    device = device_for(device, long)
     result = evidence(
         model.to(device),
         posterior.to(device),
@@ -44,6 +46,7 @@ def score(
         seed=seed,
         data=f"{data.name} {split}",
         precision=precision,
+        compiled=long,
         progress=progress,
     )
     chosen = result.elbo if method == "elbo" else result.importance
