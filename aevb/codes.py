@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aevb.data import Rows
 from aevb.devices import parameter_of
-from aevb.distributions import reparameterize, route
+from aevb.distributions import route
 from aevb.errors import UsageError
 from aevb.evaluation import batch_for, evaluating
 from aevb.model import Model
@@ -43,9 +43,9 @@ def encode_samples(
         for positions, x in rows.chunks(CHUNK):
             q = posterior(batch_for(model, x, positions))
             source = generator(seed, Stream.SAMPLING, int(positions[0]), 3)
-            shape = (samples, *q.batch_shape, *q.event_shape)
-            noise = route(q).noise(source, shape, like.dtype).to(like.device)
-            parts.append(reparameterize(q, noise))
+            way = route(q)
+            noise = way.law(source, (samples, len(x), *way.shape), like.dtype)
+            parts.append(way.transform(noise.to(like.device)))
     return _array(torch.cat(parts, dim=1))
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from aevb.distributions import (
+from aevb.families import (
     LIKELIHOOD_MIN_VARIANCE,
     Bernoulli,
     Categorical,

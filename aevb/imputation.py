@@ -21,9 +21,10 @@ from torch.distributions import Distribution
 from aevb.conditional import Conditional
 from aevb.data import Rows
 from aevb.devices import parameter_of
-from aevb.distributions import Masked, reparameterize, route
+from aevb.distributions import route
 from aevb.errors import UsageError
 from aevb.evaluation import evaluating
+from aevb.families import Masked
 from aevb.mcmc import HMC, adapted
 from aevb.model import Model
 from aevb.posterior import Batch, Posterior
@@ -105,7 +106,7 @@ def observing(model: Model) -> Model:
         return model
     if model.family is None or not isinstance(model.likelihood, Conditional):
         raise UsageError(
-            "missing cells need a likelihood made of one of the families of aevb.distributions"
+            "missing cells need a likelihood made of one of the families of aevb.families"
         )
     likelihood = model.likelihood
     masked = Conditional(likelihood.network, Masked(model.family), likelihood.condition_ndim)
@@ -171,9 +172,9 @@ class _Holes:
         """z (S, M, D) from q(z given x) for whole rows x (M, X), and this q; M = N repeats."""
         rows = torch.from_numpy(self.positions).repeat(repeats)
         q = self.posterior(Batch(x, rows.to(x.device)))
-        shape = (samples, *q.batch_shape, *q.event_shape)
-        noise = route(q).noise(self.source(turn), shape, x.dtype)
-        return reparameterize(q, noise.to(x.device)), q
+        way = route(q)
+        noise = way.law(self.source(turn), (samples, *q.batch_shape, *way.shape), x.dtype)
+        return way.transform(noise.to(x.device)), q
 
     def prior_draws(self, samples: int, turn: int) -> Tensor:
         """z (S, N, D) from the prior."""

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from aevb.devices import parameter_of
-from aevb.distributions import Family, reparameterize, route
+from aevb.distributions import route
 from aevb.errors import DataError
+from aevb.families import Family
 
 
 class Model(nn.Module):
@@ -76,5 +77,6 @@ class Model(nn.Module):
         """n draws of z from p(z), (n, D)."""
         p: Distribution = self.prior()
         like = parameter_of(self)
-        noise = route(p).noise(generator, (n, *p.event_shape), like.dtype)
-        return reparameterize(p, noise.to(like.device))
+        way = route(p)
+        noise = way.law(generator, (n, *way.shape), like.dtype)
+        return way.transform(noise.to(like.device))

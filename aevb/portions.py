@@ -63,7 +63,8 @@ class Portions:
 
     def __post_init__(self) -> None:
         self.per_epoch = math.ceil(len(self.rows) / self.batch_size)
-        self._route, self._event = route(self.q), tuple(self.q.event_shape)
+        _, self._law, _ = way = route(self.q)
+        self._event = tuple(way.shape)
         self._drawn = self.samples * self.batch_size * math.prod(self._event)
         self._own = threading.local()
         self._mapped = is_mapped(self.rows.values)
@@ -161,4 +162,4 @@ class Portions:
         if not hasattr(self._own, "source"):  # a thread has its own
             self._own.source = generator(self.seed, Stream.NOISE)
         shape = (self.samples, m, *self._event)
-        return self._route.noise(rewind(self._own.source, t), shape, self.like.dtype)
+        return self._law(rewind(self._own.source, t), shape, self.like.dtype)

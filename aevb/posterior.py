@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from aevb.conditional import Conditional
-from aevb.distributions import Family, MultivariateNormal, Normal
 from aevb.errors import UsageError
+from aevb.families import Family, MultivariateNormal, Normal
 
 
 class Batch(NamedTuple):

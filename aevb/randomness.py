@@ -89,6 +89,20 @@ def uniform(
     return torch.from_numpy(source.random(tuple(shape), dtype=numpy_dtype))
 
 
+def open_uniform(
+    source: np.random.Generator, shape: Sequence[int], dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Draws of U(0, 1) that are never 0 nor 1, as symmetric as their law.
+
+    u = (k + 1/2) / 2^b,  k uniform below 2^b,  b = 23 in float32 and 52 in float64
+    """
+    double = dtype == torch.float64
+    bits = 52 if double else 23
+    k = source.integers(2**bits, size=tuple(shape)).astype(np.float64)
+    u: Tensor = torch.from_numpy((k + 0.5) * 2.0**-bits)
+    return u if double else u.float()
+
+
 @contextmanager
 def torch_kept(device: torch.device) -> Iterator[None]:
     """Leave torch's own generators, of the processor and of a GPU, as they were found."""

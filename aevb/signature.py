@@ -24,8 +24,8 @@ from torch.distributions import kl
 
 _ROOMS = (
     *("algorithms", "compilation", "conditional", "data.dataset", "devices", "distributions"),
-    *("evaluation", "library", "model", "networks", "objectives", "optimizers", "posterior"),
-    *("products", "randomness", "signature"),
+    *("evaluation", "families", "library", "model", "networks", "objectives", "optimizers"),
+    *("posterior", "products", "randomness", "signature"),
 )
 """The modules of this library whose functions a graph is traced through, or made by."""
 

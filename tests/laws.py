@@ -14,8 +14,9 @@ from helpers import binary_rows, noise, numpy_bounds, quadrature, small_pair
 import aevb
 from aevb.algorithms import AEVB
 from aevb.data import Dataset, Rows, Source, split
-from aevb.distributions import Categorical, Normal, kl_by_dimension
+from aevb.distributions import kl_by_dimension
 from aevb.evaluation import bound_parts, evidence
+from aevb.families import Categorical, Normal
 from aevb.objectives import draw
 from aevb.posterior import Batch
 from aevb.randomness import Stream, generator

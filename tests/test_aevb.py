@@ -13,8 +13,8 @@ from torch import nn
 
 import aevb
 from aevb.algorithms import AEVB
-from aevb.distributions import Categorical, Columns, Masked, NegativeBinomial, Normal, Standardized
 from aevb.errors import DataError, UsageError
+from aevb.families import Categorical, Columns, Masked, NegativeBinomial, Normal, Standardized
 from aevb.networks import ObservedInput, StandardizedInput
 from aevb.objectives import draw
 from aevb.optimizers import constant, cosine, linear, steps

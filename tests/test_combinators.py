@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import aevb
-from aevb.distributions import (
+from aevb.errors import DataError, UsageError
+from aevb.families import (
     Bernoulli,
     Categorical,
     Columns,
@@ -22,7 +23,6 @@ from aevb.distributions import (
     Poisson,
     Standardized,
 )
-from aevb.errors import DataError, UsageError
 from aevb.networks import ObservedInput, Standardizer
 
 FAMILIES = [Normal(), Bernoulli(), Categorical(3), Poisson(), NegativeBinomial()]

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from aevb.data import Dataset, Rows, Source, all_rows, checks, read_values, split
-from aevb.distributions import (
+from aevb.errors import DataError
+from aevb.families import (
     Bernoulli,
     Categorical,
     Columns,
@@ -23,7 +24,6 @@ from aevb.distributions import (
     Normal,
     Poisson,
 )
-from aevb.errors import DataError
 from aevb.model import Model
 from aevb.storage import Settings, build, check_domain
 

@@ -9,7 +9,8 @@ import torch
 from scipy.stats import multivariate_normal
 
 import aevb
-from aevb.distributions import Normal, kl
+from aevb.distributions import kl
+from aevb.families import Normal
 from aevb.objectives import draw
 from aevb.posterior import Amortized
 

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aevb.compilation import Compiled
-from aevb.distributions import (
+from aevb.distributions import kl, kl_by_dimension, reparameterize, route
+from aevb.errors import DataError, UsageError
+from aevb.families import (
     Bernoulli,
     Categorical,
     ContinuousBernoulli,
@@ -20,13 +22,8 @@ from aevb.distributions import (
     Normal,
     Poisson,
     Standardized,
-    kl,
-    kl_by_dimension,
-    reparameterize,
-    route,
 )
-from aevb.distributions.observations import log_normalizer
-from aevb.errors import DataError, UsageError
+from aevb.families.observations import log_normalizer
 
 RNG = np.random.default_rng(0)
 FAMILIES = {

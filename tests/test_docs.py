@@ -44,6 +44,7 @@ ROOMS = [
     "aevb.conditional",
     "aevb.data",
     "aevb.distributions",
+    "aevb.families",
     "aevb.errors",
     "aevb.estimator",
     "aevb.evaluation",

@@ -10,8 +10,8 @@ from helpers import perceptron, small_pair, weights
 import aevb
 from aevb import imputation
 from aevb.data import Rows
-from aevb.distributions import Masked
 from aevb.errors import DataError, UsageError
+from aevb.families import Masked
 
 D, X = 2, 4
 W = np.array([[1.0, 0.3], [-0.8, 0.5], [0.4, -1.1], [0.9, 0.7]])

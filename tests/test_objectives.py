@@ -8,8 +8,8 @@ import torch
 from helpers import binary_rows, noise, small_pair
 
 import aevb
-from aevb.distributions import Normal
 from aevb.errors import DataError, UsageError
+from aevb.families import Normal
 from aevb.objectives import draw
 from aevb.posterior import Amortized, Batch
 

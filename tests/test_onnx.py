@@ -11,10 +11,10 @@ from torch import nn
 
 import aevb
 from aevb.conditional import Unconditional
-from aevb.distributions import MultivariateNormal, Normal, Standardized
 from aevb.errors import ModelFileError, UsageError
 from aevb.exchange import export_onnx
 from aevb.exchange.graphs import log_gamma, solve_triangular
+from aevb.families import MultivariateNormal, Normal, Standardized
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

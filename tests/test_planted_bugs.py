@@ -28,11 +28,12 @@ import torch
 from torch.distributions import Categorical as TorchCategorical
 from torch.distributions import Independent, Normal
 
-from aevb import data, distributions, model, objectives, portions
+from aevb import data, distributions, families, model, objectives, portions
 from aevb.algorithms import aevb as learner_module
 from aevb.data import dataset
-from aevb.distributions import divergences, observations
+from aevb.distributions import divergences
 from aevb.evaluation import estimates
+from aevb.families import observations
 from aevb.objectives import Draw, Objective
 
 
@@ -215,7 +216,7 @@ BUGS = {
         laws.divergence_equals_quadrature,
     ),
     "log-variance taken for the deviation": (
-        attribute(distributions.Normal, "_scale", lambda self, v: torch.exp(v)),
+        attribute(families.Normal, "_scale", lambda self, v: torch.exp(v)),
         laws.bounds_equal_the_numpy_derivation,
     ),
     "likelihood averaged over pixels": (mean_over_pixels, laws.bounds_equal_the_numpy_derivation),

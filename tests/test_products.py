@@ -14,8 +14,9 @@ from aevb import products
 from aevb.algorithms import AEVB
 from aevb.compilation import Compiled
 from aevb.conditional import Conditional
-from aevb.distributions import MultivariateNormal, Normal, kl, reparameterize
+from aevb.distributions import kl, reparameterize
 from aevb.errors import UsageError
+from aevb.families import MultivariateNormal, Normal
 from aevb.posterior import Batch
 from aevb.products import PRECISIONS, fast_products, has_bfloat16, products_in
 

@@ -24,7 +24,8 @@ from torch import nn
 
 import aevb
 from aevb.conditional import Conditional, Unconditional
-from aevb.distributions import (
+from aevb.errors import ModelFileError
+from aevb.families import (
     Categorical,
     Columns,
     Masked,
@@ -34,7 +35,6 @@ from aevb.distributions import (
     Poisson,
     Standardized,
 )
-from aevb.errors import ModelFileError
 from aevb.networks import ObservedInput, StandardizedInput
 from aevb.posterior import Amortized, Batch, PerDatum
 from aevb.storage.description import ACTIVATIONS, CLASSES, describe, restore

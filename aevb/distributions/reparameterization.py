@@ -1,57 +1,126 @@
-"""z = g(noise): the differentiable map from standard noise to a draw, one entry for each family.
+"""z = g(noise): standard noise, whose law has no parameters, and a differentiable map to a draw.
 
-A class of this project states its own route by two methods, `noise(generator, shape, dtype)` and
-`transform(noise)`; for classes that torch owns the table below says the same.
+    route             noise                    map
+    inverse CDF       u ~ U(0, 1)              z = F^-1(u)
+    location-scale    e, of a standard law     z = loc + scale e
+    composition       e, of standard laws      z = a function of other draws
+    implicit          u ~ U(0, 1)              z = F^-1(u) found numerically, dz = -dF / p(z)
+
+Every class of `aevb.distributions` with a differentiable draw states its route by `noise_shape`,
+`law` and `transform`; `ROUTES` says which of them speaks for a class that torch owns.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+from torch.distributions import Distribution, Independent
 
 from aevb.errors import UsageError
 from aevb.randomness import standard_normal
 
+Law = Callable[[np.random.Generator, Sequence[int], torch.dtype], Tensor]
+"""Draws of the noise: (generator, shape, dtype) to a tensor of that shape."""
+
+
+class Reparameterized(Distribution):
+    """A distribution whose draws are a map of standard noise, differentiable in its parameters.
+
+        z = g(e), e ~ law;   `rsample` is `transform(noise(sample_shape))`
+
+    Shapes: noise of shape (*shape, *batch, *noise_shape) goes to draws (*shape, *batch, *event).
+    To be put first among the bases of a subclass, which sets `route` and `law` and defines
+    `transform`, and `noise_shape` where the noise is not shaped like the event.
+    Source: Kingma & Welling (2013), section 2.4.
+    Example:
+        >>> from aevb.distributions import Normal
+        >>> from aevb.randomness import Stream, generator
+        >>> q = Normal(torch.ones(2), 3.0)
+        >>> q.transform(q.noise((5,), generator(0, Stream.NOISE))).shape
+        torch.Size([5, 2])
+    """
+
+    has_rsample = True
+    route: ClassVar[str]
+    """Which route of the paper's section 2.4 it takes: see the table above."""
+    law: Law = staticmethod(standard_normal)  # by (generator, shape, dtype)
+
+    def noise_shape(self) -> torch.Size:
+        """The shape of the noise of one draw, for one element of the batch."""
+        return self.event_shape
+
+    def noise(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor:
+        """Standard noise for draws of shape `shape`, (*shape, *batch, *noise_shape)."""
+        like = _parameter(self)
+        whole = (*shape, *self.batch_shape, *self.noise_shape())
+        return self.law(generator, whole, like.dtype).to(like.device)
+
+    def transform(self, noise: Tensor) -> Tensor:
+        """g(noise): draws (*shape, *batch, *event) from noise (*shape, *batch, *noise_shape)."""
+        raise NotImplementedError
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Differentiable draws, (*sample_shape, *batch, *event), by torch's own generator."""
+        word = int(torch.randint(2**63 - 1, ()))
+        return self.transform(self.noise(sample_shape, np.random.Generator(np.random.Philox(word))))
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws, (*sample_shape, *batch, *event), by torch's own generator."""
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
+        """The same distribution with its parameters expanded to another batch shape."""
+        new: Any = self._get_checked_instance(type(self), _instance)  # type: ignore[no-untyped-call]
+        batch_shape = torch.Size(batch_shape)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor) and name in self.arg_constraints:
+                own = value.shape[len(self.batch_shape) :]
+                value = value.expand((*batch_shape, *own))
+            if not name.startswith("_"):
+                setattr(new, name, value)
+        Distribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new  # type: ignore[no-any-return]
+
+
+def _parameter(q: Distribution) -> Tensor:
+    """A parameter of a distribution: its dtype and device are those of the draws."""
+    given = (vars(q).get(name) for name in q.arg_constraints)
+    return next(value for value in given if isinstance(value, Tensor))
+
+
+ROUTES: dict[type[Distribution], type[Reparameterized]] = {}
+"""For classes that torch owns, the class whose route they take."""
+
 
 class Route(NamedTuple):
-    """The law of the noise and the map g from noise to z."""
+    """The noise of one draw, its law, and the map g from noise to z."""
 
-    noise: Callable[[np.random.Generator, Sequence[int], torch.dtype], Tensor]
-    transform: Callable[[Distribution, Tensor], Tensor]
-
-
-def _normal(q: Distribution, noise: Tensor) -> Tensor:
-    assert isinstance(q, Normal)
-    return q.loc + q.scale * noise
-
-
-def _multivariate_normal(q: Distribution, noise: Tensor) -> Tensor:
-    assert isinstance(q, MultivariateNormal)
-    # Networks may run in bfloat16 around this; z does not.
-    with torch.autocast(noise.device.type, enabled=False):
-        return q.loc + (q.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
-
-
-ROUTES: dict[type[Distribution], Route] = {
-    Normal: Route(standard_normal, _normal),
-    MultivariateNormal: Route(standard_normal, _multivariate_normal),
-}
+    shape: torch.Size
+    law: Law
+    transform: Callable[[Tensor], Tensor]
 
 
 def route(q: Distribution) -> Route:
-    """The route of a distribution; UsageError, naming those there are, where none is known."""
+    """The route of a distribution; UsageError, naming those there are, where none is known.
+
+    Shapes: `Independent` only moves axes from the batch to the event, those of the noise too.
+    """
     base = q.base_dist if isinstance(q, Independent) else q
-    found = ROUTES.get(type(base))
-    if found is None:
-        known = ", ".join(kind.__name__ for kind in ROUTES)
+    kind = type(base) if isinstance(base, Reparameterized) else ROUTES.get(type(base))
+    if kind is None:
+        known = ", ".join(sorted({found.__name__ for found in ROUTES}))
         raise UsageError(
-            f"no reparameterization of {type(base).__name__} is known (known: {known}): "
-            "choose one of these as the posterior"
+            f"no reparameterization of {type(base).__name__} is known (of torch's classes: "
+            f"{known}): choose one of aevb.distributions as the posterior"
         )
-    return found
+    moved = base.batch_shape[len(q.batch_shape) :]
+    shape = torch.Size((*moved, *kind.noise_shape(base)))  # type: ignore[arg-type]
+    law = base.law if isinstance(base, Reparameterized) else kind.law
+    return Route(shape, law, lambda noise: kind.transform(base, noise))  # type: ignore[arg-type]
 
 
 def reparameterize(q: Distribution, noise: Tensor) -> Tensor:
@@ -59,17 +128,20 @@ def reparameterize(q: Distribution, noise: Tensor) -> Tensor:
 
         Normal: z = loc + scale * noise;   MultivariateNormal: z = loc + L noise
 
-    Shapes: q with batch (N,) and event (D,); noise (S, N, D); z (S, N, D).
+    Shapes: q with batch (N,) and event (D,); noise (S, N, D), or what else `route(q).shape` says in
+    place of D; z (S, N, D).
     Errors: UsageError for a family without a route or noise of another shape.
     Source: Kingma & Welling (2013), section 2.4.
     Example:
+        >>> from aevb.distributions import Normal
         >>> reparameterize(Normal(torch.ones(2), 3.0), torch.ones(1, 2))
         tensor([[4., 4.]])
     """
-    expected = (*q.batch_shape, *q.event_shape)
+    way = route(q)
+    expected = (*q.batch_shape, *way.shape)
     if tuple(noise.shape[noise.ndim - len(expected) :]) != expected or noise.ndim < len(expected):
         raise UsageError(
             f"noise must have shape (S, {', '.join(map(str, expected))}), "
             f"found {tuple(noise.shape)}"
         )
-    return route(q).transform(q.base_dist if isinstance(q, Independent) else q, noise)
+    return way.transform(noise)

@@ -168,13 +168,13 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         if isinstance(self.posterior_, PerDatum):
             raise UsageError("partial_fit needs an encoder: choose the posterior mean-field")
         settings, algorithm, state = self.settings_, *self._go_on(len(rows))
-        q = self.posterior_(rows.take(np.arange(1)).double())
+        way = route(self.posterior_(rows.take(np.arange(1)).double()))
         order = generator(settings.seed, Stream.ORDER, len(self.history_)).permutation(len(rows))
         for start in range(0, len(rows), settings.batch_size):
             positions = order[start : start + settings.batch_size]
-            shape = (settings.samples, len(positions), *q.event_shape)
+            shape = (settings.samples, len(positions), *way.shape)
             source = generator(settings.seed, Stream.NOISE, state.t)
-            noise = route(q).noise(source, shape, torch.float64)
+            noise = way.law(source, shape, torch.float64)
             algorithm.step(state, rows.take(positions), noise, temper=settings.beta)
         if bad := int(state.totals[-1]):
             raise TrainingError(

@@ -218,10 +218,10 @@ def bound_parts(
     like = parameter_of(model)
     total = torch.zeros(2, dtype=torch.float64, device=like.device)
     with evaluating(model, posterior):
-        q = posterior(first_batch(model, rows))
+        way = route(posterior(first_batch(model, rows)))
         for positions, x in rows.chunks(chunk):
             source = generator(seed, Stream.VALIDATION, int(positions[0]))
-            noise = route(q).noise(source, (1, len(x), *q.event_shape), like.dtype)
+            noise = way.law(source, (1, len(x), *way.shape), like.dtype)
             batch = batch_for(model, x, positions)
             total += (sums or bound_sums)(model, posterior, batch, sent(noise, like.device))
     reconstruction, divergence = (total / len(rows)).tolist()
@@ -303,8 +303,8 @@ class _Engine:
 
         A block of a datum's is named by its key and the block.
         """
-        some, dtype = self.some, parameter_of(self.model).dtype
-        shape = (stop - start, len(keys), *some.event_shape)
+        way, dtype = route(self.some), parameter_of(self.model).dtype
+        shape = (stop - start, len(keys), *way.shape)
         drawn = torch.empty(shape, dtype=dtype)
         places = drawn.numpy()
 
@@ -313,7 +313,7 @@ class _Engine:
             for first in range(start, stop, NOISE_BLOCK):
                 last = min(first + NOISE_BLOCK, stop)
                 rewind(source, int(keys[j]), first // NOISE_BLOCK)
-                block = route(some).noise(source, (last - first, *some.event_shape), dtype)
+                block = way.law(source, (last - first, *way.shape), dtype)
                 places[first - start : last - start, j] = block.numpy()
 
         list(self.each(draw, range(len(keys))))

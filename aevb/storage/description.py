@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
-from aevb import conditional, distributions, networks, posterior
+from aevb import conditional, families, networks, posterior
 from aevb.errors import AevbError, ModelFileError
 from aevb.model import Model
 from aevb.storage.files import name_shortly, reason, shortly
@@ -33,16 +33,16 @@ CLASSES: dict[str, type[nn.Module]] = {
         networks.ConvolutionalDecoder,
         networks.StandardizedInput,
         networks.ObservedInput,
-        distributions.Normal,
-        distributions.MultivariateNormal,
-        distributions.Standardized,
-        distributions.Bernoulli,
-        distributions.ContinuousBernoulli,
-        distributions.Categorical,
-        distributions.Poisson,
-        distributions.NegativeBinomial,
-        distributions.Columns,
-        distributions.Masked,
+        families.Normal,
+        families.MultivariateNormal,
+        families.Standardized,
+        families.Bernoulli,
+        families.ContinuousBernoulli,
+        families.Categorical,
+        families.Poisson,
+        families.NegativeBinomial,
+        families.Columns,
+        families.Masked,
     )
 }
 ACTIVATIONS: dict[str, type[nn.Module]] = {

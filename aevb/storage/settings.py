@@ -15,7 +15,8 @@ from aevb.algorithms import AEVB
 from aevb.conditional import Conditional, Unconditional, standard_normal
 from aevb.data import Binarization, Column, Dataset, Source, open_source
 from aevb.data.maps import rows_of
-from aevb.distributions import (
+from aevb.errors import DataError, ModelFileError, UsageError
+from aevb.families import (
     LIKELIHOOD_MIN_VARIANCE,
     Bernoulli,
     Categorical,
@@ -29,7 +30,6 @@ from aevb.distributions import (
     Poisson,
     Standardized,
 )
-from aevb.errors import DataError, ModelFileError, UsageError
 from aevb.model import Model
 from aevb.networks import (
     MLP,

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from aevb import codes
 from aevb.data import Column, Dataset, Rows
-from aevb.distributions import Columns, Family, Masked, Standardized
 from aevb.evaluation import Diagnosis, diagnose, refit
+from aevb.families import Columns, Family, Masked, Standardized
 from aevb.imputation import observing
 from aevb.model import Model
 from aevb.posterior import PerDatum, Posterior

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, constraints
 
-from aevb.distributions.family import Family, cells, independent
 from aevb.errors import UsageError
+from aevb.families.family import Family, cells, independent
 
 
 class ColumnwiseDistribution(Distribution):
@@ -52,7 +52,7 @@ class Columns(Family):
     Source: the heterogeneous likelihood of Nazabal et al. (2020), "Handling incomplete
     heterogeneous data using VAEs", section 3.
     Example:
-        >>> from aevb.distributions import Bernoulli, Normal
+        >>> from aevb.families import Bernoulli, Normal
         >>> mixed = Columns([Normal(), Bernoulli()], [[0, 2], [1]])
         >>> mixed(torch.zeros(4, mixed.outputs(3)), 1).event_shape
         torch.Size([3])
@@ -153,7 +153,7 @@ class Masked(Family):
     Errors: UsageError for a family whose cells are not independent, such as a full covariance.
     Source: Mattei & Frellsen (2019), "MIWAE", equation 4; Rubin (1976) for missing at random.
     Example:
-        >>> from aevb.distributions import Bernoulli
+        >>> from aevb.families import Bernoulli
         >>> x = torch.tensor([[1.0, torch.nan]])
         >>> Masked(Bernoulli())(torch.zeros(1, 2), 1).log_prob(x).exp()
         tensor([0.5000])

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import Distribution, constraints
 
-from aevb.distributions.family import Family, blocks, cells, independent
 from aevb.errors import UsageError
+from aevb.families.family import Family, blocks, cells, independent
 
 MAX_LOGIT = 100.0
 """Bound on the logits of a continuous Bernoulli, whose deviation is 1 / |logit| near 0 and 1."""

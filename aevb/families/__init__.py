@@ -1,0 +1,32 @@
+"""Families: how unconstrained numbers, as a network gives them, become distributions."""
+
+from aevb.families.combinators import Columns, Masked
+from aevb.families.family import Family
+from aevb.families.gaussian import (
+    LIKELIHOOD_MIN_VARIANCE,
+    MultivariateNormal,
+    Normal,
+    Standardized,
+)
+from aevb.families.observations import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    NegativeBinomial,
+    Poisson,
+)
+
+__all__ = [
+    "LIKELIHOOD_MIN_VARIANCE",
+    "Bernoulli",
+    "Categorical",
+    "Columns",
+    "ContinuousBernoulli",
+    "Family",
+    "Masked",
+    "MultivariateNormal",
+    "NegativeBinomial",
+    "Normal",
+    "Poisson",
+    "Standardized",
+]

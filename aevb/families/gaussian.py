@@ -1,0 +1,176 @@
+"""Location-scale families, z = loc + scale * noise (Kingma & Welling 2013, section 2.4)."""
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+from torch.distributions import MultivariateNormal as TorchMultivariateNormal
+from torch.distributions import Normal as TorchNormal
+
+from aevb.errors import UsageError
+from aevb.families.family import Family, blocks, independent
+from aevb.networks import Standardizer
+
+LIKELIHOOD_MIN_VARIANCE = 1e-4
+"""Floor of an observation variance: without one the likelihood of a Gaussian decoder is unbounded
+(Mattei & Frellsen 2018, "Leveraging the exact likelihood of deep latent variable models")."""
+
+
+class Normal(Family):
+    """A diagonal Gaussian with a mean head and a log-variance head.
+
+        N(x; mean, diag(variance)),  variance = exp(log-variance) + min_variance
+
+    Shapes: raw (*batch, 2X): means, then log-variances; raw (*batch, X) where `noise_shape` is
+    given: the log-variance is then a parameter of that shape, () or (X,), shared by all conditions
+    (probabilistic PCA and factor analysis). `sigmoid_mean` sends the mean through a sigmoid, for
+    data in (0, 1).
+    Units: nats, a density with respect to the data as given.
+    Errors: UsageError for a negative floor; DataError from `check` for values that are not finite.
+    Source: Kingma & Welling (2013), appendix C.2.
+    Example:
+        >>> q = Normal()(torch.zeros(3, 4), batch_ndim=1)
+        >>> q.batch_shape, q.event_shape
+        (torch.Size([3]), torch.Size([2]))
+    """
+
+    support = constraints.real
+    domain = "finite numbers"
+
+    def __init__(
+        self,
+        min_variance: float = 0.0,
+        sigmoid_mean: bool = False,
+        noise_shape: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        if min_variance < 0:
+            raise UsageError(f"min_variance must not be negative, found {min_variance}")
+        self.min_variance = min_variance
+        self.sigmoid_mean = sigmoid_mean
+        self.noise_shape = None if noise_shape is None else tuple(noise_shape)
+        if self.noise_shape is not None:
+            self.log_variance = nn.Parameter(torch.zeros(self.noise_shape))
+
+    def outputs(self, size: int) -> int:
+        return 2 * size if self.noise_shape is None else size
+
+    def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
+        if self.noise_shape is None:
+            mean, log_variance = blocks(raw, batch_ndim, 2)
+        else:
+            mean, log_variance = raw, self.log_variance.expand(raw.shape[batch_ndim:])
+        if self.sigmoid_mean:
+            mean = torch.sigmoid(mean)
+        return independent(
+            TorchNormal(mean, self._scale(log_variance).expand(mean.shape), validate_args=False),
+            batch_ndim,
+        )
+
+    def _scale(self, log_variance: Tensor) -> Tensor:
+        if self.min_variance:
+            return torch.sqrt(torch.exp(log_variance) + self.min_variance)
+        return torch.exp(0.5 * log_variance)
+
+    def encode_marginals(self, x: Tensor) -> Tensor:
+        mean, variance = x.mean(0), x.var(0, unbiased=False)
+        log_variance = torch.log((variance - self.min_variance).clamp_min(1e-6))
+        if self.sigmoid_mean:
+            mean = torch.logit(mean, eps=1e-4)
+        if self.noise_shape is None:
+            return torch.cat([mean.flatten(), log_variance.flatten()])
+        shared = log_variance.reshape(self.noise_shape) if self.noise_shape else log_variance.mean()
+        self.log_variance.data.copy_(shared)
+        return mean.flatten()
+
+
+class Standardized(Standardizer, Family):
+    """A Gaussian family over standardized data, as a density of the data themselves.
+
+        p(x) = prod_i (1 / s_i) p((x - m) / s),   Gaussian again: mean m + s mu, deviation s sigma
+
+    A table whose columns are of very different sizes is learned in standardized units; densities,
+    means and samples are in those of the data, with the Jacobian in the number. A least variance of
+    the family is relative to that of the column.
+    Shapes: raw as for `family`; m and s (width,), taken from data by `fit`.
+    Units: nats, a density with respect to the data as given.
+    Errors: UsageError for a family that is not Gaussian.
+    Source: the change of variables; Bishop (2006), equation 1.27.
+    Example:
+        >>> Standardized(Normal(), 2)(torch.zeros(1, 4), 1).mean
+        tensor([[0., 0.]])
+    """
+
+    support = constraints.real
+    domain = "finite numbers"
+
+    def __init__(self, family: Family, width: int) -> None:
+        super().__init__(width)
+        if not isinstance(family, Normal | MultivariateNormal):
+            raise UsageError(f"only a Gaussian can be standardized, found {type(family).__name__}")
+        self.family = family
+
+    def outputs(self, size: int) -> int:
+        return self.family.outputs(size)
+
+    def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
+        inner = self.family(raw, batch_ndim)
+        loc = self.mean + self.deviation * inner.mean
+        if isinstance(inner, TorchMultivariateNormal):
+            factor = self.deviation[:, None] * inner.scale_tril
+            return TorchMultivariateNormal(loc, scale_tril=factor, validate_args=False)
+        scale = self.deviation * inner.base_dist.scale
+        return independent(TorchNormal(loc, scale, validate_args=False), batch_ndim)
+
+    def encode_marginals(self, x: Tensor) -> Tensor:
+        return self.family.encode_marginals(self.standardize(x))
+
+
+class MultivariateNormal(Family):
+    """A Gaussian with a full covariance, through its Cholesky factor.
+
+        N(x; mean, L L^T),  L_jj = sqrt(exp(raw_j) + min_variance),  L_jk = raw_jk below it
+
+    Shapes: raw (*batch, X + X + X(X-1)/2): means, log of the squared diagonal of L, then the rows
+    of L below its diagonal.
+    Units: nats. Errors: UsageError where the number of outputs fits no X.
+    Source: Kingma & Welling (2013), section 2.4; the noise map is mean + L noise.
+    Example:
+        >>> q = MultivariateNormal()(torch.zeros(3, 5), batch_ndim=1)
+        >>> q.event_shape
+        torch.Size([2])
+    """
+
+    support = constraints.real
+    domain = "finite numbers"
+
+    def __init__(self, min_variance: float = 0.0) -> None:
+        super().__init__()
+        if min_variance < 0:
+            raise UsageError(f"min_variance must not be negative, found {min_variance}")
+        self.min_variance = min_variance
+
+    def outputs(self, size: int) -> int:
+        return size * (size + 3) // 2
+
+    def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
+        raw = raw.flatten(batch_ndim)
+        width = raw.shape[-1]
+        size = int((9 / 4 + 2 * width) ** 0.5 - 1.5 + 1e-9)
+        if self.outputs(size) != width:
+            raise UsageError(
+                f"the network gives {width} numbers, expected X (X + 3) / 2 of them "
+                f"for a full covariance over X elements, say {self.outputs(size)} for X = {size}"
+            )
+        mean, log_square, below = raw.split([size, size, width - 2 * size], dim=-1)
+        diagonal = torch.sqrt(torch.exp(log_square) + self.min_variance)
+        rows, columns = torch.tril_indices(size, size, offset=-1, device=raw.device)
+        factor = torch.diag_embed(diagonal)
+        index = (rows * size + columns).expand(below.shape)
+        factor = factor.flatten(-2).scatter(-1, index, below).unflatten(-1, (size, size))
+        return TorchMultivariateNormal(mean, scale_tril=factor, validate_args=False)
+
+    def encode_marginals(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        variance = (x.var(0, unbiased=False) - self.min_variance).clamp_min(1e-6)
+        size = x.shape[1]
+        return torch.cat([x.mean(0), variance.log(), x.new_zeros(self.outputs(size) - 2 * size)])
