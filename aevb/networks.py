@@ -8,7 +8,7 @@ from torch's generator as for any module of torch.
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +62,69 @@ class MLP(nn.Module):
     def start_at(self, output: Tensor) -> None:
         """Let the network begin near a constant output, (out_features,), by its last bias."""
         self.head.bias.data.copy_(output)
+
+
+class MADE(nn.Module):
+    """A perceptron whose outputs for input i depend on the inputs before i, and on a context.
+
+        output_i = f(x_1, ..., x_(i-1), context),   W h becomes (W * mask) h in every layer
+
+    Hidden units are of degrees that come round and round, 1 to D - 1 (from 0 where there is a
+    context): one of degree d sees what is of degree at most d, output i what is below i. The masks
+    follow from the widths and are made anew in each call, so that no file can hold others.
+    Shapes: x (..., in_features) and a context (*batch, context_features) that broadcasts to it, to
+    (..., outputs_per_input, in_features).
+    Errors: UsageError for a width below 1.
+    Source: Germain et al. (2015), "MADE: masked autoencoder for distribution estimation", equations
+    8 to 13.
+    Example:
+        >>> import torch
+        >>> MADE(3, [8])(torch.zeros(5, 3)).shape
+        torch.Size([5, 2, 3])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: Sequence[int],
+        outputs_per_input: int = 2,
+        context_features: int = 0,
+        activation: type[nn.Module] = nn.Tanh,
+    ) -> None:
+        super().__init__()
+        widths = [in_features, *hidden, outputs_per_input * in_features]
+        if min(widths) < 1:
+            raise UsageError(f"every layer needs at least 1 unit, found widths {widths}")
+        self.in_features = in_features
+        self.hidden = tuple(hidden)
+        self.outputs_per_input = outputs_per_input
+        self.context_features = context_features
+        self.activation = activation
+        *body, head = (_glorot(nn.Linear(n_in, n_out)) for n_in, n_out in pairwise(widths))
+        self.body: Sequence[Any] = nn.ModuleList(body)  # type: ignore[assignment]
+        self.head = head
+        self.between = activation()
+        if context_features:
+            self.context = nn.Linear(context_features, widths[1], bias=False)
+            nn.init.xavier_uniform_(self.context.weight)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        first: Any = 0 if context is None else self.context(context)
+        degrees = seen = torch.arange(1, self.in_features + 1, device=x.device)
+        y = x
+        for layer in self.body:
+            own = self._hidden_degrees(layer.out_features, x.device)
+            mask = own[:, None] >= seen
+            y = self.between(F.linear(y, layer.weight * mask, layer.bias) + first)
+            seen, first = own, 0
+        mask = (degrees[:, None] > seen).repeat(self.outputs_per_input, 1)
+        blocks: Any = F.linear(y, self.head.weight * mask, self.head.bias) + first
+        result: Tensor = blocks.unflatten(-1, (self.outputs_per_input, self.in_features))
+        return result
+
+    def _hidden_degrees(self, count: int, device: torch.device) -> Tensor:
+        lowest = 0 if self.context_features else min(1, self.in_features - 1)
+        return lowest + torch.arange(count, device=device) % (self.in_features - lowest)
 
 
 class ConvolutionalEncoder(nn.Module):

@@ -24,7 +24,16 @@ from torch.distributions import kl
 
 _ROOMS = (
     *("algorithms", "compilation", "conditional", "data.dataset", "devices", "distributions"),
-    *("evaluation", "families", "library", "model", "networks", "objectives", "optimizers"),
+    *(
+        "evaluation",
+        "families",
+        "flows",
+        "library",
+        "model",
+        "networks",
+        "objectives",
+        "optimizers",
+    ),
     *("posterior", "products", "randomness", "signature"),
 )
 """The modules of this library whose functions a graph is traced through, or made by."""

@@ -16,6 +16,7 @@ ORDER = [
     {"library"},
     {"compilation", "data", "mcmc", "networks", "optimizers"},
     {"distributions"},
+    {"flows"},
     {"families"},
     {"conditional"},
     {"model"},

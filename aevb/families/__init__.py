@@ -2,6 +2,15 @@
 
 from aevb.families.combinators import Columns, Masked
 from aevb.families.family import Family
+from aevb.families.flow import (
+    Householder,
+    InverseAutoregressive,
+    MaskedAutoregressive,
+    Planar,
+    Radial,
+    RealNVP,
+    Sylvester,
+)
 from aevb.families.gaussian import (
     LIKELIHOOD_MIN_VARIANCE,
     MultivariateNormal,
@@ -23,10 +32,17 @@ __all__ = [
     "Columns",
     "ContinuousBernoulli",
     "Family",
+    "Householder",
+    "InverseAutoregressive",
     "Masked",
+    "MaskedAutoregressive",
     "MultivariateNormal",
     "NegativeBinomial",
     "Normal",
+    "Planar",
     "Poisson",
+    "Radial",
+    "RealNVP",
     "Standardized",
+    "Sylvester",
 ]

@@ -33,6 +33,7 @@ CLASSES: dict[str, type[nn.Module]] = {
         networks.ConvolutionalDecoder,
         networks.StandardizedInput,
         networks.ObservedInput,
+        networks.MADE,
         families.Normal,
         families.MultivariateNormal,
         families.Standardized,
@@ -43,6 +44,13 @@ CLASSES: dict[str, type[nn.Module]] = {
         families.NegativeBinomial,
         families.Columns,
         families.Masked,
+        families.Planar,
+        families.Radial,
+        families.Householder,
+        families.Sylvester,
+        families.RealNVP,
+        families.InverseAutoregressive,
+        families.MaskedAutoregressive,
     )
 }
 ACTIVATIONS: dict[str, type[nn.Module]] = {
