@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aevb.data import Rows
 from aevb.devices import parameter_of
-from aevb.distributions import route
+from aevb.distributions import center, route
 from aevb.errors import UsageError
 from aevb.evaluation import batch_for, evaluating
 from aevb.model import Model
@@ -28,7 +28,7 @@ def encode(model: Model, posterior: Posterior, rows: Rows) -> Array:
     parts = []
     with evaluating(model, posterior):
         for positions, x in rows.chunks(CHUNK):
-            parts.append(posterior(batch_for(model, x, positions)).mean)
+            parts.append(center(posterior(batch_for(model, x, positions))))
     return _array(torch.cat(parts))
 
 

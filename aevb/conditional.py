@@ -10,10 +10,16 @@ Any `nn.Module` whose `forward` takes the condition and returns a `torch.distrib
 may stand in for the two classes here.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from aevb import distributions
+from aevb.distributions.reparameterization import Route, route
+from aevb.errors import UsageError
 from aevb.families import (
     LIKELIHOOD_MIN_VARIANCE,
     Bernoulli,
@@ -88,6 +94,52 @@ class Unconditional(nn.Module):
     def forward(self, condition: Tensor | None = None) -> Distribution:
         distribution: Distribution = self.family(self.raw, 0)
         return distribution
+
+
+class Chain(nn.Module):
+    """Conditionals one after another over one concatenated z: again a conditional.
+
+        p(z given c) = p(a given c) p(b given a) p(...),   z = (a, b, ...)
+
+    Two of them make a model of several stochastic layers: as a prior the deepest layer is drawn
+    first, and z has it last (`reverse`); as a posterior the layer next to the data is drawn first.
+    Shapes: `sizes` are those of the parts, in the order of drawing; the condition goes to the first
+    of `links`, each of the others gets the part before it. Batch as that of the first link.
+    Errors: UsageError for another number of sizes, or a link without a `family`.
+    Source: Rezende et al. (2014), "Stochastic backpropagation", section 2; Burda et al. (2015).
+    Example:
+        >>> below = Conditional(nn.Linear(2, 6), Normal())
+        >>> prior = Chain([Unconditional(Normal(), 2), below], [2, 3], reverse=True)
+        >>> prior().event_shape
+        torch.Size([5])
+    """
+
+    def __init__(
+        self, links: Sequence[nn.Module], sizes: Sequence[int], reverse: bool = False
+    ) -> None:
+        super().__init__()
+        if len(links) != len(sizes) or not links:
+            raise UsageError(f"{len(links)} links of a chain need as many sizes, found {sizes}")
+        for link in links:
+            if not isinstance(getattr(link, "family", None), Family):
+                raise UsageError(
+                    f"a link of a chain needs a family, as Conditional has, found "
+                    f"{type(link).__name__}"
+                )
+        self.links: Sequence[Any] = nn.ModuleList(links)  # type: ignore[assignment]
+        self.sizes = tuple(sizes)
+        self.reverse = reverse
+        ways = [_route_of(link.family, size) for link, size in zip(links, sizes, strict=True)]
+        self.noises = [(way.shape.numel(), way.law) for way in ways]
+
+    def forward(self, condition: Tensor | None = None) -> Distribution:
+        first, *rest = self.links
+        return distributions.Chain(first(condition), rest, self.sizes, self.reverse, self.noises)
+
+
+def _route_of(family: Any, size: int) -> Route:
+    """How a family's distributions over so many elements are drawn from."""
+    return route(family(torch.zeros(1, family.outputs(size)), 1))
 
 
 def standard_normal(size: int) -> Unconditional:

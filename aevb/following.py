@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from aevb.codes import decode
 from aevb.data import Rows
+from aevb.distributions import center
 from aevb.errors import UsageError
 from aevb.evaluation import batch_for, evaluating
 from aevb.model import Model
@@ -88,7 +89,7 @@ class Snapshots(Callback):
     def look(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The codes (N, D) and the decoded draws (10, X) of the model as it is now."""
         with evaluating(self.model, self.posterior):
-            codes = self.posterior(self.batch).mean.double().cpu().numpy()
+            codes = center(self.posterior(self.batch)).double().cpu().numpy()
             source = generator(self.seed, Stream.SAMPLING, SNAPSHOT_COUNTER)
             z = self.model.sample_prior(SAMPLES, source).double().cpu().numpy()
         return codes, decode(self.model, z)

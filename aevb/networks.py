@@ -127,6 +127,32 @@ class MADE(nn.Module):
         return lowest + torch.arange(count, device=device) % (self.in_features - lowest)
 
 
+class Leading(nn.Module):
+    """A network that sees the first `size` numbers of its input: the layer of z next to the data.
+
+    Shapes: (..., D) with D >= size, to what `network` makes of (..., size).
+    Example:
+        >>> import torch
+        >>> Leading(MLP(2, [], 5), 2)(torch.zeros(3, 7)).shape
+        torch.Size([3, 5])
+    """
+
+    def __init__(self, network: nn.Module, size: int) -> None:
+        super().__init__()
+        self.network = network
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.network(x[..., : self.size])
+        return y
+
+    def start_at(self, output: Tensor) -> None:
+        """Let the network begin near a constant output, by its own last bias."""
+        start = getattr(self.network, "start_at", None)
+        if start is not None:
+            start(output)
+
+
 class ConvolutionalEncoder(nn.Module):
     """Convolutions that halve an image, then one linear layer.
 

@@ -1,13 +1,21 @@
-"""The posterior q: z = g(noise, x) and log q(z given x), amortized or free for each datum."""
+"""The posterior q: z = g(noise, x) and log q(z given x).
+
+amortized    its numbers are a network's of x
+per datum    each row has numbers of its own, found by its place in the data set
+global       one distribution for all rows
+"""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent
 
-from aevb.conditional import Conditional
+from aevb import distributions
+from aevb.conditional import Chain, Conditional
 from aevb.errors import UsageError
 from aevb.families import Family, MultivariateNormal, Normal
 
@@ -79,6 +87,29 @@ class PerDatum(Posterior):
             )
         return batch.rows
 
+    def renewed(self, n: int) -> tuple["PerDatum", "FreeParameters"]:
+        """The same posterior with new numbers for n data, and these: all else is shared."""
+        chain = self.conditional if isinstance(self.conditional, Chain) else None
+        old: Any = self.conditional if chain is None else chain.links[0]
+        table = FreeParameters(n, old.network.out_features)
+        new: nn.Module = Conditional(table, old.family, condition_ndim=0)
+        if chain is not None:
+            new = Chain([new, *chain.links[1:]], chain.sizes, chain.reverse)
+        return PerDatum(new), table
+
+
+class Global(Posterior):
+    """One distribution for all data: the condition is always the same row of a table.
+
+    It is the posterior of a parameter that all data share, and what an amortized one collapses to.
+    Example:
+        >>> everywhere(2)(torch.zeros(3, 5)).batch_shape
+        torch.Size([3])
+    """
+
+    def condition(self, batch: Batch) -> Tensor:
+        return torch.zeros(len(batch.x), dtype=torch.int64, device=batch.x.device)
+
 
 class FreeParameters(nn.Module):
     """A table of `out_features` numbers for each of n data, zeros at first.
@@ -102,9 +133,88 @@ class FreeParameters(nn.Module):
         return self.GAIN * self.table[index]
 
 
+class Ladder(nn.Module):
+    """A posterior over layers that goes down as the model does, and is told of x at every layer.
+
+        d_1 = max(0, r_1(x)), d_l = max(0, r_l(d_{l-1}));   (m^_l, v^_l) = h_l(d_l)
+        q(z_L given x) = N(m^_L, v^_L)
+        q(z_l given z_{l+1}, x) = N((m^_l / v^_l + m_l / v_l) v, v),   1/v = 1/v^_l + 1/v_l
+
+    with N(m_l, v_l) = p(z_l given z_{l+1}) of the model: where x says little, the posterior is the
+    prior.
+    Shapes: `rungs` the networks r_l and `heads` the h_l with 2 D_l outputs, both from the data up;
+    `prior` is the model's chain, of diagonal Gaussians, whose parameters are shared. The condition
+    is x; z is (..., D_1 + ... + D_L), the layer next to the data first.
+    Errors: UsageError for a prior that is not such a chain, or another number of layers.
+    Source: Soenderby et al. (2016), "Ladder variational autoencoders", equations 8 to 15.
+    Example:
+        >>> from aevb.conditional import Unconditional
+        >>> links = [Unconditional(Normal(), 2), Conditional(nn.Linear(2, 6), Normal())]
+        >>> prior = Chain(links, [2, 3], reverse=True)
+        >>> rungs, heads = [nn.Linear(7, 4), nn.Linear(4, 4)], [nn.Linear(4, 6), nn.Linear(4, 4)]
+        >>> Ladder(rungs, heads, prior)(torch.zeros(5, 7)).event_shape
+        torch.Size([5])
+    """
+
+    def __init__(
+        self, rungs: Sequence[nn.Module], heads: Sequence[nn.Module], prior: nn.Module
+    ) -> None:
+        super().__init__()
+        gaussian = isinstance(prior, Chain) and all(type(k.family) is Normal for k in prior.links)
+        if not isinstance(prior, Chain) or not gaussian or not prior.reverse:
+            raise UsageError(
+                "a ladder needs a prior that is a reversed chain of diagonal Gaussians"
+            )
+        if not len(rungs) == len(heads) == len(prior.links):
+            raise UsageError(
+                f"a ladder needs a rung and a head for each of the {len(prior.links)} layers, "
+                f"found {len(rungs)} and {len(heads)}"
+            )
+        self.rungs: Sequence[Any] = nn.ModuleList(rungs)  # type: ignore[assignment]
+        self.heads: Sequence[Any] = nn.ModuleList(heads)  # type: ignore[assignment]
+        self._shared = (prior,)  # it is the model's: its parameters are not counted twice
+
+    @property
+    def prior(self) -> Any:
+        """The chain that the model has too."""
+        return self._shared[0]
+
+    def forward(self, x: Tensor) -> Distribution:
+        said, d = [], x
+        for rung, head in zip(self.rungs, self.heads, strict=True):
+            d = F.relu(rung(d))
+            raw = head(d)
+            said.append(raw.float() if raw.dtype == torch.bfloat16 else raw)
+        *lower, top = said
+        below = self.prior.links[1:]
+        links = [_merged(link, raw) for link, raw in zip(below, reversed(lower), strict=True)]
+        noises = self.prior.noises
+        return distributions.Chain(Normal()(top, 1), links, self.prior.sizes, True, noises)
+
+
+def _merged(link: nn.Module, raw: Tensor) -> Callable[[Tensor], Distribution]:
+    """The law of a layer given the one above: the product of what x and what the model say."""
+
+    def q(above: Tensor) -> Distribution:
+        mean, log_variance = raw.chunk(2, dim=-1)
+        p: Any = link(above)
+        from_x, from_p = torch.exp(-log_variance), 1 / p.base_dist.variance
+        variance = 1 / (from_x + from_p)
+        middle = (mean * from_x + p.mean * from_p) * variance
+        normal = distributions.Normal(middle, variance.sqrt(), validate_args=False)
+        return Independent(normal, 1, validate_args=False)
+
+    return q
+
+
 def mean_field(network: nn.Module, condition_ndim: int = 1) -> Amortized:
     """The encoder of the paper, N(z; mean(x), diag(variance(x))); the network gives 2D numbers."""
     return Amortized(Conditional(network, Normal(), condition_ndim))
+
+
+def amortized(network: nn.Module, family: Family, condition_ndim: int = 1) -> Amortized:
+    """An encoder for any family; the network gives `family.outputs(D)` numbers."""
+    return Amortized(Conditional(network, family, condition_ndim))
 
 
 def full_covariance(network: nn.Module, condition_ndim: int = 1) -> Amortized:
@@ -115,5 +225,13 @@ def full_covariance(network: nn.Module, condition_ndim: int = 1) -> Amortized:
 def per_datum(n: int, size: int, family: Family | None = None) -> PerDatum:
     """Free parameters for each of n data over `size` latent dimensions (a diagonal Gaussian)."""
     family = Normal() if family is None else family
-    table = FreeParameters(n, family.outputs(size))
-    return PerDatum(Conditional(table, family, condition_ndim=0))
+    return PerDatum(_table(n, size, family))
+
+
+def everywhere(size: int, family: Family | None = None) -> Global:
+    """One distribution over `size` latent dimensions for all data (a diagonal Gaussian)."""
+    return Global(_table(1, size, Normal() if family is None else family))
+
+
+def _table(n: int, size: int, family: Family) -> Conditional:
+    return Conditional(FreeParameters(n, family.outputs(size)), family, condition_ndim=0)

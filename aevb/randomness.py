@@ -99,7 +99,7 @@ def open_uniform(
     double = dtype == torch.float64
     bits = 52 if double else 23
     k = source.integers(2**bits, size=tuple(shape)).astype(np.float64)
-    u: Tensor = torch.from_numpy((k + 0.5) * 2.0**-bits)
+    u: Tensor = torch.from_numpy(np.asarray((k + 0.5) * 2.0**-bits))
     return u if double else u.float()
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+from torch.distributions import Distribution
 
 from aevb import cli
 
@@ -25,6 +26,12 @@ def _own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     # Compiled code is the same for all tests: it stays where torch puts it.
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())
+
+
+@pytest.fixture(autouse=True)
+def _arguments_are_checked():
+    """Whatever a test compiles, torch then leaves the arguments of all distributions unchecked."""
+    Distribution.set_default_validate_args(True)
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ ROOMS = [
     "aevb.distributions",
     "aevb.families",
     "aevb.errors",
+    "aevb.flows",
     "aevb.estimator",
     "aevb.evaluation",
     "aevb.exchange",
@@ -58,6 +59,7 @@ ROOMS = [
     "aevb.optimizers",
     "aevb.plots",
     "aevb.posterior",
+    "aevb.priors",
     "aevb.randomness",
     "aevb.report",
 ]

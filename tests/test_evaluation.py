@@ -138,7 +138,7 @@ def test_active_units_and_divergence_by_dimension():
 def test_refitted_parameters_beat_the_encoder():
     model, posterior = small_pair(spread=0.8)
     rows = binary_rows(12)
-    fitted = refit(model, 2, rows)
+    fitted = refit(model, aevb.per_datum(1, 2), rows)
     ours = evidence(model, fitted, rows, 2000).elbo
     encoder = evidence(model, posterior, rows, 2000).elbo
     truth = quadrature(model, rows.all().double().numpy())

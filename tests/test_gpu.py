@@ -139,7 +139,7 @@ def test_estimates_and_codes_are_those_of_the_processor(tmp_path):
                 bound_parts(model, posterior, rows)["elbo"],
                 impute(model, posterior, holed, samples=20, method="gibbs"),
                 *snapshots.look(),
-                codes.encode(model, refit(model, 2, rows, steps=20), rows),
+                codes.encode(model, refit(model, aevb.per_datum(1, 2), rows, steps=20), rows),
             ]
         )
         assert set(np.unique(codes.sample(model, 5, draw=True))) <= {0.0, 1.0}

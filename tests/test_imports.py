@@ -19,7 +19,7 @@ ORDER = [
     {"flows"},
     {"families"},
     {"conditional"},
-    {"model"},
+    {"model", "priors"},
     {"posterior"},
     {"objectives"},
     {"algorithms", "evaluation"},

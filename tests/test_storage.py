@@ -23,20 +23,40 @@ from hypothesis import strategies as st
 from torch import nn
 
 import aevb
-from aevb.conditional import Conditional, Unconditional
+from aevb import distributions as zoo
+from aevb.conditional import Chain, Conditional, Unconditional
+from aevb.distributions import route
 from aevb.errors import ModelFileError
 from aevb.families import (
     Categorical,
     Columns,
+    Dirichlet,
+    DiscretizedLogistic,
+    Elementwise,
+    Elliptical,
+    Householder,
+    HypersphericalUniform,
+    InverseAutoregressive,
+    LowRankMultivariateNormal,
     Masked,
+    MaskedAutoregressive,
+    Mixture,
     MultivariateNormal,
     NegativeBinomial,
     Normal,
+    Ordinal,
+    Planar,
     Poisson,
+    Radial,
+    RealNVP,
     Standardized,
+    Sylvester,
+    VonMisesFisher,
+    ZeroInflatedNegativeBinomial,
 )
-from aevb.networks import ObservedInput, StandardizedInput
-from aevb.posterior import Amortized, Batch, PerDatum
+from aevb.networks import Leading, ObservedInput, StandardizedInput
+from aevb.posterior import Amortized, Batch, Ladder, PerDatum, everywhere
+from aevb.priors import VampPrior
 from aevb.storage.description import ACTIVATIONS, CLASSES, describe, restore
 from aevb.storage.files import read_json
 from aevb.storage.sealed import read_header, seal
@@ -118,7 +138,76 @@ def mixed():
     return aevb.Model(aevb.standard_normal(D), likelihood), aevb.mean_field(network)
 
 
+def flow(family, prior=None):
+    def build():
+        under = aevb.standard_normal(D) if prior is None else Unconditional(prior(), D)
+        q = family()
+        network = encoder(q.outputs(D))
+        return aevb.Model(under, aevb.bernoulli(decoder())), Amortized(Conditional(network, q))
+
+    return build
+
+
+def other(prior, family=None):
+    """A prior, and a posterior of another family."""
+
+    def build():
+        q = Normal() if family is None else family()
+        network = encoder(q.outputs(D))
+        model = aevb.Model(Unconditional(prior(), D), aevb.bernoulli(decoder()))
+        return model, Amortized(Conditional(network, q))
+
+    return build
+
+
+def vamp():
+    posterior = aevb.mean_field(encoder())
+    prior = VampPrior(posterior.conditional, 4, X, unit=True)
+    return aevb.Model(prior, aevb.bernoulli(decoder())), posterior
+
+
+def layered():
+    """A chain of two layers, and the ladder that shares it."""
+    below = Conditional(aevb.MLP(1, [3], 4), Normal())
+    prior = Chain([Unconditional(Normal(), 1), below], [1, 2], reverse=True)
+    model = aevb.Model(prior, aevb.bernoulli(Leading(aevb.MLP(2, [3], X), 2)))
+    rungs, heads = [aevb.MLP(X, [], 4), aevb.MLP(4, [], 4)], [aevb.MLP(4, [], n) for n in (4, 2)]
+    return model, Amortized(Ladder(rungs, heads, prior))
+
+
+def levels():
+    family = Columns(
+        [Ordinal(4, 2), ZeroInflatedNegativeBinomial(), DiscretizedLogistic(2, 3)],
+        [[0, 1], [2, 3], list(range(4, X))],
+    )
+    likelihood = aevb.Conditional(decoder(family.outputs(X)), family)
+    return aevb.Model(aevb.standard_normal(D), likelihood), everywhere(D)
+
+
 PAIRS = {
+    "vamp": (vamp, binary),
+    "layered": (layered, binary),
+    "levels": (levels, binary),
+    "mixture": (other(lambda: Mixture(D, 2), lambda: LowRankMultivariateNormal(2)), binary),
+    "simplex": (other(Dirichlet, Dirichlet), binary),
+    "elliptical": (other(Normal, Elliptical), binary),
+    "sphere": (other(lambda: HypersphericalUniform(D), VonMisesFisher), binary),
+    "elementwise": (
+        other(lambda: Elementwise(zoo.Gamma), lambda: Elementwise(zoo.Erlang, {"shape": 2})),
+        binary,
+    ),
+    "planar": (flow(lambda: Planar(D, 2)), binary),
+    "radial": (flow(lambda: Radial(D, 2)), binary),
+    "householder": (flow(lambda: Householder(D, 2)), binary),
+    "sylvester": (flow(lambda: Sylvester(D, 2, 2)), binary),
+    "real-nvp": (flow(lambda: RealNVP(D, 2, [4], 3)), binary),
+    "autoregressive": (
+        flow(
+            lambda: InverseAutoregressive(D, 2, [4], 3),
+            lambda: MaskedAutoregressive(D, 2, [4, 5], 0),
+        ),
+        binary,
+    ),
     "mixed": (mixed, binary),
     "standardized": (standardized, real),
     "bernoulli": (plain(lambda: aevb.bernoulli(decoder())), binary),
@@ -147,9 +236,11 @@ def perturbed(build, seed=0):
 
 
 def bound(model, posterior, x, dtype=torch.float32):
-    noise = torch.randn(4, N, D, generator=torch.Generator().manual_seed(1)).to(dtype)
+    batch = Batch(x.to(dtype), torch.arange(N))
     with torch.no_grad():
-        return aevb.elbo_a(model, posterior, Batch(x.to(dtype), torch.arange(N)), noise)
+        way = route(posterior(batch))
+        noise = way.law(np.random.default_rng(1), (4, N, *way.shape), dtype)
+        return aevb.elbo_a(model, posterior, batch, noise)
 
 
 def small():
@@ -353,7 +444,7 @@ CHANGES = {
         "Family",
     ),
     "no prior": (lambda c: c["model"]["arguments"].update(prior=None), "model.prior"),
-    "format of another version": (lambda c: c.update(format=3), "format 3"),
+    "format of another version": (lambda c: c.update(format=4), "format 4"),
     "no format": (lambda c: c.pop("format"), "format None"),
     "no model": (lambda c: c.pop("model"), "no model"),
     "model is a posterior": (lambda c: c.update(model=c["posterior"]), "no model"),
@@ -373,7 +464,7 @@ def test_a_config_that_says_something_else_is_refused(saved, name):
 
 def nested(n, left, right, inside="1"):
     model = left * n + inside + right * n
-    return f'{{"format": 2, "posterior": null, "model": {model}}}'
+    return f'{{"format": 3, "posterior": null, "model": {model}}}'
 
 
 MODEL = ('{"class": "Model", "arguments": {"likelihood": null, "prior": ', "}}")
@@ -381,11 +472,11 @@ TEXTS = {
     "not an object": ("[1, 2]", "must hold a JSON object"),
     "not JSON": ("model: MLP", "JSON"),
     "empty": ("", "JSON"),
-    "not a number": ('{"format": 2, "model": NaN}', "NaN"),
-    "infinity": ('{"format": 2, "model": -Infinity}', "Infinity"),
-    "a key given twice": ('{"format": 2, "format": 2}', "twice"),
-    "a key given twice, deep": ('{"format": 2, "model": {"class": {"a": 1, "a": 2}}}', "twice"),
-    "more than 1 MiB": ('{"format": 2}' + " " * (1 << 20), "1 MiB"),
+    "not a number": ('{"format": 3, "model": NaN}', "NaN"),
+    "infinity": ('{"format": 3, "model": -Infinity}', "Infinity"),
+    "a key given twice": ('{"format": 3, "format": 2}', "twice"),
+    "a key given twice, deep": ('{"format": 3, "model": {"class": {"a": 1, "a": 2}}}', "twice"),
+    "more than 1 MiB": ('{"format": 3}' + " " * (1 << 20), "1 MiB"),
     "lists in lists": (nested(600, "[", "]"), "nested too deeply"),
     "models in models": (nested(100, *MODEL), "nested too deeply"),
     "objects in objects": (nested(600, '{"a": ', "}"), "nothing that this version knows"),

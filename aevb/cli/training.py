@@ -50,18 +50,38 @@ def train(
     likelihood: Annotated[
         str,
         typer.Option(
-            help="auto, bernoulli, continuous-bernoulli, gaussian, full-gaussian, categorical, "
-            "poisson, negative-binomial, or mixed: a family for each kind of column."
+            help="auto, bernoulli, continuous-bernoulli, discretized-logistic, "
+            "discretized-logistic-mixture, gaussian, full-gaussian, laplace, logistic, student-t, "
+            "log-normal, gamma, categorical, ordinal, poisson, negative-binomial, "
+            "zero-inflated-negative-binomial, or mixed: a family for each kind of column."
         ),
     ] = "auto",
     classes: Annotated[
-        int | None, typer.Option(help="Classes of a categorical [default: largest value + 1].")
+        int | None,
+        typer.Option(help="Classes, grades or levels of grey [default: of the data]."),
     ] = None,
     posterior: Annotated[
-        str, typer.Option(help="mean-field, full-covariance, per-datum.")
+        str,
+        typer.Option(
+            help="mean-field, low-rank, full-covariance, mixture, planar, radial, householder, "
+            "sylvester, real-nvp, iaf, ladder, von-mises-fisher, dirichlet, or a family such as "
+            "laplace or gamma; per-datum:FAMILY and global:FAMILY have free parameters."
+        ),
     ] = "mean-field",
-    prior: Annotated[str, typer.Option(help="standard-normal.")] = "standard-normal",
-    objective: Annotated[str, typer.Option(help="elbo-a, elbo-b, iwae.")] = "elbo-b",
+    prior: Annotated[
+        str,
+        typer.Option(
+            help="standard-normal, learnt-normal, mixture, vamp, flow, autoregressive, or a family "
+            "such as gamma; auto: the usual one where the posterior's draws lie."
+        ),
+    ] = "auto",
+    layers: Annotated[
+        int, typer.Option(help="Layers of codes, each half as wide as the one before.")
+    ] = 1,
+    objective: Annotated[
+        str,
+        typer.Option(help="elbo-a, elbo-b, iwae; auto: b where KL(q || p) has a closed form."),
+    ] = "auto",
     samples: Annotated[int, typer.Option(help="L, posterior samples per datum and step.")] = 1,
     algorithm: Annotated[str, typer.Option(help="aevb.")] = "aevb",
     beta: Annotated[float, typer.Option(help="Weight of the divergence in the objective.")] = 1.0,

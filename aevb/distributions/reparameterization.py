@@ -11,7 +11,7 @@ Every class of `aevb.distributions` with a differentiable draw states its route 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -73,23 +73,69 @@ class Reparameterized(Distribution):
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
         """The same distribution with its parameters expanded to another batch shape."""
-        new: Any = self._get_checked_instance(type(self), _instance)  # type: ignore[no-untyped-call]
-        batch_shape = torch.Size(batch_shape)
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor) and name in self.arg_constraints:
-                own = value.shape[len(self.batch_shape) :]
-                value = value.expand((*batch_shape, *own))
-            if not name.startswith("_"):
-                setattr(new, name, value)
-        Distribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new  # type: ignore[no-any-return]
+        theirs: Any = super().expand
+        if theirs.__func__ is not Distribution.expand:
+            return theirs(batch_shape, _instance)  # type: ignore[no-any-return]
+        return expand_parameters(self, batch_shape, _instance)
+
+    def __repr__(self) -> str:
+        """The class and its parameters: torch's leaves out those that another class keeps."""
+        own = vars(self)
+        names = [k for k in self.arg_constraints if k in own] or list(self.arg_constraints)
+        shown = ((k, getattr(self, k)) for k in names)
+        text = (f"{k}: {v if v.numel() == 1 else v.size()}" for k, v in shown)
+        return f"{type(self).__name__}({', '.join(text)})"
+
+
+Expanded = TypeVar("Expanded", bound=Distribution)
+
+
+def expand_parameters(
+    self: Expanded, batch_shape: Sequence[int], _instance: Any = None
+) -> Expanded:
+    """The `expand` of a class that torch lacks: every parameter, and nothing else, is expanded."""
+    new: Any = self._get_checked_instance(type(self), _instance)  # type: ignore[no-untyped-call]
+    batch_shape = torch.Size(batch_shape)
+    for name, value in vars(self).items():
+        if isinstance(value, Tensor) and name in self.arg_constraints:
+            own = value.shape[len(self.batch_shape) :]
+            value = value.expand((*batch_shape, *own))
+        if not name.startswith("_"):
+            setattr(new, name, value)
+    Distribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
+    new._validate_args = self._validate_args
+    return new  # type: ignore[no-any-return]
+
+
+class Remembering(Reparameterized):
+    """A distribution that finds the density of a draw on the way to it, and keeps the last one.
+
+    `transform` ends in `remember(z, log_q)`; `log_prob` asks `remembered` first, which knows that
+    very tensor and no other: an inverse, or a second run of networks, is spared.
+    """
+
+    _last: tuple[Tensor, Tensor, bool] | None = None
+
+    def remember(self, z: Tensor, log_q: Tensor) -> Tensor:
+        self._last = z, log_q, torch.is_grad_enabled()
+        return z
+
+    def remembered(self, value: Tensor) -> Tensor | None:
+        """log q of the last draw, where `value` is it."""
+        if self._last is None or value is not self._last[0]:
+            return None
+        _, log_q, differentiable = self._last
+        # A draw without gradient does not say how its density depends on the parameters.
+        return log_q if differentiable or not torch.is_grad_enabled() else None
 
 
 def _parameter(q: Distribution) -> Tensor:
-    """A parameter of a distribution: its dtype and device are those of the draws."""
-    given = (vars(q).get(name) for name in q.arg_constraints)
-    return next(value for value in given if isinstance(value, Tensor))
+    """A parameter of a distribution, or of one inside it: draws have its dtype and device."""
+    for name in q.arg_constraints:
+        value = getattr(q, name)
+        if isinstance(value, Tensor):
+            return value
+    return _parameter(next(part for part in vars(q).values() if isinstance(part, Distribution)))
 
 
 ROUTES: dict[type[Distribution], type[Reparameterized]] = {}

@@ -18,6 +18,7 @@ SETTINGS = {
     "activation": "activation",
     "posterior": "posterior",
     "prior": "prior",
+    "layers": "layers",
     "objective": "objective",
     "samples": "samples",
     "beta": "beta",

@@ -38,6 +38,7 @@ from aevb.storage import (
     check_settings,
     facts_of,
     learner,
+    settle_latents,
 )
 from aevb.training import Plan, train, usual_epochs, work_of
 
@@ -52,8 +53,10 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     Parameters: `latent_dim` D; `hidden` widths of the encoder (the decoder has them backwards) with
     their `activation`; `likelihood` ("auto" looks at the data: bernoulli, continuous-bernoulli,
     gaussian, negative-binomial, categorical or, column by column, mixed; poisson and full-gaussian
-    are there too); `posterior` mean-field, full-covariance or per-datum; `prior`; `objective`
-    elbo-a, elbo-b or iwae over `samples` draws; `beta` on the divergence; `algorithm`;
+    are there too); `posterior` mean-field, full-covariance, iaf and many more (see the page
+    "Which posterior, which prior"); `prior` ("auto" is the usual one where the posterior's draws
+    lie); `layers` of codes, each half as wide as the one before; `objective`
+    elbo-a, elbo-b, iwae or auto, over `samples` draws; `beta` on the divergence; `algorithm`;
     `learning_rate` of Adam (None: its usual one); `epochs` (None: 100 to 400 by the number of rows)
     of minibatches of `batch_size`; `patience` epochs without a better bound on `X_val` end the fit;
     `allow_nan` takes NaN for a cell that was not observed, which is then integrated out; `device`
@@ -82,8 +85,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         activation: str = "relu",
         likelihood: str = "auto",
         posterior: str = "mean-field",
-        prior: str = "standard-normal",
-        objective: str = "elbo-b",
+        prior: str = "auto",
+        layers: int = 1,
+        objective: str = "auto",
         samples: int = 1,
         beta: float = 1.0,
         algorithm: str = "aevb",
@@ -101,6 +105,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self.likelihood = likelihood
         self.posterior = posterior
         self.prior = prior
+        self.layers = layers
         self.objective = objective
         self.samples = samples
         self.beta = beta
@@ -196,7 +201,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         given |= {"data": source.name, "likelihood": likelihood, "seed": seed, "binarize": "none"}
         if given["epochs"] is None:
             given["epochs"] = usual_epochs(len(source.values), batch_size_of(given))
-        self.settings_ = check_settings(given | {"precision": precision}, spell=as_parameter)
+        settings = check_settings(given | {"precision": precision}, spell=as_parameter)
+        with spelled():
+            self.settings_ = settle_latents(settings)
         rows = all_rows(source, Binarization.NONE, seed)
         nothing = rows.pick(np.arange(0))
         self.likelihood_, self.reason_, self.columns_ = likelihood, source.reason, source.columns
@@ -262,7 +269,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         if isinstance(self.posterior_, PerDatum):
             holes = bool(torch.isnan(rows.all()).any())
             model = imputation.observing(self.model_) if holes else self.model_
-            return refit(model, self.settings_.latent_dim, rows)
+            return refit(model, self.posterior_, rows)
         return self.posterior_
 
     def _in_units_of_x(self, values: Array) -> Array:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from aevb.data import Rows
-from aevb.distributions import kl_by_dimension
+from aevb.distributions import center, kl_by_dimension
 from aevb.evaluation.estimates import batch_for, evaluating
 from aevb.model import Model
 from aevb.posterior import Posterior
@@ -60,10 +60,11 @@ def diagnose(model: Model, posterior: Posterior, rows: Rows, *, chunk: int = 100
             batch = batch_for(model, x, positions)
             q = posterior(batch)
             divergence = kl_by_dimension(q, model.prior())
-            means.append(q.mean.double())
+            code = center(q)
+            means.append(code.double())
             if divergence is not None:
                 divergences.append(divergence.double())
-            error = batch.x.double() - model.expectation(q.mean).double()
+            error = batch.x.double() - model.expectation(code).double()
             squares.append(error.square().flatten(1).nansum(1))  # of the observed cells
     mean = torch.cat(means)
     return Diagnosis(

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -34,6 +34,7 @@ from aevb.machine import kept_memory
 from aevb.model import Model
 from aevb.objectives import draw
 from aevb.posterior import Batch, Posterior
+from aevb.priors import VampPrior
 from aevb.products import products_in
 from aevb.randomness import Stream, generator, rewind
 
@@ -81,12 +82,16 @@ class _Sums:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The two estimates of one pass, over the same draws, and the parts of the first."""
+    """The two estimates of one pass, over the same draws, and the parts of the second.
+
+    `kl_by` says how KL(q || p) was found: "closed form", or "samples".
+    """
 
     importance: Certificate
     elbo: Certificate
     reconstruction: NDArray[np.float64]
     kl: NDArray[np.float64]
+    kl_by: str
 
 
 def evidence(
@@ -157,7 +162,7 @@ def evidence(
     columns = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
     used = precision if precision != "float32" else dtype
     about = (observed / len(rows), data, treatment(rows), used)
-    return _certified(columns, samples, about)
+    return _certified(columns, samples, about, engine.kl_by)
 
 
 def score_rows(
@@ -183,7 +188,9 @@ def score_rows(
     return np.where(np.isnan(values), -np.inf, values)
 
 
-def _certified(columns: list[Array], samples: int, about: tuple[float, str, str, str]) -> Evidence:
+def _certified(
+    columns: list[Array], samples: int, about: tuple[float, str, str, str], kl_by: str
+) -> Evidence:
     """The columns of `_reduce` over all rows, with what one must know to use them."""
     value, error, ess, bound, bound_error, reconstruction, kl = columns
 
@@ -197,6 +204,7 @@ def _certified(columns: list[Array], samples: int, about: tuple[float, str, str,
         certify("elbo", "evidence lower bound", bound, bound_error, float(samples)),
         reconstruction,
         kl,
+        kl_by,
     )
 
 
@@ -257,7 +265,8 @@ class _Engine:
         self.model, self.posterior, self.precision = model, posterior, precision
         self.each = each
         self.some = posterior(first_batch(model, rows))
-        kl(self.some, model.prior())  # torch finds its formula, which it cannot while it is traced
+        # Torch finds its formula here, which it cannot while it is traced.
+        self.kl_by = "samples" if kl(self.some, model.prior()) is None else "closed form"
         self.compiled = compiled
         self.whole: dict[Callable[..., Any], object] = {}
 
@@ -368,7 +377,7 @@ def operations(model: Model, posterior: Posterior, rows: Rows) -> tuple[int, int
         with _Counting() as encoding:
             q = posterior(batch)
         with _Counting() as decoding:
-            model.likelihood(q.mean)
+            model.likelihood(torch.zeros(1, *q.event_shape).to(batch.x))
     return encoding.operations, decoding.operations
 
 
@@ -412,8 +421,11 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     were_training = [[(m, m.training) for m in module.modules()] for module in modules]
     for module in modules:
         module.eval()
+    priors = [m for module in modules for m in module.modules() if isinstance(m, VampPrior)]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), ExitStack() as stack:
+            for prior in priors:  # nothing is learned here: its encoder need not run again
+                stack.enter_context(prior.held())
             yield
     finally:
         for states in were_training:

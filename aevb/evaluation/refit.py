@@ -4,36 +4,45 @@ import torch
 
 from aevb.data import Rows
 from aevb.devices import parameter_of
+from aevb.distributions import route
 from aevb.evaluation.estimates import batch_for, evaluating
 from aevb.model import Model
 from aevb.objectives import elbo_a
-from aevb.posterior import FreeParameters, PerDatum, per_datum
-from aevb.randomness import Stream, generator, standard_normal
+from aevb.posterior import Batch, FreeParameters, PerDatum
+from aevb.randomness import Stream, generator
 
 SAMPLES = 8
 
 
 def refit(
-    model: Model, size: int, rows: Rows, *, steps: int = 300, rate: float = 0.05, seed: int = 0
+    model: Model,
+    posterior: PerDatum,
+    rows: Rows,
+    *,
+    steps: int = 300,
+    rate: float = 0.05,
+    seed: int = 0,
 ) -> PerDatum:
-    """Give each row a diagonal Gaussian over `size` dimensions of its own, the model held fixed.
+    """Give each row numbers of its own in the family of a posterior, all else held fixed.
 
-        phi_n = argmax over (mean, log-variance) of E_q[log p(x_n, z) - log q(z)]
+        phi_n = argmax over phi of E_q[log p(x_n, z) - log q(z; phi)]
 
     Shapes: N rows; the posterior's index is the row's position. Adam, `steps` steps on all rows of
     a chunk at once, `rate` in units of phi, falling linearly to zero.
     Source: stochastic variational inference (Hoffman et al. 2013).
     """
     like = parameter_of(model)
-    posterior = per_datum(len(rows), size).to(like)
-    table = next(posterior.parameters())
+    posterior, parameters = posterior.renewed(len(rows))
+    posterior.to(like)
+    table = parameters.table
+    way = route(posterior(Batch(torch.zeros(1), torch.zeros(1, dtype=torch.int64))))
     with evaluating(model, posterior):
         for positions, x in rows.chunks(1000):
             batch = batch_for(model, x, positions)
             optimizer = torch.optim.Adam([table])
             for t in range(steps):
                 source = generator(seed, Stream.EVALUATION, int(positions[0]), t, 1)
-                noise = standard_normal(source, (SAMPLES, len(x), size), like.dtype).to(like.device)
+                noise = way.law(source, (SAMPLES, len(x), *way.shape), like.dtype).to(like.device)
                 with torch.enable_grad():
                     loss = -elbo_a(model, posterior, batch, noise).sum()
                     (table.grad,) = torch.autograd.grad(loss, [table])

@@ -1,6 +1,7 @@
 """Families: how unconstrained numbers, as a network gives them, become distributions."""
 
 from aevb.families.combinators import Columns, Masked
+from aevb.families.elementwise import Elementwise
 from aevb.families.family import Family
 from aevb.families.flow import (
     Householder,
@@ -17,12 +18,21 @@ from aevb.families.gaussian import (
     Normal,
     Standardized,
 )
+from aevb.families.levels import DiscretizedLogistic, Ordinal, ZeroInflatedNegativeBinomial
 from aevb.families.observations import (
     Bernoulli,
     Categorical,
     ContinuousBernoulli,
     NegativeBinomial,
     Poisson,
+)
+from aevb.families.vectors import (
+    Dirichlet,
+    Elliptical,
+    HypersphericalUniform,
+    LowRankMultivariateNormal,
+    Mixture,
+    VonMisesFisher,
 )
 
 __all__ = [
@@ -31,18 +41,28 @@ __all__ = [
     "Categorical",
     "Columns",
     "ContinuousBernoulli",
+    "Dirichlet",
+    "DiscretizedLogistic",
+    "Elementwise",
+    "Elliptical",
     "Family",
     "Householder",
     "InverseAutoregressive",
     "Masked",
     "MaskedAutoregressive",
+    "HypersphericalUniform",
+    "LowRankMultivariateNormal",
+    "Mixture",
     "MultivariateNormal",
     "NegativeBinomial",
     "Normal",
+    "Ordinal",
     "Planar",
     "Poisson",
     "Radial",
     "RealNVP",
     "Standardized",
     "Sylvester",
+    "VonMisesFisher",
+    "ZeroInflatedNegativeBinomial",
 ]

@@ -5,38 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, constraints
+from torch.distributions import Distribution, constraints
 
+from aevb import distributions
 from aevb.errors import UsageError
 from aevb.families.family import Family, cells, independent
-
-
-class ColumnwiseDistribution(Distribution):
-    """Independent cells whose law differs from column to column; batch (*batch, X), event ()."""
-
-    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012  # as torch has it
-
-    def __init__(self, parts: Sequence[Distribution], columns: Sequence[Sequence[int]]) -> None:
-        self.parts = tuple(parts)
-        self.columns = columns
-        order = [i for group in columns for i in group]
-        self.position = [order.index(i) for i in range(len(order))]
-        shape = torch.Size([*parts[0].batch_shape[:-1], len(order)])
-        super().__init__(shape, validate_args=False)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """log p of each cell, (*batch, X) nats."""
-        pairs = zip(self.parts, self.columns, strict=True)
-        return self.join([p.log_prob(value[..., list(group)]) for p, group in pairs])
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws, (*sample_shape, *batch, X)."""
-        with torch.no_grad():
-            return self.join([p.sample(torch.Size(sample_shape)).double() for p in self.parts])
-
-    def join(self, blocks: Sequence[Tensor]) -> Tensor:
-        """Put blocks of columns (..., X_k) in the order of the data, (..., X)."""
-        return torch.cat(list(blocks), dim=-1)[..., self.position]
 
 
 class Columns(Family):
@@ -100,7 +73,7 @@ class Columns(Family):
         blocks = raw.flatten(batch_ndim).split(self._outputs(), dim=-1)
         pairs = zip(self.families, blocks, strict=True)
         parts = [cells(family(block, batch_ndim)) for family, block in pairs]
-        return independent(ColumnwiseDistribution(parts, self.columns), batch_ndim)
+        return independent(distributions.Product(parts, self.columns), batch_ndim)
 
     def encode_marginals(self, x: Tensor) -> Tensor:
         return torch.cat([f.encode_marginals(part) for f, part in self._shared_out(x)])
@@ -128,18 +101,6 @@ class Columns(Family):
     def _shared_out(self, x: Tensor) -> list[tuple[Any, Tensor]]:
         x = x.flatten(1)
         return [(family, x[:, list(group)]) for family, group in self._groups]
-
-
-class MaskedDistribution(Independent):  # type: ignore[type-arg]  # a class of torch's, at run time
-    """Independent cells of which those that are NaN were not observed, and say nothing."""
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """The sum of log p over the observed cells, (*batch) nats."""
-        observed = ~torch.isnan(value)
-        # 0 lies in every support; what it gives is put out of the sum, and of the gradient.
-        each = self.base_dist.log_prob(torch.where(observed, value, torch.zeros_like(value)))
-        each = torch.where(observed, each, torch.zeros_like(each))
-        return each.flatten(each.ndim - self.reinterpreted_batch_ndims).sum(-1)
 
 
 class Masked(Family):
@@ -178,7 +139,7 @@ class Masked(Family):
 
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
         base = cells(self.family(raw, batch_ndim))
-        return MaskedDistribution(base, len(base.batch_shape) - batch_ndim, validate_args=False)
+        return distributions.Masked(base, len(base.batch_shape) - batch_ndim, validate_args=False)
 
     def encode_marginals(self, x: Tensor) -> Tensor:
         return self.family.encode_marginals(_filled(x.flatten(1)))

@@ -28,6 +28,11 @@ class Family(nn.Module, ABC):
     remedy: str = ""
     """What else than another likelihood may help data outside the domain."""
 
+    @property
+    def title(self) -> str:
+        """What the family is called in a sentence."""
+        return type(self).__name__
+
     @abstractmethod
     def outputs(self, size: int) -> int:
         """How many numbers a network must give for an event of `size` elements."""
@@ -89,7 +94,7 @@ class Family(nn.Module, ABC):
         name, reason = suggest(seen.detach().cpu().numpy(), 1.0)
         fits = f"choose the likelihood {name}, since {reason}{family.remedy}"
         raise DataError(
-            f"{type(family).__name__} expects {family.domain}, found {value:g} in row "
+            f"{family.title} expects {family.domain}, found {value:g} in row "
             f"{row + first_row}, column {column + 1} ({int((~flat).sum())} of {flat.numel()} cells "
             f"do not fit): {'mend the row' if name == 'mixed' else fits}"
         )

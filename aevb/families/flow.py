@@ -4,8 +4,8 @@
 
 Numbers that are zero give maps that are the identity, or turn the Gaussian: each family begins as
 the diagonal Gaussian that it refines. Where a map has few parameters, each condition has maps of
-its own: a parameter is what is learnt for all of them plus what the condition adds. Where a
-network is the map, the condition gives it a context.
+its own: a number is what is learnt for all of them plus a share of what the condition says. Where
+a network is the map, the condition gives it a context.
 """
 
 from abc import abstractmethod
@@ -31,6 +31,9 @@ from aevb.flows import (
 )
 from aevb.networks import MADE, MLP
 
+SHARE = 0.1
+"""Of a raw number, what is added to a map's: networks begin with numbers about 1, far from the
+Gaussian, and with all of it posteriors of planar and Sylvester maps learn slower."""
 MAX_LAYERS = 100
 """Maps one after the other: a file that is read cannot ask for more work than this."""
 
@@ -74,7 +77,10 @@ class _Flow(Family):
 
 
 class _Stepwise(_Flow):
-    """Maps with a few numbers each, (layers, width): what is learnt, plus what the raw ones say."""
+    """Maps with a few numbers each, (layers, width).
+
+    numbers = start + SHARE raw,   start a parameter, learnt for all conditions
+    """
 
     def __init__(self, size: int, layers: int, start: Tensor) -> None:
         super().__init__()
@@ -86,7 +92,7 @@ class _Stepwise(_Flow):
         return self.start.numel()
 
     def _maps(self, raw: Tensor) -> list[Map]:
-        numbers = raw.unflatten(-1, self.start.shape) + self.start
+        numbers = self.start + SHARE * raw.unflatten(-1, self.start.shape)
         return [self._map(step) for step in numbers.unbind(-2)]
 
     @abstractmethod

@@ -1,4 +1,6 @@
-"""Location-scale families, z = loc + scale * noise (Kingma & Welling 2013, section 2.4)."""
+"""Gaussian families, and location-scale ones in the units of the data."""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -7,12 +9,19 @@ from torch.distributions import MultivariateNormal as TorchMultivariateNormal
 from torch.distributions import Normal as TorchNormal
 
 from aevb.errors import UsageError
+from aevb.families.elementwise import Elementwise
 from aevb.families.family import Family, blocks, independent
 from aevb.networks import Standardizer
 
 LIKELIHOOD_MIN_VARIANCE = 1e-4
 """Floor of an observation variance: without one the likelihood of a Gaussian decoder is unbounded
 (Mattei & Frellsen 2018, "Leveraging the exact likelihood of deep latent variable models")."""
+
+
+SHARE = 0.1
+"""Of an entry below the diagonal of a Cholesky factor, in units of its row."""
+MAX = 60.0
+"""Bound on the log of an observation variance: its square is still a number of 32 bits."""
 
 
 class Normal(Family):
@@ -68,7 +77,8 @@ class Normal(Family):
 
     def _scale(self, log_variance: Tensor) -> Tensor:
         if self.min_variance:
-            return torch.sqrt(torch.exp(log_variance) + self.min_variance)
+            # A code far out in a heavy tail must not make it infinite.
+            return torch.sqrt(torch.exp(log_variance.clamp_max(MAX)) + self.min_variance)
         return torch.exp(0.5 * log_variance)
 
     def encode_marginals(self, x: Tensor) -> Tensor:
@@ -83,52 +93,14 @@ class Normal(Family):
         return mean.flatten()
 
 
-class Standardized(Standardizer, Family):
-    """A Gaussian family over standardized data, as a density of the data themselves.
-
-        p(x) = prod_i (1 / s_i) p((x - m) / s),   Gaussian again: mean m + s mu, deviation s sigma
-
-    A table whose columns are of very different sizes is learned in standardized units; densities,
-    means and samples are in those of the data, with the Jacobian in the number. A least variance of
-    the family is relative to that of the column.
-    Shapes: raw as for `family`; m and s (width,), taken from data by `fit`.
-    Units: nats, a density with respect to the data as given.
-    Errors: UsageError for a family that is not Gaussian.
-    Source: the change of variables; Bishop (2006), equation 1.27.
-    Example:
-        >>> Standardized(Normal(), 2)(torch.zeros(1, 4), 1).mean
-        tensor([[0., 0.]])
-    """
-
-    support = constraints.real
-    domain = "finite numbers"
-
-    def __init__(self, family: Family, width: int) -> None:
-        super().__init__(width)
-        if not isinstance(family, Normal | MultivariateNormal):
-            raise UsageError(f"only a Gaussian can be standardized, found {type(family).__name__}")
-        self.family = family
-
-    def outputs(self, size: int) -> int:
-        return self.family.outputs(size)
-
-    def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
-        inner = self.family(raw, batch_ndim)
-        loc = self.mean + self.deviation * inner.mean
-        if isinstance(inner, TorchMultivariateNormal):
-            factor = self.deviation[:, None] * inner.scale_tril
-            return TorchMultivariateNormal(loc, scale_tril=factor, validate_args=False)
-        scale = self.deviation * inner.base_dist.scale
-        return independent(TorchNormal(loc, scale, validate_args=False), batch_ndim)
-
-    def encode_marginals(self, x: Tensor) -> Tensor:
-        return self.family.encode_marginals(self.standardize(x))
-
-
 class MultivariateNormal(Family):
     """A Gaussian with a full covariance, through its Cholesky factor.
 
-        N(x; mean, L L^T),  L_jj = sqrt(exp(raw_j) + min_variance),  L_jk = raw_jk below it
+        N(x; mean, L L^T),  L_jj = sqrt(exp(raw_j) + min_variance),  L_jk = L_jj raw_jk / 10
+
+    In units of its own row an entry below the diagonal means the same for dimensions that say much
+    and for those that say little; the tenth keeps the hundreds of them from swamping the diagonal
+    while a network learns them.
 
     Shapes: raw (*batch, X + X + X(X-1)/2): means, log of the squared diagonal of L, then the rows
     of L below its diagonal.
@@ -165,6 +137,7 @@ class MultivariateNormal(Family):
         diagonal = torch.sqrt(torch.exp(log_square) + self.min_variance)
         rows, columns = torch.tril_indices(size, size, offset=-1, device=raw.device)
         factor = torch.diag_embed(diagonal)
+        below = SHARE * below * diagonal[..., rows]
         index = (rows * size + columns).expand(below.shape)
         factor = factor.flatten(-2).scatter(-1, index, below).unflatten(-1, (size, size))
         return TorchMultivariateNormal(mean, scale_tril=factor, validate_args=False)
@@ -174,3 +147,53 @@ class MultivariateNormal(Family):
         variance = (x.var(0, unbiased=False) - self.min_variance).clamp_min(1e-6)
         size = x.shape[1]
         return torch.cat([x.mean(0), variance.log(), x.new_zeros(self.outputs(size) - 2 * size)])
+
+
+class Standardized(Standardizer, Family):
+    """A location-scale family over standardized data, as a density of the data themselves.
+
+        p(x) = prod_i (1 / s_i) p((x - m) / s),   of the family again: loc m + s mu, scale s sigma
+
+    A table whose columns are of very different sizes is learned in standardized units; densities,
+    means and samples are in those of the data, with the Jacobian in the number. A least variance of
+    the family is relative to that of the column.
+    Shapes: raw as for `family`; m and s (width,), taken from data by `fit`.
+    Units: nats, a density with respect to the data as given.
+    Errors: UsageError for a family without location and scale.
+    Source: the change of variables; Bishop (2006), equation 1.27.
+    Example:
+        >>> Standardized(Normal(), 2)(torch.zeros(1, 4), 1).mean
+        tensor([[0., 0.]])
+    """
+
+    support = constraints.real
+    domain = "finite numbers"
+
+    def __init__(self, family: Family, width: int) -> None:
+        super().__init__(width)
+        moved = isinstance(family, Elementwise) and {"loc", "scale"} <= {*family.free}
+        if not isinstance(family, Normal | MultivariateNormal) and not moved:
+            raise UsageError(
+                "only a family with a location and a scale can be standardized, found "
+                f"{type(family).__name__}"
+            )
+        self.family = family
+
+    def outputs(self, size: int) -> int:
+        return self.family.outputs(size)
+
+    def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
+        inner = self.family(raw, batch_ndim)
+        if isinstance(inner, TorchMultivariateNormal):
+            factor = self.deviation[:, None] * inner.scale_tril
+            loc = self.mean + self.deviation * inner.loc
+            return TorchMultivariateNormal(loc, scale_tril=factor, validate_args=False)
+        base: Any = inner.base_dist
+        names = self.family.free if isinstance(self.family, Elementwise) else ("loc", "scale")
+        given = {name: getattr(base, name) for name in names}
+        given["loc"] = self.mean + self.deviation * base.loc
+        given["scale"] = self.deviation * base.scale
+        return independent(type(base)(**given, validate_args=False), batch_ndim)
+
+    def encode_marginals(self, x: Tensor) -> Tensor:
+        return self.family.encode_marginals(self.standardize(x))

@@ -1,13 +1,10 @@
 """Families of observations: binary, grey, classes, counts. All are normalized over their domain."""
 
-from typing import Any
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch import distributions as td
 from torch.distributions import Distribution, constraints
 
+from aevb import distributions
 from aevb.errors import UsageError
 from aevb.families.family import Family, blocks, cells, independent
 
@@ -36,94 +33,11 @@ class Bernoulli(Family):
         return size
 
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
-        return BernoulliVector(td.Bernoulli(logits=raw, validate_args=False), raw.ndim - batch_ndim)
+        coins = distributions.Bernoulli(logits=raw, validate_args=False)
+        return distributions.BernoulliVector(coins, raw.ndim - batch_ndim)
 
     def encode_marginals(self, x: Tensor) -> Tensor:
         return torch.logit((x.sum(0) + 0.5) / (len(x) + 1)).flatten()
-
-
-class BernoulliVector(td.Independent):  # type: ignore[type-arg]  # a class of torch's, at run time
-    """Independent coin flips whose joint log-probability takes a logarithm once for many cells.
-
-        log p(x) = sum_i x_i l_i - max(l_i, 0) - log(1 + exp(-|l_i|))
-
-    One exponential serves the gradient too. It is for evaluation and for compiled steps: with
-    gradients, and not compiled, torch's own formula is the faster one.
-    """
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        logits: Tensor = self.base_dist.logits
-        group = _factors_of_a_product(logits.shape[-1])
-        eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if eager or self.reinterpreted_batch_ndims != 1 or group < 4:
-            return super().log_prob(value)  # type: ignore[no-any-return, no-untyped-call]
-        # -|l| is l - 2 max(l, 0): of abs() the second derivative would be missing where l is 0.
-        positive = logits.clamp_min(0)
-        factors = 1 + torch.exp(logits - 2 * positive)
-        normalizer: Tensor = _SumOfLogs.apply(factors, group)  # type: ignore[no-untyped-call]
-        log_probability: Tensor = (value * logits - positive).sum(-1) - normalizer
-        return log_probability
-
-
-class _SumOfLogs(torch.autograd.Function):
-    """sum_i log f_i = sum_groups log prod f_i, over the last axis, for factors f_i in [1, 2].
-
-    A product of 64 of them does not overflow, and loses no more than the sum does.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(factors: Tensor, group: int) -> Tensor:
-        products: Tensor = factors.unflatten(-1, (group, -1)).prod(-2)
-        return products.log().sum(-1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (factors,) = ctx.saved_tensors
-        return gradient.unsqueeze(-1) / factors, None
-
-
-def _factors_of_a_product(size: int) -> int:
-    """How many of `size` factors to multiply: at most 64, side by side in whole registers of 16."""
-    fitting = [k for k in range(1, 65) if size % k == 0 and size // k >= 16]
-    return max(fitting, key=lambda k: (size // k % 16 == 0, k), default=1)
-
-
-class ContinuousBernoulliDistribution(td.ContinuousBernoulli):
-    """torch's ContinuousBernoulli with a normalizer that is exact for every logit.
-
-    Near probability 1/2 torch cuts to a Taylor series in the probability, and it clamps
-    probabilities near 0 and 1; in the logit l the constant is log(l / tanh(l / 2)) throughout.
-    Its mean loses three digits there, in float32, to the difference of two large numbers.
-    """
-
-    @property
-    def mean(self) -> Tensor:
-        return _continuous_bernoulli_mean(self.logits)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return value * self.logits - F.softplus(self.logits) + log_normalizer(self.logits)
-
-
-def log_normalizer(logits: Tensor) -> Tensor:
-    """log C of the continuous Bernoulli, log(l / tanh(l / 2)), smooth through l = 0.
-
-    Source: Loaiza-Ganem & Cunningham (2019), equation 3, with 2 atanh(1 - 2p) = -l.
-    """
-    small = logits.abs() < 0.1
-    safe = torch.where(small, torch.ones_like(logits), logits).abs()
-    # log tanh(l/2) = log(1 - exp(-l)) - log(1 + exp(-l)), without overflow for large l
-    exact = safe.log() - torch.log(-torch.expm1(-safe)) + torch.log1p(torch.exp(-safe))
-    square = torch.where(small, logits, torch.zeros_like(logits)).square()
-    series = 0.6931471805599453 + square * (
-        1 / 12 - square * (7 / 1440 - square * (31 / 90720 - square * (127 / 4838400)))
-    )
-    return torch.where(small, series, exact)
 
 
 class ContinuousBernoulli(Family):
@@ -149,7 +63,7 @@ class ContinuousBernoulli(Family):
 
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
         return independent(
-            ContinuousBernoulliDistribution(
+            distributions.ContinuousBernoulli(
                 logits=raw.clamp(-MAX_LOGIT, MAX_LOGIT), validate_args=False
             ),
             batch_ndim,
@@ -161,19 +75,10 @@ class ContinuousBernoulli(Family):
         low, high = torch.full_like(target, -1000.0), torch.full_like(target, 1000.0)
         for _ in range(50):
             middle = (low + high) / 2
-            above = _continuous_bernoulli_mean(middle) > target
+            law = distributions.ContinuousBernoulli(logits=middle, validate_args=False)
+            above = law.mean > target
             low, high = torch.where(above, low, middle), torch.where(above, middle, high)
         return (low + high) / 2
-
-
-def _continuous_bernoulli_mean(logits: Tensor) -> Tensor:
-    """1 / (1 - exp(-l)) - 1 / l, the derivative of the log of (exp(l) - 1) / l."""
-    small = logits.abs() < 0.5
-    safe = torch.where(small, torch.ones_like(logits), logits)
-    near = torch.where(small, logits, torch.zeros_like(logits))
-    square = near.square()
-    series = near * (1 / 12 - square * (1 / 720 - square * (1 / 30240 - square / 1209600)))
-    return torch.where(small, 0.5 + series, -1 / torch.expm1(-safe) - 1 / safe)
 
 
 class Categorical(Family):
@@ -202,7 +107,9 @@ class Categorical(Family):
 
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
         logits = torch.stack(blocks(raw, batch_ndim, self.classes), dim=-1)
-        return independent(td.Categorical(logits=logits, validate_args=False), batch_ndim)
+        return independent(
+            distributions.Categorical(logits=logits, validate_args=False), batch_ndim
+        )
 
     def encode_marginals(self, x: Tensor) -> Tensor:
         flat = x.flatten(1)
@@ -243,38 +150,10 @@ class Poisson(Family):
         return size
 
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
-        return independent(td.Poisson(torch.exp(raw), validate_args=False), batch_ndim)
+        return independent(distributions.Poisson(torch.exp(raw), validate_args=False), batch_ndim)
 
     def encode_marginals(self, x: Tensor) -> Tensor:
         return torch.log((x.sum(0) + 0.5) / (len(x) + 1)).flatten()
-
-
-class NegativeBinomialDistribution(td.NegativeBinomial):
-    """torch's NegativeBinomial with a log-density that keeps its digits as it tends to a Poisson's.
-
-    The difference of two log Gammas loses all digits, in single precision, where r is large; there
-    Stirling's series gives it in terms that tend to 0.
-    """
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        r, log_odds = self.total_count, self.logits
-        log_mean = log_odds + torch.log(r)
-        softplus = F.softplus(log_odds)
-        return (
-            _log_rising(r, value)
-            - torch.lgamma(value + 1)
-            + value * (log_mean - softplus)
-            - r * softplus
-        )
-
-
-def _log_rising(r: Tensor, x: Tensor) -> Tensor:
-    """log Gamma(r + x) - log Gamma(r) - x log r, by Stirling's series from r = 50."""
-    small = r < 50
-    near, far = torch.where(small, r, torch.ones_like(r)), torch.where(small, 50.0 + r, r)
-    exact = torch.lgamma(near + x) - torch.lgamma(near) - x * torch.log(near)
-    series = (far + x - 0.5) * torch.log1p(x / far) - x + (1 / (far + x) - 1 / far) / 12
-    return torch.where(small, exact, series)
 
 
 class NegativeBinomial(Family):
@@ -301,7 +180,7 @@ class NegativeBinomial(Family):
         log_mean, log_count = blocks(raw, batch_ndim, 2)
         log_mean, log_count = log_mean.clamp(-15, 25), log_count.clamp(-10, 10)
         return independent(
-            NegativeBinomialDistribution(
+            distributions.NegativeBinomial(
                 torch.exp(log_count), logits=log_mean - log_count, validate_args=False
             ),
             batch_ndim,

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from aevb.distributions import Reparameterized, route
+from aevb.distributions import route
+from aevb.distributions.reparameterization import Remembering
 
 
 class Map(Protocol):
@@ -23,7 +23,7 @@ class Map(Protocol):
         ...
 
 
-class FlowDistribution(Reparameterized):
+class FlowDistribution(Remembering):
     """The law of z = f_K(... f_1(z_0)), z_0 from a base.
 
         log q(z) = log q_0(z_0) - sum_k log |det d f_k|
@@ -57,16 +57,10 @@ class FlowDistribution(Reparameterized):
         self.maps = tuple(maps)
         self._way = route(base)
         self.law = self._way.law
-        self._last: tuple[Tensor, Tensor, bool] | None = None
         super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
 
     def noise_shape(self) -> torch.Size:
         return self._way.shape
-
-    def noise(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor:
-        like = self.base.mean
-        whole = (*shape, *self.batch_shape, *self.noise_shape())
-        return self.law(generator, whole, like.dtype).to(like.device)
 
     def transform(self, noise: Tensor) -> Tensor:
         z = self._way.transform(noise)
@@ -74,16 +68,13 @@ class FlowDistribution(Reparameterized):
         for f in self.maps:
             z, log_det = f.forward(z)
             log_q = log_q - log_det
-        self._last = z, log_q, torch.is_grad_enabled()
-        return z
+        return self.remember(z, log_q)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log q, (*sample, *batch) nats, of values (*sample, *batch, D)."""
-        if self._last is not None and value is self._last[0]:
-            _, log_q, differentiable = self._last
-            # A draw without gradient does not say how its density depends on the parameters.
-            if differentiable or not torch.is_grad_enabled():
-                return log_q
+        known = self.remembered(value)
+        if known is not None:
+            return known
         if self._validate_args:
             self._validate_sample(value)
         total = torch.zeros_like(value[..., 0])

@@ -1,15 +1,16 @@
 """Run folders, model files and settings: here, and in the command line, names are strings."""
 
-from aevb.storage.facts import facts_of
-from aevb.storage.run import RunFolder
-from aevb.storage.settings import (
-    Settings,
+from aevb.storage.building import (
     build,
     check_domain,
-    check_settings,
     learner,
     pick_schedule,
+    settle_latents,
 )
+from aevb.storage.facts import facts_of
+from aevb.storage.latents import has_closed_divergence
+from aevb.storage.run import RunFolder
+from aevb.storage.settings import Settings, check_settings
 from aevb.storage.weights import load, save
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "check_domain",
     "check_settings",
     "facts_of",
+    "has_closed_divergence",
     "learner",
     "load",
     "pick_schedule",
     "save",
+    "settle_latents",
 ]

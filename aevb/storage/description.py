@@ -13,8 +13,10 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
+from torch.distributions import Distribution
 
-from aevb import conditional, families, networks, posterior
+from aevb import conditional, families, networks, posterior, priors
+from aevb import distributions as zoo
 from aevb.errors import AevbError, ModelFileError
 from aevb.model import Model
 from aevb.storage.files import name_shortly, reason, shortly
@@ -25,10 +27,15 @@ CLASSES: dict[str, type[nn.Module]] = {
         Model,
         conditional.Conditional,
         conditional.Unconditional,
+        conditional.Chain,
+        priors.VampPrior,
         posterior.Amortized,
         posterior.PerDatum,
+        posterior.Global,
+        posterior.Ladder,
         posterior.FreeParameters,
         networks.MLP,
+        networks.Leading,
         networks.ConvolutionalEncoder,
         networks.ConvolutionalDecoder,
         networks.StandardizedInput,
@@ -42,6 +49,16 @@ CLASSES: dict[str, type[nn.Module]] = {
         families.Categorical,
         families.Poisson,
         families.NegativeBinomial,
+        families.Elementwise,
+        families.DiscretizedLogistic,
+        families.Ordinal,
+        families.ZeroInflatedNegativeBinomial,
+        families.LowRankMultivariateNormal,
+        families.Dirichlet,
+        families.Elliptical,
+        families.VonMisesFisher,
+        families.HypersphericalUniform,
+        families.Mixture,
         families.Columns,
         families.Masked,
         families.Planar,
@@ -53,6 +70,12 @@ CLASSES: dict[str, type[nn.Module]] = {
         families.MaskedAutoregressive,
     )
 }
+DISTRIBUTIONS: dict[str, type[Distribution]] = {
+    name: kind
+    for name, kind in vars(zoo).items()
+    if isinstance(kind, type) and issubclass(kind, Distribution)
+}
+"""What a family may be of: all of `aevb.distributions`."""
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
@@ -69,35 +92,51 @@ MAX_DEPTH = 20
 MAX_ITEMS = 10_000
 
 
-def describe(value: Any) -> Any:
+def describe(value: Any, known: dict[int, str] | None = None, path: str = "model") -> Any:
     """The JSON tree of a module or of one of its arguments.
 
+    `known` holds the modules that were described before, by their identity, with their paths: what
+    is met again is shared.
     Example:
         >>> describe(networks.MLP(2, [3], 1))["arguments"]["hidden"]
         [3]
     """
+    known = {} if known is None else known
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple | list | nn.ModuleList):
-        return [describe(item) for item in value]
+        return [describe(item, known, f"{path}.{i}") for i, item in enumerate(value)]
     if isinstance(value, type) and value in ACTIVATIONS.values():
         return {"activation": next(k for k, v in ACTIVATIONS.items() if v is value)}
+    if isinstance(value, type) and value in DISTRIBUTIONS.values():
+        return {"distribution": next(k for k, v in DISTRIBUTIONS.items() if v is value)}
+    if type(value) is dict:
+        return {"numbers": value}
     kind = value if isinstance(value, type) else type(value)
     if CLASSES.get(kind.__name__) is type(value):
-        arguments = {name: describe(getattr(value, name)) for name in _arguments(kind)}
+        if id(value) in known:
+            return {"shared": known[id(value)]}
+        arguments = {
+            name: describe(getattr(value, name), known, f"{path}.{name}")
+            for name in _arguments(kind)
+        }
+        known[id(value)] = path
         return {"class": kind.__name__, "arguments": arguments}
     return {"external": f"{kind.__module__}.{kind.__qualname__}"}
 
 
-def restore(tree: Any, modules: Mapping[str, nn.Module], path: str) -> Any:
+def restore(
+    tree: Any, modules: Mapping[str, nn.Module], path: str, built: dict[str, Any] | None = None
+) -> Any:
     """Build what `describe` wrote down; external modules come from `modules` by their path.
 
+    `built` gathers the modules by their paths, for what is shared with them.
     Errors: ModelFileError for a name outside the table, arguments that are not the class's or of
     another type, sizes beyond the limits, or an external module that was not handed in.
     """
     if _more_items_than(MAX_ITEMS, tree):
         raise ModelFileError(f"the description of {path} has more than {MAX_ITEMS} items")
-    return _restore(tree, modules, path)
+    return _restore(tree, modules, path, {} if built is None else built)
 
 
 def _more_items_than(limit: int, tree: Any) -> bool:
@@ -111,15 +150,15 @@ def _more_items_than(limit: int, tree: Any) -> bool:
     return count > limit
 
 
-def _restore(tree: Any, modules: Mapping[str, nn.Module], path: str) -> Any:
+def _restore(tree: Any, modules: Mapping[str, nn.Module], path: str, built: dict[str, Any]) -> Any:
     if path.count(".") > MAX_DEPTH:
         raise ModelFileError(f"the description of {path} is nested too deeply")
     if isinstance(tree, list):
         if len(tree) > MAX_LAYERS:
             raise ModelFileError(f"{path} lists {len(tree)} items, more than {MAX_LAYERS}")
-        return tuple(_restore(item, modules, f"{path}.{i}") for i, item in enumerate(tree))
+        return tuple(_restore(item, modules, f"{path}.{i}", built) for i, item in enumerate(tree))
     if isinstance(tree, dict):
-        return _restore_object(tree, modules, path)
+        return _restore_object(tree, modules, path, built)
     if isinstance(tree, int) and not isinstance(tree, bool) and not 0 <= tree <= MAX_WIDTH:
         raise ModelFileError(
             f"{path} is {shortly(tree, 30)}: expected a size between 0 and {MAX_WIDTH}"
@@ -127,10 +166,18 @@ def _restore(tree: Any, modules: Mapping[str, nn.Module], path: str) -> Any:
     return tree
 
 
-def _restore_object(tree: dict[str, Any], modules: Mapping[str, nn.Module], path: str) -> Any:
+def _restore_object(
+    tree: dict[str, Any], modules: Mapping[str, nn.Module], path: str, built: dict[str, Any]
+) -> Any:
     match tree:
         case {"activation": str(name)} if name in ACTIVATIONS and len(tree) == 1:
             return ACTIVATIONS[name]
+        case {"distribution": str(name)} if name in DISTRIBUTIONS and len(tree) == 1:
+            return DISTRIBUTIONS[name]
+        case {"numbers": dict(numbers)} if len(tree) == 1:
+            return numbers
+        case {"shared": str(other)} if other in built and len(tree) == 1:
+            return built[other]
         case {"external": str(name)} if len(tree) == 1:
             if path not in modules:
                 raise ModelFileError(
@@ -142,12 +189,13 @@ def _restore_object(tree: dict[str, Any], modules: Mapping[str, nn.Module], path
             kind = CLASSES[name]
             if set(given) != set(_arguments(kind)):
                 raise ModelFileError(f"{path}: the arguments of {name} are not those of the class")
-            built = {k: _restore(v, modules, f"{path}.{k}") for k, v in given.items()}
-            for argument, value in built.items():
+            parts = {k: _restore(v, modules, f"{path}.{k}", built) for k, v in given.items()}
+            for argument, value in parts.items():
                 if f"{path}.{argument}" not in modules:
                     _require_type(kind, argument, value, path)
             try:
-                return kind(**built)
+                built[path] = kind(**parts)
+                return built[path]
             except (
                 AevbError,
                 TypeError,

@@ -297,7 +297,7 @@ class RunFolder:
         """The model and a posterior for these rows: the encoder, or new free parameters, fitted."""
         model, posterior = self.load()
         if isinstance(posterior, PerDatum):
-            return model, refit(model, self.settings().latent_dim, rows)
+            return model, refit(model, posterior, rows)
         return model, posterior
 
     def require(self) -> "RunFolder":

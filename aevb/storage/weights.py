@@ -15,7 +15,7 @@ from aevb.storage.description import describe, restore
 from aevb.storage.files import name_shortly, read_json, sha256, shortly, to_json
 from aevb.storage.sealed import CHECKSUM, Header, read_header, read_tensors, seal
 
-FORMAT = 2
+FORMAT = 3
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 DESCRIPTION = "description"
 """The checksum of the description that the weights are of, in the metadata of their file."""
@@ -53,18 +53,22 @@ def config_of(
     model: Model, posterior: Posterior, facts: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """The content of `config.json`."""
+    return {"format": FORMAT, **_trees(model, posterior), **(facts or {})}
+
+
+def _trees(model: Model, posterior: Posterior) -> dict[str, Any]:
+    """The description of both; what the posterior shares with the model is described once."""
+    known: dict[int, str] = {}
     return {
-        "format": FORMAT,
-        "model": describe(model),
-        "posterior": describe(posterior),
-        **(facts or {}),
+        "model": describe(model, known, "model"),
+        "posterior": describe(posterior, known, "posterior"),
     }
 
 
 def save_weights(folder: Path, model: Model, posterior: Posterior) -> None:
     """Write `model.safetensors` alone; TrainingError for parameters that are not finite."""
     require_finite_modules(model, posterior)
-    described = _described(describe(model), describe(posterior))
+    described = _described(**_trees(model, posterior))
     parts = seal(_contiguous(_state(model, posterior)), {DESCRIPTION: described})
     replace_atomically(folder / WEIGHTS, *parts)
 
@@ -105,8 +109,9 @@ def load(
         )
     modules = dict(modules or {})
     with torch.device("meta"):  # shapes only: no memory is taken before they are checked
-        model = restore(config.get("model"), modules, "model")
-        posterior = restore(config.get("posterior"), modules, "posterior")
+        built: dict[str, Any] = {}
+        model = restore(config.get("model"), modules, "model", built)
+        posterior = restore(config.get("posterior"), modules, "posterior", built)
     if not isinstance(model, Model) or not isinstance(posterior, Posterior):
         raise ModelFileError(f"{folder / CONFIG} describes no model and posterior")
     load_weights(folder, model, posterior, _described(config.get("model"), config.get("posterior")))

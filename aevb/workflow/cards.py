@@ -28,7 +28,7 @@ def evaluation_table(report: Mapping[str, Any]) -> str:
         ),
         line("evidence lower bound", elbo["mean"], elbo["standard_error"], "nats"),
         line("  reconstruction", report["reconstruction"], None, "nats"),
-        line("  KL(q || p)", report["kl"], None, "nats"),
+        line("  KL(q || p)", report["kl"], None, f"nats; {_found(report['kl_by'])}"),
         line("bits per dimension, at most", importance["bits_per_dimension"], None, "bits"),
         line("reconstruction error", report["reconstruction_error"], None, "squared, per datum"),
         f"{'active units':<28}{report['active_units']:>10} of {report['latent_dim']}",
@@ -38,6 +38,10 @@ def evaluation_table(report: Mapping[str, Any]) -> str:
         shown = " ".join(f"{value:.2f}" for value in ranked[:20])
         lines.append(f"{'KL by dimension':<28}{shown}{' ...' if len(ranked) > 20 else ''}")
     return "\n".join(lines)
+
+
+def _found(by: str) -> str:
+    return "in closed form" if by == "closed form" else "estimated by samples"
 
 
 def card(folder: RunFolder, trained: Mapping[str, Any], evaluated: Mapping[str, Any] | None) -> str:

@@ -146,7 +146,7 @@ def with_holes(folder: RunFolder, rows: Rows) -> tuple[Model, Posterior, Rows]:
     holed = Rows(x, np.arange(len(x)), rows.shape)
     model, posterior = folder.load()
     if isinstance(posterior, PerDatum):
-        posterior = refit(observing(model), folder.settings().latent_dim, holed)
+        posterior = refit(observing(model), posterior, holed)
     return model, posterior, holed
 
 

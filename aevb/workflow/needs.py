@@ -1,5 +1,6 @@
 """What a run must have for a picture: each gives a clause on why it has none, or nothing."""
 
+from aevb.distributions import center, on_reals
 from aevb.errors import UsageError
 from aevb.imputation import observing
 from aevb.workflow.material import Material
@@ -29,16 +30,23 @@ def table(material: Material) -> str:
     return data(material)
 
 
-def plane(material: Material) -> str:
-    """Two latent dimensions."""
-    if material.latent_dim == 2:
+def free(material: Material) -> str:
+    """Codes that may be any real numbers."""
+    if on_reals(material.model.prior()):
         return ""
+    return "it shows codes anywhere in space, and those of this model lie in a part of it"
+
+
+def plane(material: Material) -> str:
+    """Two latent dimensions, without bounds."""
+    if material.latent_dim == 2:
+        return free(material)
     return f"it needs two latent dimensions, and there are {material.latent_dim} (--latent-dim 2)"
 
 
 def dimensions(material: Material) -> str:
     """At least two latent dimensions."""
-    return "" if material.latent_dim > 1 else "it needs at least two latent dimensions"
+    return free(material) if material.latent_dim > 1 else "it needs at least two latent dimensions"
 
 
 def divergences(material: Material) -> str:
@@ -70,7 +78,7 @@ def cells(material: Material) -> str:
         return why
     try:
         masked = observing(material.model)
-        masked.likelihood(masked.prior().mean[None])
+        masked.likelihood(center(masked.prior())[None])
     except UsageError:
         return "the cells of a row are not independent under its likelihood"
     return ""

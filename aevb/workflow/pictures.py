@@ -326,7 +326,7 @@ KINDS: dict[str, Kind] = {
         _all_traversals,
         "What one latent dimension at a time does, the others held at 0; the dimensions that say "
         "most come first.",
-        needs.nothing,
+        needs.free,
     ),
     "kl": Kind(
         _kl,

@@ -57,6 +57,7 @@ def score(
         "importance": result.importance.as_dict(),
         "reconstruction": float(result.reconstruction.mean()),
         "kl": float(result.kl.mean()),
+        "kl_by": result.kl_by,
         **diagnose(model, posterior, rows).as_dict(),
     }
     history = folder.history()

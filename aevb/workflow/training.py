@@ -25,8 +25,10 @@ from aevb.storage import (
     check_domain,
     check_settings,
     facts_of,
+    has_closed_divergence,
     learner,
     pick_schedule,
+    settle_latents,
 )
 from aevb.training import Callback, Plan, Work, train, usual_epochs, work_of
 from aevb.workflow.cards import card
@@ -104,6 +106,7 @@ def resolve(settings: Settings) -> tuple[Settings, Dataset]:
             likelihood = source.likelihood
     data = split(source, Binarization(binarize), limit=settings.data_limit)
     epochs = settings.epochs or usual_epochs(len(data.train), settings.batch_size)
+    settings = settle_latents(settings)
     settled = {"binarize": binarize, "likelihood": likelihood, "epochs": epochs}
     return settings.model_copy(update=settled), data
 
@@ -242,6 +245,8 @@ def training_report(
         "precision": settings.precision,
         "threads": torch.get_num_threads(),
         "seed": settings.seed,
+        "objective": settings.objective,
+        "kl_by": "closed form" if has_closed_divergence(settings) else "samples",
         "step": settings.step,
         "likelihood": settings.likelihood,
         "binarize": settings.binarize,

@@ -1,0 +1,102 @@
+"""A chain of conditionals over one concatenated z: again a distribution, drawn ancestrally."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from aevb.distributions.reparameterization import Law, Remembering, route
+
+Link = Callable[[Tensor], Distribution]
+"""The law of a part of z given the part that was drawn before it."""
+
+
+class Chain(Remembering):
+    """Parts of one z, each drawn given the part before it.
+
+        p(z) = p(a) p(b given a) p(c given b) ...,   z = (a, b, c, ...), or reversed
+
+    Shapes: `first` with batch (N,) and event (sizes[0],); each of `links` takes the part before,
+    (*sample, N, sizes[k - 1]), to a distribution over sizes[k] numbers; z is (*sample, N, D), the
+    parts side by side in the order of drawing, or, with `reverse`, in the other one, so that a
+    generative chain and an inference chain that go opposite ways share their z. `noises` are the
+    number and law of the noise of each part, found by drawing once where they are left out.
+    Units: nats, the sum over the parts.
+    Source: Sohn et al. and the hierarchies of Rezende et al. (2014), section 2; Burda et al.
+    (2015), equation 1.
+    Example:
+        >>> from aevb.distributions import MultivariateNormal, Normal
+        >>> top = torch.distributions.Independent(Normal(torch.zeros(2), 1.0), 1)
+        >>> below = lambda z: torch.distributions.Independent(Normal(z, 0.1), 1)
+        >>> Chain(top, [below], [2, 2]).rsample((5,)).shape
+        torch.Size([5, 4])
+    """
+
+    route = "composition"
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012  # as torch has it
+    support = constraints.real_vector
+
+    def __init__(
+        self,
+        first: Distribution,
+        links: Sequence[Link],
+        sizes: Sequence[int],
+        reverse: bool = False,
+        noises: Sequence[tuple[int, Law]] | None = None,
+    ) -> None:
+        self.first = first
+        self.links = tuple(links)
+        self.sizes = tuple(sizes)
+        self.reverse = reverse
+        if noises is not None:
+            self._noises = list(noises)
+        super().__init__(first.batch_shape, torch.Size([sum(sizes)]), validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The sum of the parts' log-densities, (*sample, N) nats."""
+        known = self.remembered(value)
+        if known is not None:
+            return known
+        parts = self._parts(value)
+        total: Tensor = self.first.log_prob(parts[0])
+        for link, given, part in zip(self.links, parts, parts[1:], strict=False):
+            total = total + link(given).log_prob(part)
+        return total
+
+    def transform(self, noise: Tensor) -> Tensor:
+        pieces = noise.split([count for count, _ in self._noises], dim=-1)
+        parts: list[Tensor] = []
+        total: Tensor | float = 0.0
+        for k, piece in enumerate(pieces):
+            q = self.links[k - 1](parts[-1]) if k else self.first
+            parts.append(route(q).transform(piece))
+            total = total + q.log_prob(parts[-1])
+        z = torch.cat(parts[::-1] if self.reverse else parts, dim=-1)
+        return self.remember(z, torch.as_tensor(total))
+
+    def noise_shape(self) -> torch.Size:
+        return torch.Size([sum(count for count, _ in self._noises)])
+
+    def law(
+        self, generator: np.random.Generator, shape: Sequence[int], dtype: torch.dtype
+    ) -> Tensor:
+        drawn = [law(generator, (*shape[:-1], count), dtype) for count, law in self._noises]
+        return torch.cat(drawn, dim=-1)
+
+    def _parts(self, z: Tensor) -> list[Tensor]:
+        """The parts of z in the order of drawing."""
+        sizes = self.sizes[::-1] if self.reverse else self.sizes
+        parts = list(z.split(sizes, dim=-1))
+        return parts[::-1] if self.reverse else parts
+
+    @cached_property
+    def _noises(self) -> list[tuple[int, Law]]:
+        way = route(self.first)
+        found = [(way.shape.numel(), way.law)]
+        for link, size in zip(self.links, self.sizes, strict=False):
+            way = route(link(torch.zeros(size)))
+            found.append((way.shape.numel(), way.law))
+        return found

@@ -1,0 +1,298 @@
+"""Distributions made of distributions: mixtures, products over columns, and masks.
+
+A draw of a mixture is a choice, which has no derivative. Its gradient is implicit: the map from a
+draw to its distribution function, coordinate by coordinate, is a uniform number of no parameters,
+
+    u_i = F(z_i given z_<i) = sum_k w_ki F_ki(z_i),   w_ki ~ pi_k prod_{j<i} p_kj(z_j)
+
+so that dz = -(du/dz)^-1 du at fixed z, with a lower triangle du/dz.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch import distributions as td
+from torch.distributions import Distribution, Independent, Normal, constraints
+
+from aevb.distributions.reparameterization import ROUTES, Law, Reparameterized, route
+from aevb.distributions.special import ndtr
+from aevb.randomness import open_uniform, standard_normal
+
+
+def _noise(
+    generator: np.random.Generator, shape: Sequence[int], dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Normals along the last axis, and one uniform number behind them."""
+    *lead, size = shape
+    normals = standard_normal(generator, (*lead, size - 1), dtype)
+    return torch.cat([normals, open_uniform(generator, (*lead, 1), dtype)], -1)
+
+
+class Mixture(Reparameterized, td.MixtureSameFamily):
+    """A mixture of K components of one family, with a gradient through its draws.
+
+        p(z) = sum_k pi_k p_k(z);   z of the component that u chooses, dz = -(du/dz)^-1 du
+
+    Draws are reparameterized where the components are Normals, or Independent ones over an axis, or
+    laws of a single number with a `cdf` and a draw of one noise; else `has_rsample` is False. The
+    draw itself jumps where u passes from one component to the next, and the gradient is that of
+    another map of the same law (see above): exact for expectations, not for finite differences of
+    a draw at fixed noise. First derivatives only.
+    Shapes: mixture_distribution, a Categorical, of batch (*batch) over K; component_distribution of
+    batch (*batch, K) and event () or (D,). Noise (D + 1,): D normals and a uniform number.
+    Units: nats. Errors: ValueError, as torch's, for shapes that do not fit; NotImplementedError
+    for a differentiable draw of other components.
+    Source: Figurnov et al. (2018), "Implicit reparameterization gradients", section 4; Graves
+    (2016), "Stochastic backpropagation through mixture density distributions", equation 6.
+    Example:
+        >>> parts = td.Normal(torch.tensor([-1.0, 1.0]), 0.5)
+        >>> Mixture(td.Categorical(torch.ones(2)), parts).cdf(torch.tensor(0.0))
+        tensor(0.5000)
+    """
+
+    route = "implicit"
+    law: Law = staticmethod(_noise)
+    expand = td.MixtureSameFamily.expand  # it has no own parameters
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """Whether draws of these components have a gradient."""
+        return _has_route(self)
+
+    @property
+    def has_enumerate_support(self) -> bool:  # type: ignore[override]
+        """Whether the components' values can be listed."""
+        return self.component_distribution.has_enumerate_support
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """The components' values, (values, *batch), which must be the same for all of them."""
+        listed: Tensor = self.component_distribution.enumerate_support(expand)
+        return listed[..., 0]
+
+    def noise_shape(self) -> torch.Size:
+        return torch.Size((self.event_shape.numel() + 1,))
+
+    def transform(self, noise: Tensor) -> Tensor:
+        if not _has_route(self):
+            name = type(self.component_distribution).__name__
+            raise NotImplementedError(f"draws of a mixture of {name} have no gradient: use sample")
+        scalar = not self.event_shape
+        z = _drawn(self, noise).detach()
+        base = _base(self)
+        if isinstance(base, Normal):
+            step = _normal_step(self, base, z.unsqueeze(-1) if scalar else z)
+            draw: Tensor = z - (step.squeeze(-1) if scalar else step)
+            return draw
+        weights = torch.softmax(self.mixture_distribution.logits, -1)
+        u = (weights * base.cdf(z.unsqueeze(-1))).sum(-1)
+        density = (weights * base.log_prob(z.unsqueeze(-1)).exp()).sum(-1).detach()
+        moved: Tensor = z - (u - u.detach()) / density
+        return moved
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log sum_k pi_k p_k(z), (*sample, *batch) nats."""
+        component, base = self.component_distribution, _base(self)
+        vectors = isinstance(component, Independent) and component.reinterpreted_batch_ndims == 1
+        if not (vectors and isinstance(base, Normal) and base.loc.ndim == 2):
+            log_prob: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
+            return log_prob
+        each = _log_normals(value, base) + self.mixture_distribution.logits
+        return torch.logsumexp(each, dim=-1).to(value.dtype)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        if _has_route(self):
+            return super().sample(sample_shape)
+        drawn: Tensor = td.MixtureSameFamily.sample(self, torch.Size(sample_shape))
+        return drawn
+
+    def cdf(self, value: Tensor) -> Tensor:
+        weights = torch.softmax(self.mixture_distribution.logits, -1)
+        below: Tensor = _precise(self.component_distribution).cdf(value.unsqueeze(-1))
+        return (weights * below).sum(-1)
+
+    def __repr__(self) -> str:
+        return f"Mixture(\n  {self.mixture_distribution},\n  {self.component_distribution})"
+
+
+def _log_normals(z: Tensor, parts: Normal) -> Tensor:
+    """log N(z; m_k, diag(s_k^2)) of z (..., D) for K parts, (..., K), without an array (..., K, D).
+
+        -1/2 sum_d (z_d^2 / s_kd^2 - 2 z_d m_kd / s_kd^2 + m_kd^2 / s_kd^2) - sum_d log s_kd - ...
+
+    Two products of matrices, in double precision: the three terms cancel.
+    """
+    z, loc, scale = z.double(), parts.loc.double(), parts.scale.double()
+    precision = scale.square().reciprocal()
+    constant = (loc.square() * precision).sum(-1) + 2 * scale.log().sum(-1)
+    squares = z.square() @ precision.mT - 2 * z @ (loc * precision).mT + constant
+    return -0.5 * (squares + loc.shape[-1] * math.log(2 * math.pi))
+
+
+def _base(mixture: td.MixtureSameFamily) -> Any:
+    """The components' law of each number, of torch's classes that of ours with more digits."""
+    component = mixture.component_distribution
+    return _precise(component.base_dist if isinstance(component, Independent) else component)
+
+
+def _precise(q: Distribution) -> Any:
+    if type(q) is not Normal:
+        return q
+    kind: Any = ROUTES[Normal]
+    return kind(q.loc, q.scale, validate_args=False)
+
+
+def _has_route(mixture: td.MixtureSameFamily) -> bool:
+    component, base = mixture.component_distribution, _base(mixture)
+    if isinstance(component, Independent) and component.reinterpreted_batch_ndims != 1:
+        return False
+    if isinstance(base, Normal):
+        return True
+    kind = type(base) if isinstance(base, Reparameterized) else ROUTES.get(type(base))
+    has_cdf = getattr(type(base), "cdf", None) not in (None, Distribution.cdf)
+    return (
+        not isinstance(component, Independent)
+        and not component.event_shape
+        and has_cdf
+        and kind is not None
+        and not kind.noise_shape(base)
+        and kind.law in (standard_normal, open_uniform)
+    )
+
+
+def _drawn(mixture: td.MixtureSameFamily, noise: Tensor) -> Tensor:
+    """A draw of the component that the last number chooses, by the others as its noise."""
+    component, size = mixture.component_distribution, noise.shape[-1] - 1
+    own, choice = noise.split([size, 1], -1)
+    way = route(component)
+    if way.law is open_uniform:
+        smallest = torch.finfo(own.dtype).eps / 2
+        own = ndtr(own).clamp(smallest, 1 - smallest)
+    draws = way.transform(own if not mixture.event_shape else own.unsqueeze(-2))
+    thresholds = torch.softmax(mixture.mixture_distribution.logits, -1).cumsum(-1)[..., :-1]
+    index = (choice > thresholds).sum(-1, keepdim=True)
+    if not mixture.event_shape:
+        return draws.gather(-1, index.expand((*draws.shape[:-1], 1))).squeeze(-1)
+    index = index.unsqueeze(-1).expand((*draws.shape[:-2], 1, size))
+    return draws.gather(-2, index).squeeze(-2)
+
+
+def _normal_step(mixture: td.MixtureSameFamily, parts: Normal, z: Tensor) -> Tensor:
+    """0 with the derivative (du/dz)^-1 du of the distributional transform at z, (..., D).
+
+    Rows i of du/dz: sum_k w_ki F_ki (s_kj - mean s_j) for j < i, s the scores, and the density.
+    Source: Rosenblatt (1952), "Remarks on a multivariate transformation".
+    """
+    flat = not mixture.event_shape
+    loc = parts.loc.unsqueeze(-1) if flat else parts.loc
+    scale = parts.scale.unsqueeze(-1) if flat else parts.scale
+    x = (z.unsqueeze(-2) - loc) / scale  # (..., K, D)
+    log_density = -0.5 * x.square() - scale.log() - 0.9189385332046727
+    before = torch.cumsum(log_density[..., :-1], -1)
+    before = torch.cat([torch.zeros_like(x[..., :1]), before], -1)
+    logits = mixture.mixture_distribution.logits.unsqueeze(-1)
+    weights = torch.softmax(logits + before, -2)
+    # F - 1 for F in the upper half: its digits are the tail's, and sum_k w_k = 1 is constant.
+    upper = (weights * ndtr(x)).sum(-2, keepdim=True) > 0.5
+    part = torch.where(upper, -ndtr(-x), ndtr(x))
+    u = (weights * part).sum(-2)
+    with torch.no_grad():
+        triangle = _triangle(
+            weights.detach(), part.detach(), x.detach(), scale.detach(), log_density.detach()
+        )
+    change = (u - u.detach()).unsqueeze(-1)
+    step: Tensor = torch.linalg.solve_triangular(triangle, change, upper=False).squeeze(-1)
+    return step
+
+
+def _triangle(
+    weights: Tensor, part: Tensor, x: Tensor, scale: Tensor, log_density: Tensor
+) -> Tensor:
+    """du/dz, (..., D, D), from what is (..., K, D)."""
+    mean = (weights * part).sum(-2, keepdim=True)
+    below = torch.tril((weights * (part - mean)).mT @ (-x / scale), -1)
+    density = (weights * log_density.exp()).sum(-2)
+    return below + torch.diag_embed(density)
+
+
+class Product(Distribution):
+    """Independent cells whose law differs from column to column.
+
+        log p(x_c) = log p_k(x_c), k the part that has column c
+
+    Shapes: parts of batch (*batch, X_k) and event (), one for each group of `columns`, 0-based,
+    every one of X once; batch (*batch, X), event (). Units: nats.
+    Source: the heterogeneous likelihood of Nazabal et al. (2020), "Handling incomplete
+    heterogeneous data using VAEs", section 3.
+    Example:
+        >>> parts = [td.Normal(torch.zeros(2), 1.0), td.Bernoulli(torch.tensor([0.25]))]
+        >>> Product(parts, [[0, 2], [1]]).mean
+        tensor([0.0000, 0.2500, 0.0000])
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012  # as torch has it
+
+    def __init__(self, parts: Sequence[Distribution], columns: Sequence[Sequence[int]]) -> None:
+        self.parts = tuple(parts)
+        self.columns = columns
+        order = [i for group in columns for i in group]
+        self.position = [order.index(i) for i in range(len(order))]
+        shape = torch.Size([*parts[0].batch_shape[:-1], len(order)])
+        super().__init__(shape, validate_args=False)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
+        """The same cells under another batch; the columns stay."""
+        lead = tuple(batch_shape)[:-1]
+        parts = [part.expand((*lead, part.batch_shape[-1])) for part in self.parts]
+        return type(self)(parts, self.columns)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.join([part.mean for part in self.parts])
+
+    @property
+    def variance(self) -> Tensor:
+        return self.join([part.variance for part in self.parts])
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p of each cell, (*batch, X) nats."""
+        pairs = zip(self.parts, self.columns, strict=True)
+        return self.join([p.log_prob(value[..., list(group)]) for p, group in pairs])
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws, (*sample_shape, *batch, X)."""
+        with torch.no_grad():
+            return self.join([p.sample(torch.Size(sample_shape)).double() for p in self.parts])
+
+    def join(self, blocks: Sequence[Tensor]) -> Tensor:
+        """Put blocks of columns (..., X_k) in the order of the data, (..., X)."""
+        return torch.cat(list(blocks), dim=-1)[..., self.position]
+
+
+class Masked(Independent):  # type: ignore[type-arg]  # a class of torch's, at run time
+    """Independent cells of which those that are NaN were not observed, and say nothing.
+
+        log p(x_observed) = sum over observed i of log p(x_i)
+
+    Shapes: as Independent's: the last axes of the batch are those of an event. Units: nats.
+    Source: Mattei & Frellsen (2019), "MIWAE", equation 4.
+    Example:
+        >>> Masked(td.Bernoulli(torch.tensor([0.5, 0.1])), 1).log_prob(
+        ...     torch.tensor([1.0, torch.nan])
+        ... ).exp()
+        tensor(0.5000)
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The sum of log p over the observed cells, (*batch) nats."""
+        observed = ~torch.isnan(value)
+        # 0 lies in every support; what it gives is put out of the sum, and of the gradient.
+        each = self.base_dist.log_prob(torch.where(observed, value, torch.zeros_like(value)))
+        each = torch.where(observed, each, torch.zeros_like(each))
+        return each.flatten(each.ndim - self.reinterpreted_batch_ndims).sum(-1)
+
+
+ROUTES |= {td.MixtureSameFamily: Mixture}

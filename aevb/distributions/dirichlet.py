@@ -1,0 +1,197 @@
+"""What Dirichlet, Beta and F share: their normalizer, and Beta's distribution function by scipy."""
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aevb.distributions.special import digamma_minus_log, stirling
+
+_HALF = 0.5 * math.log(2 * math.pi)
+_DEEP = -460.0  # of log F, from which down scipy's own value loses digits, five at 1e-295
+_TERMS = 12
+
+
+def log_beta(a: Tensor) -> Tensor:
+    """log B(a) = sum_i log Gamma(a_i) - log Gamma(sum_i a_i), over the last axis.
+
+    Example:
+        >>> log_beta(torch.tensor([1.0, 2.0])).exp()
+        tensor(0.5000)
+    """
+    total = a.sum(-1, keepdim=True)
+    shares = (a * (a / total).log()).sum(-1)
+    return shares + _remainder(a, total)
+
+
+def _remainder(a: Tensor, total: Tensor) -> Tensor:
+    halves = 0.5 * (total.log().squeeze(-1) - a.log().sum(-1))
+    corrections = stirling(a).sum(-1) - stirling(total).squeeze(-1)
+    return halves + (a.shape[-1] - 1) * _HALF + corrections
+
+
+def log_density(a: Tensor, x: Tensor, log_x: Tensor) -> Tensor:
+    """sum_i a_i log x_i - log B(a) for x on the simplex, from x > 0 and its logarithm.
+
+    Written as -sum_i a_i (r_i - 1 - log r_i), r_i = x_i sum(a) / a_i: a large a_i does not cancel
+    against the normalizer. The density is this over prod_i x_i.
+    """
+    total = a.sum(-1, keepdim=True)
+    excess = x * (total / a) - 1
+    near = excess.abs() < 0.5
+    close = torch.log1p(torch.where(near, excess, 0.0))
+    log_ratio = torch.where(near, close, log_x + (total / a).log())
+    # The last term is 0 on the simplex: it keeps the derivative in each x that of the formula.
+    return (
+        (a * (log_ratio - excess)).sum(-1)
+        + total.squeeze(-1) * (x.sum(-1) - 1)
+        - _remainder(a, total)
+    )
+
+
+def entropy(a: Tensor) -> Tensor:
+    """The entropy of Dirichlet(a): log B(a) - sum_i (a_i - 1) (psi(a_i) - psi(sum a))."""
+    total = a.sum(-1, keepdim=True)
+    differences = digamma_minus_log(a) - digamma_minus_log(total)
+    logs = (a / total).log().sum(-1)
+    return logs + _remainder(a, total) - ((a - 1) * differences).sum(-1)
+
+
+def beta_cdf(a: Tensor, b: Tensor, logit: Tensor) -> Tensor:
+    """The distribution function of Beta(a, b) at x = sigmoid(logit), x near 0 or near 1.
+
+    Example:
+        >>> one = torch.tensor(1.0, dtype=torch.float64)
+        >>> beta_cdf(one, one, -40 * one) > 0
+        tensor(True)
+    """
+    a, b, logit = torch.broadcast_tensors(a, b, logit)
+    p: Tensor = _BetaCdf.apply(a.double(), b.double(), logit.double())  # type: ignore[no-untyped-call]
+    return p.to(torch.promote_types(a.dtype, logit.dtype))
+
+
+def beta_quantile(a: Tensor, b: Tensor, u: Tensor) -> Tensor:
+    """The logit of the quantile of Beta(a, b) at u.
+
+    Example:
+        >>> one = torch.tensor(1.0, dtype=torch.float64)
+        >>> beta_quantile(one, one, 0.5 * one)
+        tensor(0., dtype=torch.float64)
+    """
+    a, b, u = torch.broadcast_tensors(a, b, u)
+    logit: Tensor = _BetaQuantile.apply(a.double(), b.double(), u.double())  # type: ignore[no-untyped-call]
+    return logit.to(torch.promote_types(a.dtype, u.dtype))
+
+
+def _cumulative(a: Tensor, b: Tensor, logit: Tensor) -> tuple[Tensor, Tensor]:
+    """log F and log(1 - F) of Beta(a, b) at sigmoid(logit)."""
+    from scipy.special import betainc, betaincc
+
+    x, rest = (v.cpu().numpy() for v in (torch.sigmoid(logit), torch.sigmoid(-logit)))
+    p, q, near = a.cpu().numpy(), b.cpu().numpy(), logit.cpu().numpy() < 0
+    below = np.where(near, betainc(p, q, x), betaincc(q, p, rest))
+    above = np.where(near, betaincc(p, q, x), betainc(q, p, rest))
+    below, above = (torch.as_tensor(v).to(logit.device).log() for v in (below, above))
+    return _deep(a, b, logit, below), _deep(b, a, -logit, above)
+
+
+def _deep(a: Tensor, b: Tensor, logit: Tensor, otherwise: Tensor) -> Tensor:
+    """log F by its power series where F is tiny because x is, and `otherwise` elsewhere.
+
+    F = x^a (1 - x)^b / (a B(a, b)) (1 + (a + b) / (a + 1) x (1 + (a + b + 1) / (a + 2) x (...)))
+
+    Source: Abramowitz & Stegun (1964), 26.5.4.
+    """
+    x = torch.sigmoid(logit)
+    total = torch.ones_like(x)
+    for n in range(_TERMS, 0, -1):
+        total = 1 + total * x * (a + b + n - 1) / (a + n)
+    log_f = _log_density(a, b, logit) - a.log() + total.log()
+    few = (x * (a + b) / (a + 1) < 0.03) & (x < 0.03)
+    return torch.where(few & (log_f < _DEEP), log_f, otherwise)
+
+
+def _log_density(a: Tensor, b: Tensor, logit: Tensor) -> Tensor:
+    """The log-density of the logit of Beta(a, b)."""
+    pair = torch.stack([logit, -logit], -1)
+    logs = torch.nn.functional.logsigmoid(pair)
+    return log_density(torch.stack([a, b], -1), torch.sigmoid(pair), logs)
+
+
+class _BetaCdf(torch.autograd.Function):
+    @staticmethod
+    def forward(a: Tensor, b: Tensor, logit: Tensor) -> Tensor:
+        return _cumulative(a, b, logit)[0].exp()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        by_a, by_b, density = _derivatives(*ctx.saved_tensors)
+        return gradient * by_a * density, gradient * by_b * density, gradient * density
+
+
+class _BetaQuantile(torch.autograd.Function):
+    @staticmethod
+    def forward(a: Tensor, b: Tensor, u: Tensor) -> Tensor:
+        from scipy.special import betainccinv, betaincinv
+
+        p, q, v = (t.cpu().numpy() for t in (a, b, u))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of steps that did not suffice: ours follow
+            x, rest = torch.as_tensor(betaincinv(p, q, v)), torch.as_tensor(betainccinv(q, p, v))
+        both = torch.stack([a, b], -1)
+        first = (u.log() + a.log() + log_beta(both)) / a  # from F ~ x^a / (a B(a, b)) at 0
+        last = (torch.log1p(-u) + b.log() + log_beta(both)) / b
+        logit = (x.log() - rest.log()).to(u.device)
+        logit = torch.where(torch.isfinite(logit), logit, torch.where(u < 0.5, first, -last))
+        for _ in range(4):  # log F and log(1 - F) are concave in the logit
+            below, above = _cumulative(a, b, logit)
+            log_p = _log_density(a, b, logit)
+            lower = (u.log() - below) * (below - log_p).exp()
+            upper = (above - torch.log1p(-u)) * (above - log_p).exp()
+            step = torch.where(u < 0.5, lower, upper)
+            logit = torch.where(torch.isfinite(step), logit + step, logit)
+        return logit
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2], output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        by_a, by_b, density = _derivatives(*ctx.saved_tensors)
+        return -gradient * by_a, -gradient * by_b, gradient / density
+
+
+def _derivatives(a: Tensor, b: Tensor, logit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """dF/da and dF/db over the density of the logit, and that density, of Beta(a, b).
+
+        dF/da = int_0^x p(t) (log t - E log t) dt,   E log t = psi(a) - psi(a + b)
+
+    or minus that over (x, 1): of the shorter tail, in s = logit t, by the double exponential rule.
+    """
+    inside = torch.isfinite(logit)
+    s = torch.where(inside, logit, 0.0)
+    log_x, log_rest = (torch.nn.functional.logsigmoid(v) for v in (s, -s))
+    x = torch.sigmoid(s)
+    density = torch.where(inside, _log_density(a, b, s).exp(), 0.0)
+    side = torch.where(s < a.log() - b.log(), -1.0, 1.0)
+    lean = side * ((a + b) * x - a)
+    scale = 2 / (lean + torch.sqrt(lean.square() + 4 * (a + b) * x * (1 - x)) + 1e-300)
+    t = torch.arange(-4.0, 4.6, 0.05, dtype=a.dtype, device=a.device)
+    node = scale.unsqueeze(-1) * torch.exp(t - torch.exp(-t))
+    weight = 0.05 * node * (1 + torch.exp(-t))
+    moved = s.unsqueeze(-1) + side.unsqueeze(-1) * node
+    log_t, log_not = (torch.nn.functional.logsigmoid(v) for v in (moved, -moved))
+    gain_a, gain_b = log_t - log_x.unsqueeze(-1), log_not - log_rest.unsqueeze(-1)
+    term = torch.exp(a.unsqueeze(-1) * gain_a + b.unsqueeze(-1) * gain_b) * weight
+    middle = torch.digamma(a + b).unsqueeze(-1)
+    by_a = (term * (log_t - torch.digamma(a).unsqueeze(-1) + middle)).sum(-1)
+    by_b = (term * (log_not - torch.digamma(b).unsqueeze(-1) + middle)).sum(-1)
+    return -side * by_a, -side * by_b, density

@@ -1,0 +1,211 @@
+"""Discrete latents: their relaxations, with exact gradients, and hard draws with biased ones.
+
+relaxed            z = softmax((l + g) / t), g of Gumbel's law; as t to 0 it is one-hot
+straight-through   forward the hard draw, backward the gradient of the probabilities
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch import distributions as td
+from torch.distributions import TransformedDistribution
+
+from aevb.distributions.reparameterization import ROUTES, Reparameterized
+from aevb.randomness import open_uniform
+
+
+class _Relaxed(Reparameterized):
+    """Checks of the temperature, which torch leaves out, and what follows from them."""
+
+    law = staticmethod(open_uniform)
+    logits: Tensor
+    temperature: Tensor
+    axes: ClassVar[int]
+    """How many axes of the parameter belong to the event."""
+
+    def __init__(
+        self,
+        temperature: Tensor | float,
+        probs: Tensor | float | None = None,
+        logits: Tensor | float | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        if (probs is None) == (logits is None):
+            raise ValueError("give either probs or logits, and not both")
+        given = probs if logits is None else logits
+        like = given if isinstance(given, Tensor) else torch.get_default_dtype()
+        temperature = torch.as_tensor(temperature).to(like)
+        if temperature.numel() == 1:
+            temperature = temperature.reshape(())
+        elif isinstance(given, Tensor):
+            lead = given.ndim - self.axes
+            shape = torch.broadcast_shapes(temperature.shape, given.shape[:lead])
+            given = given.expand(*shape, *given.shape[lead:])
+        elif given is not None:
+            given = torch.ones_like(temperature) * given
+        pair = (given, None) if logits is None else (None, given)
+        super().__init__(temperature, *pair, validate_args)  # type: ignore[arg-type,call-arg]
+        if self._validate_args and not bool((temperature > 0).all()):
+            raise ValueError(f"a temperature must be positive, found {temperature}")
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
+        new = self.__new__(type(self)) if _instance is None else _instance
+        whole: Any = self
+        expanded: Self = TransformedDistribution.expand(whole, batch_shape, _instance=new)
+        return expanded
+
+
+class RelaxedBernoulli(_Relaxed, td.RelaxedBernoulli):
+    """A coin between 0 and 1: the binary concrete law.
+
+        z = s((l + log(u / (1 - u))) / t), u ~ U(0, 1)
+        p(z) = t s(d) s(-d) / (z (1 - z)),  d = l - t log(z / (1 - z))
+
+    Draws that round to 0 or 1 are the closest numbers between them.
+    Shapes: the temperature t broadcasts with the batch, that of probs or logits l; events are
+    numbers in (0, 1). Units: nats.
+    Errors: ValueError for a temperature that is not positive.
+    Source: Maddison et al. (2017), "The concrete distribution", appendix B.
+    Example:
+        >>> RelaxedBernoulli(1.0, logits=torch.tensor(0.0)).cdf(torch.tensor(0.25))
+        tensor(0.2500)
+    """
+
+    route = "inverse CDF"
+    axes = 0
+
+    def transform(self, noise: Tensor) -> Tensor:
+        return _inside(torch.sigmoid((self.logits + _logit(noise)) / self.temperature))
+
+    def icdf(self, value: Tensor) -> Tensor:
+        return torch.sigmoid((self.logits + _logit(value)) / self.temperature)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        return torch.sigmoid(self.temperature * _logit(value) - self.logits)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        z = _inside(value)
+        d = self.logits - self.temperature * _logit(z)
+        slope = torch.log(self.temperature) - torch.log(z) - torch.log1p(-z)
+        return slope + F.logsigmoid(d) + F.logsigmoid(-d)
+
+
+class RelaxedOneHotCategorical(_Relaxed, td.RelaxedOneHotCategorical):
+    """A point of the simplex near its corners: the concrete law, or Gumbel-softmax.
+
+        z = softmax((l + g) / t), g = -log(-log u), u ~ U(0, 1)
+        p(z) = Gamma(K) t^(K-1) prod_k (exp(l_k) z_k^(-t-1)) / (sum_k exp(l_k) z_k^-t)^K
+
+    The density is by the first K - 1 coordinates. Draws that round to 0 or 1 are the closest
+    numbers between them.
+    Shapes: probs or logits l (*batch, K); the temperature t is one number, or (*batch).
+    Units: nats. Errors: ValueError for a temperature that is not positive.
+    Source: Maddison et al. (2017), "The concrete distribution", equation 10; Jang et al. (2017),
+    "Categorical reparameterization with Gumbel-softmax".
+    Example:
+        >>> law = RelaxedOneHotCategorical(1.0, logits=torch.zeros(3))
+        >>> law.log_prob(torch.full((3,), 1 / 3)).exp()
+        tensor(2.)
+    """
+
+    route = "composition"
+    axes = 1
+
+    def transform(self, noise: Tensor) -> Tensor:
+        gumbels = -torch.log(-torch.log(noise))
+        return _inside(torch.softmax((self.logits + gumbels) / _each(self.temperature), -1))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        z = _inside(value)
+        size, t = self.event_shape[0], _each(self.temperature)
+        # By the logs of ratios, which keep their digits where a high temperature multiplies them.
+        largest = z.amax(-1, keepdim=True)
+        close = z > 0.5 * largest
+        ratio = torch.where(close, torch.log1p((z - largest) / largest), z.log() - largest.log())
+        score = torch.log_softmax(self.logits - t * ratio, -1) - z.log()
+        scale = torch.lgamma(z.new_tensor(float(size))) + (size - 1) * torch.log(t)
+        return score.sum(-1) + (scale if scale.ndim == 0 else scale.squeeze(-1))
+
+
+class OneHotCategoricalStraightThrough(Reparameterized, td.OneHotCategoricalStraightThrough):
+    """A class as a one-hot vector; its draws pass on the gradient of the probabilities.
+
+        z = one-hot(argmax_k (l_k + g_k)), g = -log(-log u), u ~ U(0, 1);   dz := d probs
+
+    The gradient is biased: it is that of a function that is linear in z.
+    Shapes: probs or logits l (*batch, K); events (K,). Units: nats.
+    Errors: ValueError, as torch's, for probabilities that are not on the simplex.
+    Source: Bengio, Leonard & Courville (2013), "Estimating or propagating gradients through
+    stochastic neurons for conditional computation", section 3.
+    Example:
+        >>> law = OneHotCategoricalStraightThrough(logits=torch.tensor([0.0, 1.0]))
+        >>> law.transform(torch.tensor([0.5, 0.5]))
+        tensor([0., 1.])
+    """
+
+    route = "composition"
+    law = staticmethod(open_uniform)
+    expand = td.OneHotCategorical.expand  # of the law inside
+
+    def transform(self, noise: Tensor) -> Tensor:
+        chosen = (self.logits - torch.log(-torch.log(noise))).argmax(-1, keepdim=True)
+        classes = torch.arange(self.event_shape[0], device=noise.device)
+        return (classes == chosen).to(noise.dtype) + (self.probs - self.probs.detach())
+
+
+class BernoulliStraightThrough(Reparameterized, td.Bernoulli):
+    """A coin, 0 or 1; its draws pass on the gradient of the probability.
+
+        z = 1 where u < probs, else 0, u ~ U(0, 1);   dz := d probs
+
+    The gradient is biased: it is that of a function that is linear in z.
+    Shapes: probs or logits is the batch; events are 0 or 1. Units: nats.
+    Errors: ValueError, as torch's, for probabilities outside [0, 1].
+    Source: Bengio, Leonard & Courville (2013), "Estimating or propagating gradients through
+    stochastic neurons for conditional computation", section 3.
+    Example:
+        >>> BernoulliStraightThrough(torch.tensor([0.25, 0.75])).transform(torch.tensor([0.5, 0.5]))
+        tensor([0., 1.])
+    """
+
+    route = "inverse CDF"
+    law = staticmethod(open_uniform)
+    expand = td.Bernoulli.expand  # either of two parameters
+
+    def transform(self, noise: Tensor) -> Tensor:
+        return (noise < self.probs).to(noise.dtype) + (self.probs - self.probs.detach())
+
+
+def _logit(z: Tensor) -> Tensor:
+    """log(z / (1 - z)), with digits near 1/2 as well, where it goes through 0."""
+    middle = (z - 0.5).abs() < 0.25
+    inner = 2 * torch.atanh(2 * torch.where(middle, z, torch.full_like(z, 0.5)) - 1)
+    outer = torch.where(middle, torch.full_like(z, 0.25), z)
+    return torch.where(middle, inner, torch.log(outer) - torch.log1p(-outer))
+
+
+def _inside(z: Tensor) -> Tensor:
+    """Numbers of [0, 1], with 0 and 1 moved to the closest normal ones of (0, 1)."""
+    limits = torch.finfo(z.dtype)
+    return z.masked_fill(z <= 0, limits.tiny).clamp_max(1 - limits.eps / 2)
+
+
+def _each(temperature: Tensor) -> Tensor:
+    """A temperature beside the classes: one number for all, or one for each of the batch."""
+    return temperature.reshape(()) if temperature.numel() == 1 else temperature.unsqueeze(-1)
+
+
+ROUTES |= {
+    td.RelaxedBernoulli: RelaxedBernoulli,
+    td.RelaxedOneHotCategorical: RelaxedOneHotCategorical,
+    td.OneHotCategoricalStraightThrough: OneHotCategoricalStraightThrough,
+}

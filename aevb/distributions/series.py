@@ -1,0 +1,99 @@
+"""Differences of functions, each by a form in which nothing cancels."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def log_ratio(x: Tensor, scale: Tensor) -> Tensor:
+    """log(x / scale) for positive numbers, to full digits also where they are all but equal."""
+    near = (x - scale).abs() < 0.5 * scale
+    relative = torch.where(near, (x - scale) / scale, 0.0)
+    return torch.where(near, torch.log1p(relative), x.log() - scale.log())
+
+
+def log1p_square(x: Tensor) -> Tensor:
+    """log(1 + x^2), finite also where x^2 is not."""
+    far = x.abs() > 1e8
+    return torch.where(
+        far,
+        2 * torch.where(far, x, 1.0).abs().log(),
+        torch.log1p(torch.where(far, 0.0, x).square()),
+    )
+
+
+_HALF_STEP = (
+    -1 / 8,
+    1 / 192,
+    -1 / 640,
+    17 / 14336,
+    -31 / 18432,
+    691 / 180224,
+    -5461 / 851968,
+)
+"""log Gamma(a + 1/2) - log Gamma(a) - log(a) / 2 in the powers -1, -3, -5, ... of a."""
+_SERIES_FROM = 10.0
+"""From here on, seven terms of either series are exact to rounding."""
+
+
+def _odd_series(coefficients: tuple[float, ...], a: Tensor) -> Tensor:
+    """c_0 / a + c_1 / a^3 + c_2 / a^5 + ... by Horner's rule."""
+    result = torch.zeros_like(a)
+    for coefficient in reversed(coefficients):
+        result = result * a.pow(-2) + coefficient
+    return result / a
+
+
+def lgamma_half_step(a: Tensor) -> Tensor:
+    """log Gamma(a + 1/2) - log Gamma(a), whose two terms cancel for large a."""
+    large = a.clamp(min=_SERIES_FROM)
+    series = 0.5 * large.log() + _odd_series(_HALF_STEP, large)
+    direct = torch.lgamma(a + 0.5) - torch.lgamma(a)
+    return torch.where(a < _SERIES_FROM, direct, series)
+
+
+def digamma_half_step(a: Tensor) -> Tensor:
+    """psi(a + 1/2) - psi(a), whose two terms cancel for large a."""
+    large = a.clamp(min=_SERIES_FROM)
+    slopes = tuple(-(2 * k + 1) * c for k, c in enumerate(_HALF_STEP))
+    series = (0.5 + _odd_series(slopes, large)) / large
+    return torch.where(
+        a < _SERIES_FROM, torch.special.digamma(a + 0.5) - torch.special.digamma(a), series
+    )
+
+
+_ZETA = (
+    math.pi**2 / 6,
+    1.2020569031595942,
+    math.pi**4 / 90,
+    1.0369277551433699,
+    math.pi**6 / 945,
+    1.0083492773819228,
+    math.pi**8 / 9450,
+    1.0020083928260822,
+    1.0009945751278181,
+    1.0004941886041195,
+)
+"""Riemann's zeta(2) to zeta(11)."""
+
+
+def lgamma_bend(x: Tensor) -> Tensor:
+    """log Gamma(1 + 2 x) - 2 log Gamma(1 + x), about zeta(2) x^2 for small x."""
+    small = x.clamp(max=0.02)
+    series = torch.zeros_like(x)
+    for n in range(len(_ZETA) + 1, 1, -1):
+        series = -series * small + _ZETA[n - 2] * (2**n - 2) / n
+    direct = torch.lgamma(1 + 2 * x) - 2 * torch.lgamma(1 + x)
+    return torch.where(x < 0.02, series * small.square(), direct)
+
+
+def log_uniform_spread(width: Tensor) -> Tensor:
+    """sinh(w) / w - (sinh(w / 2) / (w / 2))^2, about w^2 / 12 for small w."""
+    small = width.clamp(max=1.0)
+    series = torch.zeros_like(width)
+    for n in range(9, 0, -1):
+        series = series * small.square() + n / (n + 1) / math.factorial(2 * n + 1)
+    large = width.clamp(min=1.0)
+    direct = torch.sinh(large) / large - (2 * torch.sinh(large / 2) / large).square()
+    return torch.where(width < 1, series * small.square(), direct)

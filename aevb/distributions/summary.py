@@ -1,0 +1,61 @@
+"""One value to stand for a distribution: its mean, or what comes nearest to one."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, constraints
+
+from aevb.distributions.reparameterization import route
+from aevb.randomness import Stream, generator
+
+DRAWS = 100
+
+
+def center(q: Distribution) -> Tensor:
+    """E_q[z], (*batch, *event), the same at every call: a code, where q is a posterior.
+
+    Where a class has no formula for its mean, as a flow has none, it is the mean of 100 draws, of
+    the same noise for every element of the batch; where there is no mean, as for a Cauchy, it is
+    the median.
+    Example:
+        >>> from aevb.distributions import Cauchy
+        >>> center(Cauchy(torch.tensor([3.0]), torch.ones(1)))
+        tensor([3.])
+    """
+    try:
+        mean = q.mean
+    except NotImplementedError:
+        return _mean_of_draws(q)
+    base = q.base_dist if isinstance(q, Independent) else q
+    if bool(torch.isfinite(mean).all()) or base.event_shape:
+        return mean
+    median: Tensor = base.icdf(torch.full_like(mean, 0.5))
+    return torch.where(torch.isfinite(mean), mean, median)
+
+
+def on_reals(q: Distribution) -> bool:
+    """Whether draws may be any real numbers.
+
+    Example:
+        >>> from aevb.distributions import Gamma, Normal
+        >>> on_reals(Normal(torch.zeros(2), 1.0)), on_reals(Gamma(torch.ones(2), 1.0))
+        (True, False)
+    """
+    support: Any = q.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return isinstance(support, type(constraints.real))
+
+
+def _mean_of_draws(q: Distribution) -> Tensor:
+    way = route(q)
+    like = way.transform(_noise(q, 1, torch.float32))  # of the dtype and device of the parameters
+    return way.transform(_noise(q, DRAWS, like.dtype).to(like.device)).mean(0)
+
+
+def _noise(q: Distribution, draws: int, dtype: torch.dtype) -> Tensor:
+    way = route(q)
+    alone = way.law(generator(0, Stream.SAMPLING, 7), (draws, *way.shape), dtype)
+    batch = [1] * len(q.batch_shape)
+    return alone.reshape(draws, *batch, *way.shape).expand(draws, *q.batch_shape, *way.shape)

@@ -1,0 +1,189 @@
+"""Any distribution of single numbers as a family: each argument from an unconstrained number."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, biject_to, constraints
+from torch.distributions.constraints import Constraint
+
+from aevb import distributions as zoo
+from aevb.errors import UsageError
+from aevb.families.family import Family, blocks, independent
+
+MOST = 15.0
+"""Bound on the logarithm of a positive argument: between 3e-7 and 3e6."""
+LARGEST = 1e6
+"""Of an argument that is fixed."""
+STEPS = 200
+ROWS = 500
+
+Arguments = dict[str, Tensor]
+
+
+def _positive(raw: Tensor) -> Tensor:
+    return torch.exp(raw.clamp(-MOST, MOST))
+
+
+def _interval(raw: Sequence[Tensor]) -> Arguments:
+    """Middle and half the width, which is 1 at 0."""
+    middle, half = raw[0], _positive(raw[1])
+    return {"low": middle - half, "high": middle + half}
+
+
+def _triangle(raw: Sequence[Tensor]) -> Arguments:
+    ends = _interval(raw)
+    share = torch.sigmoid(raw[2])
+    return {**ends, "mode": ends["low"] + share * (ends["high"] - ends["low"])}
+
+
+def _decades(raw: Sequence[Tensor]) -> Arguments:
+    low = _positive(raw[0])
+    return {"low": low, "high": low * torch.exp(_positive(raw[1]).clamp_max(MOST))}
+
+
+DEPENDENT: dict[type[Distribution], tuple[int, Callable[[Sequence[Tensor]], Arguments]]] = {
+    zoo.Uniform: (2, _interval),
+    zoo.Triangular: (3, _triangle),
+    zoo.Reciprocal: (2, _decades),
+}
+"""Arguments that bound each other: how many numbers they take, and how."""
+MOVING: dict[type[Distribution], Constraint] = {
+    zoo.Uniform: constraints.real,
+    zoo.Triangular: constraints.real,
+    zoo.Pareto: constraints.positive,
+    zoo.Reciprocal: constraints.positive,
+}
+"""Where draws can lie, of those whose support moves with their arguments."""
+
+
+def _link(limits: Any) -> Callable[[Tensor], Tensor] | None:
+    """How a number becomes an argument within limits; None for limits of another kind."""
+    if limits is constraints.real:
+        return lambda raw: raw
+    if hasattr(limits, "upper_bound"):
+        return torch.sigmoid if limits.lower_bound == 0 and limits.upper_bound == 1 else None
+    return _positive if getattr(limits, "lower_bound", None) == 0 else None
+
+
+class Elementwise(Family):
+    """A distribution of single numbers for each element, its arguments from a network.
+
+        argument = raw where it is any number, exp(raw) where positive, sigmoid(raw) in (0, 1)
+
+    So raw zeros are location 0 and scale, rate or concentration 1. Arguments that bound each other
+    (an interval) come as a middle and the log of half the width. `fixed` gives arguments that are
+    not learned, such as the shape of an Erlang; `least` is added to every positive one: the
+    likelihood of a scale that may go to 0 is unbounded.
+    Shapes: raw (*batch, A X): a block of X for each of the A arguments that are free, in the order
+    of the class. Units: nats, normalized as the distribution is.
+    Errors: UsageError for a class that is not over single numbers, for arguments that it lacks, or
+    that cannot be made from a number alone.
+    Source: Kingma & Welling (2013), section 2.4.
+    Example:
+        >>> from aevb.distributions import Laplace
+        >>> q = Elementwise(Laplace)(torch.zeros(3, 4), 1)
+        >>> q.batch_shape, q.event_shape
+        (torch.Size([3]), torch.Size([2]))
+    """
+
+    def __init__(
+        self,
+        distribution: type[Distribution],
+        fixed: dict[str, float] | None = None,
+        least: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if least < 0:
+            raise UsageError(f"least must not be negative, found {least}")
+        self.distribution = distribution
+        self.fixed = dict(fixed or {})
+        self.least = least
+        known = list(inspect.signature(distribution).parameters)
+        if odd := sorted(set(self.fixed) - set(known)):
+            raise UsageError(
+                f"{distribution.__name__} has no argument {odd[0]!r}: it has {', '.join(known)}"
+            )
+        for name, value in self.fixed.items():
+            if not abs(value) <= LARGEST:  # NaN is not either
+                raise UsageError(
+                    f"{name} of {distribution.__name__} must be a number up to {LARGEST:g}, "
+                    f"found {value}"
+                )
+        own = None if self.fixed else DEPENDENT.get(distribution)
+        # Of two that say the same, as probs and logits, the unconstrained one.
+        limits: Any = {} if own else distribution.arg_constraints
+        twice = {"probs"} if "logits" in limits else set()
+        free = [n for n in known if n in limits and n not in {*self.fixed, *twice}]
+        self.free = tuple(free)
+        self._count = own[0] if own else len(free)
+        odd = [] if own else [n for n in free if _link(limits[n]) is None]
+        if odd or not self._count:
+            raise UsageError(
+                f"{distribution.__name__} cannot be made of numbers for each element: give "
+                f"{', '.join(odd) or 'other arguments'} as fixed"
+            )
+
+    @property
+    def support(self) -> Constraint:  # type: ignore[override]
+        """Where draws can lie, for some arguments."""
+        example: Any = self(torch.zeros(1, self._count), 1)
+        found: Constraint = MOVING.get(self.distribution, example.base_dist.support)
+        # At 0 a density on the positive numbers may be anything, infinity too.
+        return constraints.positive if found is constraints.nonnegative else found
+
+    @property
+    def title(self) -> str:
+        return self.distribution.__name__
+
+    @property
+    def domain(self) -> str:  # type: ignore[override]
+        """The support in words."""
+        unit = not self.fixed or self.support == constraints.unit_interval
+        kind = type(self.support).__name__.lstrip("_") if unit else ""
+        return _DOMAINS.get(kind, f"values in the support of {self.distribution.__name__}")
+
+    def outputs(self, size: int) -> int:
+        return self._count * size
+
+    def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
+        parts = blocks(raw, batch_ndim, self._count)
+        arguments: dict[str, Any] = {}
+        if not self.fixed and self.distribution in DEPENDENT:
+            arguments = dict(DEPENDENT[self.distribution][1](parts))
+        else:
+            limits: Any = self.distribution.arg_constraints
+            pairs = zip(self.free, parts, strict=True)
+            for name, part in pairs:
+                link = _link(limits[name])
+                assert link is not None  # or the constructor had refused
+                arguments[name] = link(part) + (self.least if link is _positive else 0.0)
+        made = self.distribution(**arguments, **self.fixed, validate_args=False)  # type: ignore[arg-type]
+        return independent(made, batch_ndim)
+
+    def encode_marginals(self, x: Tensor) -> Tensor:
+        """The numbers that fit the columns best, by ascent on the likelihood of some rows."""
+        x = x.flatten(1)
+        some = x[torch.linspace(0, len(x) - 1, min(len(x), ROWS), device=x.device).long()]
+        raw = torch.zeros(self._count, x.shape[1]).to(some)
+        if "loc" in self.free:
+            raw[self.free.index("loc")] = biject_to(self.support).inv(some).mean(0)
+        raw = raw.flatten().requires_grad_()
+        optimizer = torch.optim.Adam([raw], lr=0.05)
+        for _ in range(STEPS):
+            with torch.enable_grad():
+                loss = -self(raw[None], 1).log_prob(some).mean()
+                (raw.grad,) = torch.autograd.grad(loss, [raw])
+            raw.grad = raw.grad.nan_to_num(0.0)
+            optimizer.step()
+        return raw.detach()
+
+
+_DOMAINS = {
+    "Real": "finite numbers",
+    "GreaterThan": "positive numbers",
+    "Interval": "values between 0 and 1",
+    "IntegerGreaterThan": "counts (whole numbers from 0)",
+}

@@ -1,0 +1,248 @@
+"""A model, a posterior and their learner from the settings of a run, sized for its data."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from aevb.algorithms import AEVB
+from aevb.conditional import Conditional
+from aevb.data import Binarization, Dataset
+from aevb.data.maps import rows_of
+from aevb.errors import DataError, UsageError
+from aevb.families import Family, Masked
+from aevb.model import Model
+from aevb.networks import (
+    MLP,
+    ConvolutionalDecoder,
+    ConvolutionalEncoder,
+    Leading,
+    ObservedInput,
+    StandardizedInput,
+    Standardizer,
+)
+from aevb.objectives import Objective, elbo_a, elbo_b, free_bits, iwae
+from aevb.optimizers import SGD, Adagrad, Adam, Optimizer, Schedule, constant, cosine, linear, steps
+from aevb.posterior import Posterior
+from aevb.priors import VampPrior
+from aevb.randomness import Stream, generator
+from aevb.storage.description import ACTIVATIONS
+from aevb.storage.latents import (
+    check_latents,
+    has_closed_divergence,
+    layer_sizes,
+    make_ladder,
+    make_posterior,
+    make_prior,
+    prior_for,
+)
+from aevb.storage.likelihoods import LIKELIHOODS
+from aevb.storage.settings import Settings, pick
+
+OBJECTIVES: dict[str, Objective] = {"elbo-a": elbo_a, "elbo-b": elbo_b, "iwae": iwae}
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adagrad": Adagrad, "sgd": SGD}
+SCHEDULES: dict[str, Schedule] = {
+    "constant": constant,
+    "steps": steps,
+    "cosine": cosine,
+    "linear": linear,
+}
+ROWS_FOR_START = 10_000
+CELLS_LOOKED_AT = 4_000_000
+BETWEEN = 200
+"""The width of the networks between layers, where those to the data are convolutional."""
+MOST_OFFSET = 2.0**17
+"""How many of its ranges a column may lie from zero: 64 to 128 numbers of 32 bits remain in it."""
+
+
+def build(settings: Settings, data: Dataset) -> tuple[Model, Posterior]:
+    """The model and posterior that the settings name, sized and started for the data.
+
+    Weights are drawn from (seed, INITIALIZATION); the decoder's last bias starts at the marginals
+    of the training rows.
+    Errors: UsageError for unknown names, or a posterior and prior that do not go together;
+    DataError for data outside the likelihood's domain.
+    """
+    if not data.is_image and settings.network == "convolutional":
+        raise UsageError("--network convolutional needs images: the data are a table, choose mlp")
+    pick(ACTIVATIONS, settings.activation, "--activation")
+    check_latents(settings.posterior, settings.prior, settings.layers, settings.latent_dim)
+    family: Family = pick(LIKELIHOODS, settings.likelihood, "--likelihood")(data, settings)
+    if data.source.missing:
+        family = Masked(family)
+    first = data.train.take(_spread(len(data.train), ROWS_FOR_START))
+    word = generator(settings.seed, Stream.INITIALIZATION).integers(2**63)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(word))
+        decoder = _decoder(settings, data, family)
+        prior, posterior = _latents(settings, data)
+    model = Model(prior, Conditional(decoder, family))
+    family.fit(first)
+    for part in posterior.modules():
+        if isinstance(part, Standardizer):
+            part.fit(first)
+    for part in (model.likelihood, model.prior):
+        if isinstance(part, Conditional | VampPrior):
+            part.start_at(first)
+    # Parameters are float32 where products are in bfloat16.
+    dtype = torch.float64 if settings.precision == "float64" else torch.float32
+    return model.to(dtype), posterior.to(dtype)
+
+
+def check_domain(model: Model, data: Dataset) -> None:
+    """Hold every row of the data to the likelihood: DataError at the first cell outside its domain.
+
+    They are read again only where what was seen when they were opened does not settle it.
+    A column whose values differ by less than 32 bits can tell is refused too.
+    """
+    _check_resolution(data)
+    family = model.family
+    # What was binarized lies in {0, 1} by construction, and in every discrete domain.
+    if family is None or data.train.binarize is not Binarization.NONE or _fits(family, data):
+        return
+    everything = replace(data.train, index=np.arange(len(data.source.values)), kept=None)
+    for positions, x in everything.chunks(max(1, 10_000_000 // everything.width)):
+        try:
+            family.check(x, int(positions[0]) + 1)
+        except DataError as error:
+            raise DataError(f"{data.name}: {error}") from error
+
+
+def _fits(family: Family, data: Dataset) -> bool:
+    """Whether the extremes of the columns lie in the domain, and with them all that they bound.
+
+    That is so since every domain is, for each cell, an interval or the whole numbers in one.
+    """
+    if data.source.extremes is None:
+        return False
+    x = torch.from_numpy(data.source.extremes.reshape(3, -1)) * data.train.scale
+    if data.source.missing:
+        x = torch.cat([x, torch.full_like(x[:1], torch.nan)])
+    return bool(family.inside(x).all())
+
+
+def _check_resolution(data: Dataset) -> None:
+    """DataError for a column that differs so little, beside its size, that rounding blurs it."""
+    values = data.train.values
+    if values.dtype.itemsize < 4 or values.dtype == np.float32:
+        return  # nothing is rounded
+    most = max(10, min(ROWS_FOR_START, CELLS_LOOKED_AT // data.train.width))
+    some = data.train.index[_spread(len(data.train), most)]
+    x = np.asarray(rows_of(values, some), np.float64).reshape(len(some), -1)
+    low, high = np.fmin.reduce(x), np.fmax.reduce(x)  # of what was observed
+    middle, spread = (low + high) / 2, high - low
+    blurred = (spread > 0) & (np.abs(middle) > MOST_OFFSET * spread)
+    if blurred.any():
+        i = int(np.argmax(blurred))
+        raise DataError(
+            f"{data.name}, column {i + 1}: values near {middle[i]:.9g} differ by {spread[i]:.3g} "
+            "only, which rounding to 32 bits would blur: subtract an offset from the column"
+        )
+
+
+def learner(settings: Settings, model: Model, posterior: Posterior, rows: int) -> AEVB:
+    """The algorithm with its objective and optimizer, for so many training rows."""
+    objective: Objective = pick(OBJECTIVES, settings.objective, "--objective")
+    if settings.free_bits:
+        if settings.objective != "elbo-b":
+            raise UsageError(
+                "--free-bits needs --objective elbo-b: it bounds KL(q || p) from below"
+            )
+        objective = free_bits(settings.free_bits)
+    optimizer: Callable[..., Optimizer] = pick(OPTIMIZERS, settings.optimizer, "--optimizer")
+    return AEVB(
+        model,
+        posterior,
+        objective,
+        optimizer() if settings.lr is None else optimizer(learning_rate=settings.lr),
+        weight_prior_rows=rows if settings.weight_prior == "normal" else None,
+        clip=settings.clip,
+        compiled=settings.step == "compiled",
+        precision="bfloat16" if settings.precision == "bfloat16" else "float32",
+    )
+
+
+def settle_latents(settings: Settings) -> Settings:
+    """Prior and objective, where they were left open: those that suit the posterior.
+
+    The objective is estimator B where KL(q || p) has a closed form, else A, which samples it.
+    Errors: UsageError for names that there are not, or a combination that makes no sense.
+    """
+    posterior, objective = settings.posterior, settings.objective
+    check_latents(posterior, settings.prior, settings.layers, settings.latent_dim)
+    prior = prior_for(posterior, settings.prior)
+    if objective in ("auto", "elbo-b"):
+        closed = has_closed_divergence(settings)
+        if objective == "elbo-b" and not closed:
+            raise UsageError(
+                f"--objective elbo-b needs KL(q || p) in closed form, and there is none between "
+                f"{posterior} and {prior}: choose elbo-a, which estimates it by samples"
+            )
+        objective = "elbo-b" if closed else "elbo-a"
+    return settings.model_copy(update={"prior": prior, "objective": objective})
+
+
+def pick_schedule(settings: Settings) -> Schedule:
+    """The learning-rate schedule that the settings name."""
+    schedule: Schedule = pick(SCHEDULES, settings.lr_schedule, "--lr-schedule")
+    return schedule
+
+
+def _decoder(settings: Settings, data: Dataset, family: Family) -> nn.Module:
+    width = math.prod(data.shape)
+    outputs, activation = family.outputs(width), ACTIVATIONS[settings.activation]
+    network: nn.Module
+    if settings.network == "mlp":
+        network = MLP(settings.latent_dim, settings.hidden[::-1], outputs, activation)
+    elif outputs % width:
+        raise UsageError(
+            f"--network convolutional cannot give the {outputs} numbers of --likelihood "
+            f"{settings.likelihood}: choose mlp"
+        )
+    else:
+        network = ConvolutionalDecoder(
+            settings.latent_dim, settings.hidden, data.shape, outputs // width, activation
+        )
+    return network if settings.layers == 1 else Leading(network, settings.latent_dim)
+
+
+def _latents(settings: Settings, data: Dataset) -> tuple[nn.Module, Posterior]:
+    """Prior and posterior; of two that share parameters, the one that has them is made first."""
+    sizes = layer_sizes(settings.latent_dim, settings.layers)
+    hidden = settings.hidden if settings.network == "mlp" else ()
+    between = hidden or (BETWEEN,)
+    width, rows = math.prod(data.shape), len(data.train)
+    unit = data.in_unit_interval
+    name = prior_for(settings.posterior, settings.prior)
+
+    def encoder(outputs: int) -> nn.Module:
+        return _encoder(settings, data, outputs)
+
+    if settings.posterior == "ladder":
+        prior = make_prior(name, sizes, between, None, width, unit)
+        return prior, make_ladder(sizes, between, prior, encoder)
+    posterior = make_posterior(settings.posterior, sizes, between, rows, encoder)
+    return make_prior(name, sizes, between, posterior.conditional, width, unit), posterior
+
+
+def _encoder(settings: Settings, data: Dataset, outputs: int) -> nn.Module:
+    """A network from rows to so many numbers."""
+    activation = ACTIVATIONS[settings.activation]
+    missing = data.source.missing > 0
+    if settings.network == "convolutional":
+        image_shape = (data.shape[0] * (1 + missing), *data.shape[1:])
+        network: nn.Module = ConvolutionalEncoder(image_shape, settings.hidden, outputs, activation)
+        return ObservedInput(network) if missing else network
+    width = math.prod(data.shape)
+    network = MLP(width * (1 + missing), settings.hidden, outputs, activation)
+    network = ObservedInput(network) if missing else network
+    return network if data.in_unit_interval else StandardizedInput(network, width)
+
+
+def _spread(n: int, most: int) -> NDArray[np.int64]:
+    """At most `most` positions spread evenly over n."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
