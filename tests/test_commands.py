@@ -448,8 +448,8 @@ def test_nan_is_taken_for_a_missing_cell_where_it_is_allowed(signal, tmp_path):
     assert "1 cell (0.069 %) is missing" in err
     assert "likelihood gaussian" in err
     assert RunFolder(tmp_path / "run").settings().allow_nan
-    said = refused(2, "train", "digits", "--prior", "cauchy", "--out", tmp_path / "no")
-    assert "'cauchy' is not known: choose one of standard-normal" in said
+    said = refused(2, "train", "digits", "--prior", "wide", "--out", tmp_path / "no")
+    assert "'wide' is not known: choose one of standard-normal" in said
 
 
 def test_images_of_a_folder_are_resized(tmp_path):

@@ -57,9 +57,11 @@ def test_what_is_loaded_answers_as_what_was_saved(tmp_path, case):
     assert hasattr(again, "feature_names_in_") == hasattr(vae, "feature_names_in_")
     parameters = again.get_params()
     for name, value in vae.get_params().items():
-        if value is not None and name != "likelihood":
+        if value is not None and value != "auto":
             assert parameters[name] == value, name
-    assert parameters["likelihood"] == vae.likelihood_
+    settled = vae.settings_
+    for name in ("likelihood", "prior", "objective"):
+        assert parameters[name] == getattr(settled, name) != "auto"
     again.save(tmp_path)  # over what was there
     assert (VAE.load(tmp_path).transform(x) == vae.transform(x)).all()
 

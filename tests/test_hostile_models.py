@@ -379,10 +379,10 @@ CASES = {
     "load: lists in lists": config(nested(100_000, "[", "]")),
     "load: objects in objects": config(nested(100_000, '{"a":', "}")),
     "load: lists in lists, not so deep": config(nested(900, "[", "]")),
-    "load: a future format": tree(lambda c: c.update(format=3)),
-    "load: format is a text": tree(lambda c: c.update(format="2")),
+    "load: a future format": tree(lambda c: c.update(format=4)),
+    "load: format is a text": tree(lambda c: c.update(format="3")),
     "load: format is true": tree(lambda c: c.update(format=True)),
-    "load: format is 2.0": tree(lambda c: c.update(format=2.0)),
+    "load: format is 3.0": tree(lambda c: c.update(format=3.0)),
     "load: format is long": tree(lambda c: c.update(format=LONG)),
     # the header of the weights
     "load: weights are empty": weights(b""),
