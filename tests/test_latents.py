@@ -252,6 +252,28 @@ def test_rules_of_what_goes_together():
             check_latents(posterior, prior, layers, size)
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"posterior": "von-mises-fisher"},
+        {"posterior": "iaf", "layers": 2},
+        {"posterior": "per-datum:gamma"},
+        {"prior": "vamp"},
+    ],
+    ids=lambda asked: "-".join(map(str, asked.values())),
+)
+def test_the_estimator_takes_them_too(asked):
+    x = np.random.default_rng(0).random((60, 5))
+    vae = aevb.VAE(4, hidden=(8,), epochs=2, **asked).fit(x)
+    width = 6 if "layers" in asked else 4
+    assert vae.transform(x).shape == (60, width)
+    assert len(vae.get_feature_names_out()) == width
+    assert vae.sample(3).shape == vae.reconstruct(x[:3]).shape == (3, 5)
+    assert np.isfinite(vae.score_samples(x, samples=3)).all()
+    with pytest.raises(ValueError, match="is a density of"):
+        aevb.VAE(posterior="gamma", prior="standard-normal").fit(x)
+
+
 def train_briefly(call, tmp_path, *options):
     common = ("--hidden", "16", "--latent-dim", "3", "--epochs", "2", "--data-limit", "300")
     code, _, err = call(

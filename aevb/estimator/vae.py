@@ -37,6 +37,7 @@ from aevb.storage import (
     check_domain,
     check_settings,
     facts_of,
+    layer_sizes,
     learner,
     settle_latents,
 )
@@ -289,7 +290,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     @property
     def _n_features_out(self) -> int:
-        return int(self.settings_.latent_dim)
+        return sum(layer_sizes(self.settings_.latent_dim, self.settings_.layers))
 
     # -- codes ------------------------------------------------------------------------------------
 

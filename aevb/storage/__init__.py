@@ -8,7 +8,7 @@ from aevb.storage.building import (
     settle_latents,
 )
 from aevb.storage.facts import facts_of
-from aevb.storage.latents import has_closed_divergence
+from aevb.storage.latents import has_closed_divergence, layer_sizes
 from aevb.storage.run import RunFolder
 from aevb.storage.settings import Settings, check_settings
 from aevb.storage.weights import load, save
@@ -21,6 +21,7 @@ __all__ = [
     "check_settings",
     "facts_of",
     "has_closed_divergence",
+    "layer_sizes",
     "learner",
     "load",
     "pick_schedule",

@@ -13,7 +13,7 @@ from aevb.errors import UsageError
 from aevb.files import replace_atomically
 from aevb.plots.style import in_figures
 from aevb.report import Block, Note, Number, Picture, Section, Table, number, report
-from aevb.storage import RunFolder, Settings
+from aevb.storage import RunFolder, Settings, layer_sizes
 from aevb.storage.run import REPORT
 from aevb.storage.settings import as_option
 from aevb.workflow.material import Material
@@ -81,8 +81,9 @@ def _summary(facts: Mapping[str, Any], settings: Settings) -> dict[str, object]:
         "Training rows": _row_counts(facts).get("train"),
         "A row": " x ".join(map(str, _list(facts.get("shape")))),
         "Likelihood": settings.likelihood,
-        "Latent dimensions": settings.latent_dim,
+        "Latent dimensions": "/".join(map(str, layer_sizes(settings.latent_dim, settings.layers))),
         "Posterior": settings.posterior,
+        "Prior": settings.prior,
     }
 
 
