@@ -198,10 +198,12 @@ def _merged(link: nn.Module, raw: Tensor) -> Callable[[Tensor], Distribution]:
     def q(above: Tensor) -> Distribution:
         mean, log_variance = raw.chunk(2, dim=-1)
         p: Any = link(above)
-        from_x, from_p = torch.exp(-log_variance), 1 / p.base_dist.variance
-        variance = 1 / (from_x + from_p)
-        middle = (mean * from_x + p.mean * from_p) * variance
-        normal = distributions.Normal(middle, variance.sqrt(), validate_args=False)
+        # The weights of the two are a sigmoid: a precision of its own would overflow.
+        log_variance_of_p = 2 * p.base_dist.scale.log()
+        share = torch.sigmoid(log_variance_of_p - log_variance)
+        log_precision = torch.logaddexp(-log_variance, -log_variance_of_p)
+        middle = torch.lerp(p.mean, mean.expand_as(share), share)
+        normal = distributions.Normal(middle, torch.exp(-0.5 * log_precision), validate_args=False)
         return Independent(normal, 1, validate_args=False)
 
     return q
