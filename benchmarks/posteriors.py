@@ -90,8 +90,8 @@ def run(*arguments: str) -> dict:
 def table(rows: int) -> None:
     """Means over seeds, their spread, and the difference to the base, seed by seed."""
     kept = [r for r in json.loads(RESULTS.read_text()).values() if r["rows"] == rows]
-    print("| run | log p(x), at least | spread of seeds | against diagonal | ELBO | active units |")
-    print("|---|---|---|---|---|---|")
+    print("| run | seeds | log p(x), at least | their spread | against diagonal | ELBO | active |")
+    print("|---|---|---|---|---|---|---|")
     for name in RUNS:
         own = [r for r in kept if r["name"] == name]
         if not own:
@@ -100,7 +100,7 @@ def table(rows: int) -> None:
         gain = np.mean([r["gain"] for r in own])
         error = np.mean([r["gain_error"] for r in own])
         print(
-            f"| {name} | {np.mean(means):.2f} | {min(means):.2f} to {max(means):.2f} | "
+            f"| {name} | {len(own)} | {np.mean(means):.2f} | {min(means):.2f} to {max(means):.2f} | "
             f"{gain:+.2f} ± {error:.2f} | {np.mean([r['elbo'] for r in own]):.2f} | "
             f"{', '.join(str(r['active_units']) for r in own)} |"
         )
