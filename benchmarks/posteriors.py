@@ -100,7 +100,8 @@ def table(rows: int) -> None:
         gain = np.mean([r["gain"] for r in own])
         error = np.mean([r["gain_error"] for r in own])
         print(
-            f"| {name} | {len(own)} | {np.mean(means):.2f} | {min(means):.2f} to {max(means):.2f} | "
+            f"| {name} | {len(own)} | {np.mean(means):.2f} | "
+            f"{min(means):.2f} to {max(means):.2f} | "
             f"{gain:+.2f} ± {error:.2f} | {np.mean([r['elbo'] for r in own]):.2f} | "
             f"{', '.join(str(r['active_units']) for r in own)} |"
         )
