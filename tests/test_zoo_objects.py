@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from helpers import needs_compiler
+from helpers import anew, needs_compiler
 from torch.distributions import Distribution, Independent
 from zoo.table import ENTRIES, LINES, build, draws, names, seeded, tensors
 
@@ -172,20 +172,19 @@ def test_map_and_density_are_one_graph(name):
     Distribution.set_default_validate_args(False)
     try:
 
-        @torch.compile(fullgraph=True, backend="aot_eager")
         def both(given, noise):
             d = entry.make(**given)
             z = d.transform(noise)
             return z, d.log_prob(z)
 
+        graph = torch.compile(anew(both, name), fullgraph=True, backend="aot_eager")
         given = {k: v.detach() for k, v in tensors(entry).items()}
         d = entry.make(**given)
-        z, log_density = both(given, noise)
+        z, log_density = graph(given, noise)
         assert torch.allclose(z, d.transform(noise), rtol=1e-12)
         assert torch.allclose(log_density, d.log_prob(d.transform(noise)), rtol=1e-12, atol=1e-12)
     finally:
         Distribution.set_default_validate_args(True)
-        torch.compiler.reset()
 
 
 OF_OTHERS = {"BernoulliVector", "Chain", "Masked", "OneHotCategoricalStraightThrough", "Product"}
