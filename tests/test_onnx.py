@@ -14,7 +14,7 @@ from aevb.conditional import Unconditional
 from aevb.errors import ModelFileError, UsageError
 from aevb.exchange import export_onnx
 from aevb.exchange.graphs import log_gamma, solve_triangular
-from aevb.families import MultivariateNormal, Normal, Standardized
+from aevb.families import Mixture, MultivariateNormal, Normal, Standardized
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -56,9 +56,15 @@ def standardized():
     return aevb.Conditional(decoder(2 * X), Standardized(Normal(0.01), X))
 
 
-def no_closed_form():
-    """A prior with a full covariance: its density takes a triangle's inverse, and estimator A."""
+def full_prior():
+    """A prior with a full covariance: its divergence takes a triangle's inverse."""
     prior = Unconditional(MultivariateNormal(), D, learnt=True)
+    return aevb.Model(prior, aevb.bernoulli(decoder())), aevb.mean_field(encoder())
+
+
+def no_closed_form():
+    """A prior that is a mixture: estimator A."""
+    prior = Unconditional(Mixture(D, 2), D)
     return aevb.Model(prior, aevb.bernoulli(decoder())), aevb.mean_field(encoder())
 
 
@@ -88,6 +94,7 @@ MODELS = {
     "poisson, full": (full_covariance(lambda: aevb.poisson(decoder())), "counts", slow),
     "grey image, full": (grey_image, "grey", slow),
     "linear": (PAIRS["linear"][0], "binary", slow),
+    "full prior": (full_prior, "binary", slow),
     "no closed form": (no_closed_form, "binary", slow),
     "full gaussian": (full_gaussian, "real", slow),
 }
