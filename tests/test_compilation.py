@@ -2,6 +2,7 @@
 
 import gc
 
+import pytest
 import torch
 from helpers import needs_compiler
 
@@ -68,6 +69,8 @@ def test_a_method_a_closure_and_a_default_keep_theirs_when_called_again():
     assert made.note is None
 
 
+# Torch takes a name out of a module twice where it had traced two functions of it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_graph_outlives_a_reset_of_the_compiler():
     made, x = Compiled(lambda x: torch.cos(x) + 1), torch.arange(3.0)
     first = made("k", x)
