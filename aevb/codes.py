@@ -44,7 +44,7 @@ def encode_samples(
             q = posterior(batch_for(model, x, positions))
             source = generator(seed, Stream.SAMPLING, int(positions[0]), 3)
             way = route(q)
-            noise = way.law(source, (samples, len(x), *way.shape), like.dtype)
+            noise = way.noise(source, (samples, len(x)), like.dtype)
             parts.append(way.transform(noise.to(like.device)))
     return _array(torch.cat(parts, dim=1))
 

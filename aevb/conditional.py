@@ -57,9 +57,8 @@ class Conditional(nn.Module):
         raw: Tensor = self.network(
             condition.flatten(0, len(batch) - 1) if len(batch) > 1 else condition
         )
-        if raw.dtype == torch.bfloat16:  # the products may be; densities never are
-            raw = raw.float()
-        distribution: Distribution = self.family(raw.unflatten(0, batch), len(batch))
+        raw = for_densities(raw).unflatten(0, batch)
+        distribution: Distribution = self.family(raw, len(batch))
         return distribution
 
     def start_at(self, x: Tensor) -> None:
@@ -68,6 +67,11 @@ class Conditional(nn.Module):
         if start is not None:
             with torch.no_grad():
                 start(self.family.encode_marginals(x))
+
+
+def for_densities(raw: Tensor) -> Tensor:
+    """What a network gives, in single precision at least: products may have less, densities not."""
+    return raw.float() if raw.dtype == torch.bfloat16 else raw
 
 
 class Unconditional(nn.Module):

@@ -173,7 +173,7 @@ class _Holes:
         rows = torch.from_numpy(self.positions).repeat(repeats)
         q = self.posterior(Batch(x, rows.to(x.device)))
         way = route(q)
-        noise = way.law(self.source(turn), (samples, *q.batch_shape, *way.shape), x.dtype)
+        noise = way.noise(self.source(turn), (samples, *q.batch_shape), x.dtype)
         return way.transform(noise.to(x.device)), q
 
     def prior_draws(self, samples: int, turn: int) -> Tensor:

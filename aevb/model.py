@@ -78,5 +78,5 @@ class Model(nn.Module):
         p: Distribution = self.prior()
         like = parameter_of(self)
         way = route(p)
-        noise = way.law(generator, (n, *way.shape), like.dtype)
+        noise = way.noise(generator, (n,), like.dtype)
         return way.transform(noise.to(like.device))

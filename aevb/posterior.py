@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
 from aevb import distributions
-from aevb.conditional import Chain, Conditional
+from aevb.conditional import Chain, Conditional, for_densities
 from aevb.errors import UsageError
 from aevb.families import Family, MultivariateNormal, Normal
 
@@ -183,8 +183,7 @@ class Ladder(nn.Module):
         said, d = [], x
         for rung, head in zip(self.rungs, self.heads, strict=True):
             d = F.relu(rung(d))
-            raw = head(d)
-            said.append(raw.float() if raw.dtype == torch.bfloat16 else raw)
+            said.append(for_densities(head(d)))
         *lower, top = said
         below = self.prior.links[1:]
         links = [_merged(link, raw) for link, raw in zip(below, reversed(lower), strict=True)]
@@ -211,7 +210,7 @@ def _merged(link: nn.Module, raw: Tensor) -> Callable[[Tensor], Distribution]:
 
 def mean_field(network: nn.Module, condition_ndim: int = 1) -> Amortized:
     """The encoder of the paper, N(z; mean(x), diag(variance(x))); the network gives 2D numbers."""
-    return Amortized(Conditional(network, Normal(), condition_ndim))
+    return amortized(network, Normal(), condition_ndim)
 
 
 def amortized(network: nn.Module, family: Family, condition_ndim: int = 1) -> Amortized:
@@ -221,7 +220,7 @@ def amortized(network: nn.Module, family: Family, condition_ndim: int = 1) -> Am
 
 def full_covariance(network: nn.Module, condition_ndim: int = 1) -> Amortized:
     """An encoder with a full covariance; the network gives D (D + 3) / 2 numbers."""
-    return Amortized(Conditional(network, MultivariateNormal(), condition_ndim))
+    return amortized(network, MultivariateNormal(), condition_ndim)
 
 
 def per_datum(n: int, size: int, family: Family | None = None) -> PerDatum:

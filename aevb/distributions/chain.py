@@ -25,8 +25,8 @@ class Chain(Remembering):
     generative chain and an inference chain that go opposite ways share their z. `noises` are the
     number and law of the noise of each part, found by drawing once where they are left out.
     Units: nats, the sum over the parts.
-    Source: Sohn et al. and the hierarchies of Rezende et al. (2014), section 2; Burda et al.
-    (2015), equation 1.
+    Source: Rezende et al. (2014), "Stochastic backpropagation", section 2; Burda et al. (2015),
+    equation 1.
     Example:
         >>> from aevb.distributions import MultivariateNormal, Normal
         >>> top = torch.distributions.Independent(Normal(torch.zeros(2), 1.0), 1)
@@ -69,13 +69,13 @@ class Chain(Remembering):
     def transform(self, noise: Tensor) -> Tensor:
         pieces = noise.split([count for count, _ in self._noises], dim=-1)
         parts: list[Tensor] = []
-        total: Tensor | float = 0.0
+        total = torch.zeros_like(noise[..., 0])
         for k, piece in enumerate(pieces):
             q = self.links[k - 1](parts[-1]) if k else self.first
             parts.append(route(q).transform(piece))
             total = total + q.log_prob(parts[-1])
         z = torch.cat(parts[::-1] if self.reverse else parts, dim=-1)
-        return self.remember(z, torch.as_tensor(total))
+        return self.remember(z, total)
 
     def noise_shape(self) -> torch.Size:
         return torch.Size([sum(count for count, _ in self._noises)])

@@ -149,6 +149,12 @@ class Route(NamedTuple):
     law: Law
     transform: Callable[[Tensor], Tensor]
 
+    def noise(
+        self, generator: np.random.Generator, lead: Sequence[int], dtype: torch.dtype
+    ) -> Tensor:
+        """Noise for draws (*lead), say of S samples for N data, (*lead, *shape)."""
+        return self.law(generator, (*lead, *self.shape), dtype)
+
 
 def route(q: Distribution) -> Route:
     """The route of a distribution; UsageError, naming those there are, where none is known.

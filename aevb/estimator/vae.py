@@ -178,9 +178,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         order = generator(settings.seed, Stream.ORDER, len(self.history_)).permutation(len(rows))
         for start in range(0, len(rows), settings.batch_size):
             positions = order[start : start + settings.batch_size]
-            shape = (settings.samples, len(positions), *way.shape)
             source = generator(settings.seed, Stream.NOISE, state.t)
-            noise = way.law(source, shape, torch.float64)
+            noise = way.noise(source, (settings.samples, len(positions)), torch.float64)
             algorithm.step(state, rows.take(positions), noise, temper=settings.beta)
         if bad := int(state.totals[-1]):
             raise TrainingError(

@@ -229,7 +229,7 @@ def bound_parts(
         way = route(posterior(first_batch(model, rows)))
         for positions, x in rows.chunks(chunk):
             source = generator(seed, Stream.VALIDATION, int(positions[0]))
-            noise = way.law(source, (1, len(x), *way.shape), like.dtype)
+            noise = way.noise(source, (1, len(x)), like.dtype)
             batch = batch_for(model, x, positions)
             total += (sums or bound_sums)(model, posterior, batch, sent(noise, like.device))
     reconstruction, divergence = (total / len(rows)).tolist()
@@ -322,7 +322,7 @@ class _Engine:
             for first in range(start, stop, NOISE_BLOCK):
                 last = min(first + NOISE_BLOCK, stop)
                 rewind(source, int(keys[j]), first // NOISE_BLOCK)
-                block = way.law(source, (last - first, *way.shape), dtype)
+                block = way.noise(source, (last - first,), dtype)
                 places[first - start : last - start, j] = block.numpy()
 
         list(self.each(draw, range(len(keys))))

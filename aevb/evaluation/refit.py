@@ -42,7 +42,7 @@ def refit(
             optimizer = torch.optim.Adam([table])
             for t in range(steps):
                 source = generator(seed, Stream.EVALUATION, int(positions[0]), t, 1)
-                noise = way.law(source, (SAMPLES, len(x), *way.shape), like.dtype).to(like.device)
+                noise = way.noise(source, (SAMPLES, len(x)), like.dtype).to(like.device)
                 with torch.enable_grad():
                     loss = -elbo_a(model, posterior, batch, noise).sum()
                     (table.grad,) = torch.autograd.grad(loss, [table])

@@ -11,10 +11,8 @@ from torch.distributions.constraints import Constraint
 
 from aevb import distributions as zoo
 from aevb.errors import UsageError
-from aevb.families.family import Family, blocks, independent
+from aevb.families.family import MOST, Family, blocks, independent, positive
 
-MOST = 15.0
-"""Bound on the logarithm of a positive argument: between 3e-7 and 3e6."""
 LARGEST = 1e6
 """Of an argument that is fixed."""
 STEPS = 200
@@ -23,13 +21,9 @@ ROWS = 500
 Arguments = dict[str, Tensor]
 
 
-def _positive(raw: Tensor) -> Tensor:
-    return torch.exp(raw.clamp(-MOST, MOST))
-
-
 def _interval(raw: Sequence[Tensor]) -> Arguments:
     """Middle and half the width, which is 1 at 0."""
-    middle, half = raw[0], _positive(raw[1])
+    middle, half = raw[0], positive(raw[1])
     return {"low": middle - half, "high": middle + half}
 
 
@@ -40,8 +34,8 @@ def _triangle(raw: Sequence[Tensor]) -> Arguments:
 
 
 def _decades(raw: Sequence[Tensor]) -> Arguments:
-    low = _positive(raw[0])
-    return {"low": low, "high": low * torch.exp(_positive(raw[1]).clamp_max(MOST))}
+    low = positive(raw[0])
+    return {"low": low, "high": low * torch.exp(positive(raw[1]).clamp_max(MOST))}
 
 
 DEPENDENT: dict[type[Distribution], tuple[int, Callable[[Sequence[Tensor]], Arguments]]] = {
@@ -65,7 +59,7 @@ def _link(limits: Any) -> Callable[[Tensor], Tensor] | None:
         return lambda raw: raw
     if hasattr(limits, "upper_bound"):
         return torch.sigmoid if limits.lower_bound == 0 and limits.upper_bound == 1 else None
-    return _positive if getattr(limits, "lower_bound", None) == 0 else None
+    return positive if getattr(limits, "lower_bound", None) == 0 else None
 
 
 class Elementwise(Family):
@@ -159,7 +153,7 @@ class Elementwise(Family):
             for name, part in pairs:
                 link = _link(limits[name])
                 assert link is not None  # or the constructor had refused
-                arguments[name] = link(part) + (self.least if link is _positive else 0.0)
+                arguments[name] = link(part) + (self.least if link is positive else 0.0)
         made = self.distribution(**arguments, **self.fixed, validate_args=False)  # type: ignore[arg-type]
         return independent(made, batch_ndim)
 

@@ -112,6 +112,15 @@ def blocks(raw: Tensor, batch_ndim: int, count: int) -> tuple[Tensor, ...]:
     return split.unbind(batch_ndim)
 
 
+MOST = 15.0
+"""Bound on the logarithm of a positive argument: between 3e-7 and 3e6."""
+
+
+def positive(raw: Tensor) -> Tensor:
+    """A positive argument from its logarithm, which is held to [-15, 15]."""
+    return torch.exp(raw.clamp(-MOST, MOST))
+
+
 def independent(base: Distribution, batch_ndim: int) -> Distribution:
     """Read every axis of `base` behind the batch as one event."""
     return Independent(base, len(base.batch_shape) - batch_ndim, validate_args=False)

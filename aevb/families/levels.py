@@ -8,6 +8,7 @@ from torch.distributions import Distribution, constraints
 from aevb import distributions as zoo
 from aevb.errors import UsageError
 from aevb.families.family import Family, blocks, independent
+from aevb.families.observations import count_and_logits, log_mean_and_count
 
 
 class DiscretizedLogistic(Family):
@@ -148,9 +149,8 @@ class ZeroInflatedNegativeBinomial(Family):
 
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
         log_mean, log_count, gate = blocks(raw, batch_ndim, 3)
-        log_mean, log_count = log_mean.clamp(-15, 25), log_count.clamp(-10, 10)
         made = zoo.ZeroInflatedNegativeBinomial(
-            torch.exp(log_count), log_mean - log_count, torch.sigmoid(gate), validate_args=False
+            *count_and_logits(log_mean, log_count), torch.sigmoid(gate), validate_args=False
         )
         return independent(made, batch_ndim)
 
@@ -159,5 +159,5 @@ class ZeroInflatedNegativeBinomial(Family):
         x = x.flatten(1)
         gate = (0.5 * (x == 0).to(x).mean(0)).clamp(0.01, 0.99)
         mean = (x.sum(0) + 0.5) / (len(x) + 1) / (1 - gate)
-        excess = (x.var(0, correction=0) - mean).clamp_min(1e-2 * mean)
-        return torch.cat([mean.log(), (mean * mean / excess).log(), torch.logit(gate)])
+        moments = log_mean_and_count(mean, x.var(0, correction=0))
+        return torch.cat([*moments, torch.logit(gate)])

@@ -177,17 +177,24 @@ class NegativeBinomial(Family):
         return 2 * size
 
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
-        log_mean, log_count = blocks(raw, batch_ndim, 2)
-        log_mean, log_count = log_mean.clamp(-15, 25), log_count.clamp(-10, 10)
+        count, logits = count_and_logits(*blocks(raw, batch_ndim, 2))
         return independent(
-            distributions.NegativeBinomial(
-                torch.exp(log_count), logits=log_mean - log_count, validate_args=False
-            ),
-            batch_ndim,
+            distributions.NegativeBinomial(count, logits=logits, validate_args=False), batch_ndim
         )
 
     def encode_marginals(self, x: Tensor) -> Tensor:
         flat = x.flatten(1)
         mean = (flat.sum(0) + 0.5) / (len(x) + 1)
-        excess = (flat.var(0, unbiased=False) - mean).clamp_min(1e-2 * mean)
-        return torch.cat([mean.log(), (mean * mean / excess).log()])
+        return torch.cat(log_mean_and_count(mean, flat.var(0, unbiased=False)))
+
+
+def count_and_logits(log_mean: Tensor, log_count: Tensor) -> tuple[Tensor, Tensor]:
+    """r and log(m / r) of a negative binomial, from log m and log r, held where it is a number."""
+    log_mean, log_count = log_mean.clamp(-15, 25), log_count.clamp(-10, 10)
+    return torch.exp(log_count), log_mean - log_count
+
+
+def log_mean_and_count(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """log m and log r of the negative binomial with these moments, or of one near a Poisson."""
+    excess = (variance - mean).clamp_min(1e-2 * mean)
+    return mean.log(), (mean * mean / excess).log()

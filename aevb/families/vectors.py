@@ -9,10 +9,8 @@ from torch.distributions import Distribution, Independent, constraints
 
 from aevb import distributions as zoo
 from aevb.errors import UsageError
-from aevb.families.family import Family, blocks
+from aevb.families.family import Family, blocks, positive
 from aevb.families.gaussian import SHARE, MultivariateNormal
-
-MOST = 15.0
 
 
 class _Latent(Family):
@@ -111,8 +109,7 @@ class Dirichlet(_Latent):
         return size
 
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
-        concentration = torch.exp(raw.flatten(batch_ndim).clamp(-MOST, MOST))
-        return zoo.Dirichlet(concentration, validate_args=False)
+        return zoo.Dirichlet(positive(raw.flatten(batch_ndim)), validate_args=False)
 
 
 class VonMisesFisher(_Latent):

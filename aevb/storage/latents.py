@@ -138,13 +138,18 @@ def way_and_family(posterior: str) -> tuple[str, str]:
     return way or "amortized", name
 
 
+def _space(family: str) -> str:
+    """The set that draws of a family fill; a ladder is of Gaussians."""
+    return "real" if family == "ladder" else FAMILIES[family][0]
+
+
 def prior_for(posterior: str, prior: str) -> str:
     """The name of the prior: as asked, or the usual one where the posterior's draws lie.
 
     Errors: UsageError for names that there are not, or a pair that makes no sense.
     """
     _, name = way_and_family(posterior)
-    space = "real" if name == "ladder" else FAMILIES[name][0]
+    space = _space(name)
     if prior == "auto":
         return HEAVY[name][0] if name in HEAVY else SPACES[space][1]
     known = {**PRIORS, "vamp": ("real", None)}
@@ -167,7 +172,7 @@ def check_latents(posterior: str, prior: str, layers: int, size: int) -> None:
     """UsageError, with the reason, for a combination that makes no sense."""
     way, name = way_and_family(posterior)
     prior = prior_for(posterior, prior)
-    space = "real" if name == "ladder" else FAMILIES[name][0]
+    space = _space(name)
     if layers > 1 and space != "real":
         raise UsageError(
             f"--layers {layers} needs codes that may be any real numbers, since each layer's "
