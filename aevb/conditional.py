@@ -70,7 +70,13 @@ class Conditional(nn.Module):
 
 
 def for_densities(raw: Tensor) -> Tensor:
-    """What a network gives, in single precision at least: products may have less, densities not."""
+    """What a network gives, in single precision at least: products may have less, densities not.
+
+    Shapes: those of `raw`; units: those of `raw`.
+    Example:
+        >>> for_densities(torch.zeros(2, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
     return raw.float() if raw.dtype == torch.bfloat16 else raw
 
 
