@@ -3,7 +3,6 @@
 from torch.distributions import (
     Bernoulli,
     Categorical,
-    Poisson,
 )
 
 from aevb.distributions.bounded import (
@@ -71,6 +70,7 @@ from aevb.distributions.observations import (
     DiscretizedLogistic,
     NegativeBinomial,
     Ordinal,
+    Poisson,
     ZeroInflatedNegativeBinomial,
 )
 from aevb.distributions.reparameterization import (

@@ -9,7 +9,9 @@ from torch import distributions as td
 from torch.distributions import Distribution, constraints
 from torch.distributions.utils import broadcast_all
 
+from aevb.distributions.dirichlet import beta_cdf
 from aevb.distributions.reparameterization import expand_parameters
+from aevb.distributions.special import gamma_cdf
 
 
 class BernoulliVector(td.Independent):  # type: ignore[type-arg]  # a class of torch's, at run time
@@ -64,10 +66,29 @@ def _factors_of_a_product(size: int) -> int:
     return max(fitting, key=lambda k: (size // k % 16 == 0, k), default=1)
 
 
+class Poisson(td.Poisson):
+    """torch's Poisson with its distribution function.
+
+        p(x) = rate^x exp(-rate) / x!;   F(x) = Q(floor(x) + 1, rate), Q the upper incomplete gamma
+
+    Shapes: rate gives the batch; events are counts. Units: nats.
+    Errors: ValueError, as torch's, for a negative rate or count.
+    Source: Johnson, Kemp & Kotz (2005), "Univariate discrete distributions", section 4.2.
+    Example:
+        >>> Poisson(torch.tensor(1.0)).cdf(torch.tensor(0.0))
+        tensor(0.3679)
+    """
+
+    def cdf(self, value: Tensor) -> Tensor:
+        below = gamma_cdf(value.floor().clamp(min=0) + 1, self.rate, upper=True)
+        return torch.where(value < 0, 0.0, below)
+
+
 class NegativeBinomial(td.NegativeBinomial):
     """torch's NegativeBinomial with a log-density that keeps its digits as it tends to a Poisson's.
 
         p(x) = Gamma(x + r) / (Gamma(r) x!) s(l)^x s(-l)^r,  r the total count, l the logits
+        F(x) = I(s(-l); r, floor(x) + 1), I the regularized incomplete beta function
 
     The difference of two log Gammas loses all digits, in single precision, where r is large; there
     Stirling's series gives it in terms that tend to 0.
@@ -93,6 +114,11 @@ class NegativeBinomial(td.NegativeBinomial):
             + value * (log_mean - softplus)
             - r * softplus
         )
+
+    def cdf(self, value: Tensor) -> Tensor:
+        r = self.total_count.clamp_min(torch.finfo(self.logits.dtype).tiny)
+        below = beta_cdf(r, value.floor().clamp(min=0) + 1, -self.logits)
+        return torch.where(value < 0, 0.0, below)
 
 
 def _log_rising(r: Tensor, x: Tensor) -> Tensor:
@@ -166,6 +192,10 @@ class ZeroInflatedNegativeBinomial(Distribution):
         through = self.counts.log_prob(value)
         zero = _log_of_zero(self.gate, self.counts.log_prob(torch.zeros_like(self.logits)))
         return torch.where(value == 0, zero, torch.log1p(-self.gate) + through)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        below = self.gate + (1 - self.gate) * self.counts.cdf(value)
+        return torch.where(value < 0, 0.0, below)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():

@@ -129,16 +129,17 @@ def log1mexp(x: Tensor) -> Tensor:
     return torch.where(near, torch.log(-torch.expm1(close)), torch.log1p(-far.exp()))
 
 
-def gamma_cdf(concentration: Tensor, x: Tensor) -> Tensor:
+def gamma_cdf(concentration: Tensor, x: Tensor, upper: bool = False) -> Tensor:
     """P(concentration, x), the distribution function of Gamma(concentration, 1), in all its tails.
 
-    Torch's gammainc is off by 2e-9 of itself for shapes of 20 to 200, and has no derivative in the
-    shape. Example:
+    `upper` asks for what is left of 1, Q(concentration, x), as exact where that is small. Torch's
+    gammainc is off by 2e-9 of itself for shapes of 20 to 200, and has no derivative in the shape.
+    Example:
         >>> gamma_cdf(torch.tensor(1.0), torch.tensor(0.6931))
         tensor(0.5000)
     """
     a, x = torch.broadcast_tensors(concentration, x)
-    p: Tensor = _GammaCdf.apply(a.double(), x.double())  # type: ignore[no-untyped-call]
+    p: Tensor = _GammaCdf.apply(a.double(), x.double(), upper)  # type: ignore[no-untyped-call]
     return p.to(torch.promote_types(concentration.dtype, x.dtype))
 
 
@@ -146,17 +147,20 @@ class _GammaCdf(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(a: Tensor, x: Tensor) -> Tensor:
-        p = in_chunks(_log_cdf, a, x.log()).exp()
-        return torch.where(x == math.inf, 1.0, torch.where(x < 0, 0.0, p))
+    def forward(a: Tensor, x: Tensor, upper: bool) -> Tensor:
+        p = in_chunks(_log_upper if upper else _log_cdf, a, x.log()).exp()
+        below, beyond = (1.0, 0.0) if upper else (0.0, 1.0)
+        return torch.where(x == math.inf, beyond, torch.where(x <= 0, below, p))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, bool], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.upper = inputs[2]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:
         a, x = ctx.saved_tensors
+        gradient = -gradient if ctx.upper else gradient
         inside = (x > 0) & torch.isfinite(x)
         x = torch.where(inside, x, 1.0)
         y = x.log()
@@ -165,7 +169,7 @@ class _GammaCdf(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             slope = in_chunks(functools.partial(_slope, effort=_TAILS), a, y)
             by_a = -gradient * slope * by_y
-        return by_a, gradient * by_y / x
+        return by_a, gradient * by_y / x, None
 
 
 def _log_cdf(a: Tensor, y: Tensor) -> Tensor:
@@ -173,6 +177,13 @@ def _log_cdf(a: Tensor, y: Tensor) -> Tensor:
     value, _, _ = _series(a, y.clamp(max=_SPLIT), len(_TERMS))
     below, _ = _tails(a, torch.where(torch.isfinite(y), y, _SPLIT).clamp(min=_SPLIT))
     return torch.where(y < _SPLIT, value, below)
+
+
+def _log_upper(a: Tensor, y: Tensor) -> Tensor:
+    """log Q(a, e^y): below the split little of it is gone, above it the tails are exact."""
+    value, _, _ = _series(a, y.clamp(max=_SPLIT), len(_TERMS))
+    _, above = _tails(a, torch.where(torch.isfinite(y), y, _SPLIT).clamp(min=_SPLIT))
+    return torch.where(y < _SPLIT, torch.log(-torch.expm1(value)), above)
 
 
 def gamma_quantile(concentration: Tensor, u: Tensor) -> Tensor:

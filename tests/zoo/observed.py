@@ -29,7 +29,7 @@ from aevb.distributions import (
 )
 from zoo.entry import Entry
 
-COUNTS = frozenset({"cdf", "icdf", "entropy"})
+COUNTS = frozenset({"icdf", "entropy"})
 
 
 class Rising:
