@@ -52,6 +52,22 @@ def test_far_quantiles_of_student_come_back(df, u):
     close(law.cdf(x), u, 1e-10)
 
 
+@pytest.mark.parametrize("u", [1e-10, 0.3, 0.7, 1 - 1e-6, 1 - 1e-10])
+@pytest.mark.parametrize("df", [2.5, 30.0])
+def test_slope_of_student_in_its_degrees_is_as_good_in_either_tail(df, u):
+    nu = double(df, requires_grad=True)
+    law = zoo.StudentT(nu)
+    x = law.icdf(double(u)).detach()
+
+    def upper(v):
+        share = v / (v + mpmath.mpf(float(x)) ** 2)
+        return mpmath.betainc(v / 2, 0.5, 0, share, regularized=True) / 2
+
+    sign = 1 if u < 0.5 else -1
+    (slope,) = torch.autograd.grad(law.cdf(x), nu)
+    close(slope, sign * mpmath.diff(upper, mpmath.mpf(df)), 1e-8)
+
+
 @pytest.mark.parametrize("df", [0.05, 3.0, 19.9, 20.1, 1e4, 1e6])
 def test_student_density_and_entropy_against_fifty_digits(df):
     law, nu = zoo.StudentT(double(df)), mpmath.mpf(df)

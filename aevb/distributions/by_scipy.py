@@ -83,14 +83,18 @@ class _StudentQuantile(Elementwise):
 
 
 def _student_slope(df: Tensor, x: Tensor) -> Tensor:
-    """dF/d df, which has no closed form: five points of F, some eleven digits of it."""
-    h = 1e-3
+    """dF/d df, which has no closed form: five points of F, some eleven digits of it.
+
+    In the lower tail, where F has all its digits, and with the other sign above 0.
+    """
+    h, below = 1e-3, -x.double().abs()
     wide, narrow = (
-        by_scipy("stdtr", df.double() * (1 + k * h), x.double())
-        - by_scipy("stdtr", df.double() * (1 - k * h), x.double())
+        by_scipy("stdtr", df.double() * (1 + k * h), below)
+        - by_scipy("stdtr", df.double() * (1 - k * h), below)
         for k in (2, 1)
     )
-    return ((8 * narrow - wide) / (12 * h * df.double())).to(x)
+    slope = (8 * narrow - wide) / (12 * h * df.double())
+    return torch.where(x > 0, -slope, slope).to(x)
 
 
 def student_cdf(df: Tensor, x: Tensor) -> Tensor:
