@@ -1,5 +1,6 @@
 """Laws of what is observed, most without a differentiable draw: coins, counts, levels, ranks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -80,8 +81,12 @@ class Poisson(td.Poisson):
     """
 
     def cdf(self, value: Tensor) -> Tensor:
-        below = gamma_cdf(value.floor().clamp(min=0) + 1, self.rate, upper=True)
-        return torch.where(value < 0, 0.0, below)
+        return _of_counts(lambda n: gamma_cdf(n + 1, self.rate, upper=True), value)
+
+
+def _of_counts(cdf: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
+    """A distribution function at any number, from its values at 0, 1, 2, ..."""
+    return torch.where(value < 0, 0.0, cdf(value.floor().clamp(min=0)))
 
 
 class NegativeBinomial(td.NegativeBinomial):
@@ -100,12 +105,16 @@ class NegativeBinomial(td.NegativeBinomial):
         tensor(0.2500)
     """
 
+    @property
+    def _positive_count(self) -> Tensor:
+        """r; at 0, for a count that is always 0, the least r > 0: no 0 times infinity."""
+        count: Tensor = self.total_count.clamp_min(torch.finfo(self.logits.dtype).tiny)
+        return count
+
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        # At r = 0, a count that is always 0, the least r > 0 stands for it: no 0 times infinity.
-        r = self.total_count.clamp_min(torch.finfo(self.logits.dtype).tiny)
-        log_odds = self.logits
+        r, log_odds = self._positive_count, self.logits
         log_mean = log_odds + torch.log(r)
         softplus = F.softplus(log_odds)
         return (
@@ -116,9 +125,7 @@ class NegativeBinomial(td.NegativeBinomial):
         )
 
     def cdf(self, value: Tensor) -> Tensor:
-        r = self.total_count.clamp_min(torch.finfo(self.logits.dtype).tiny)
-        below = beta_cdf(r, value.floor().clamp(min=0) + 1, -self.logits)
-        return torch.where(value < 0, 0.0, below)
+        return _of_counts(lambda n: beta_cdf(self._positive_count, n + 1, -self.logits), value)
 
 
 def _log_rising(r: Tensor, x: Tensor) -> Tensor:
@@ -194,8 +201,7 @@ class ZeroInflatedNegativeBinomial(Distribution):
         return torch.where(value == 0, zero, torch.log1p(-self.gate) + through)
 
     def cdf(self, value: Tensor) -> Tensor:
-        below = self.gate + (1 - self.gate) * self.counts.cdf(value)
-        return torch.where(value < 0, 0.0, below)
+        return _of_counts(lambda n: self.gate + (1 - self.gate) * self.counts.cdf(n), value)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():

@@ -148,7 +148,7 @@ class _GammaCdf(torch.autograd.Function):
 
     @staticmethod
     def forward(a: Tensor, x: Tensor, upper: bool) -> Tensor:
-        p = in_chunks(_log_upper if upper else _log_cdf, a, x.log()).exp()
+        p = in_chunks(functools.partial(_log_cdf, upper=upper), a, x.log()).exp()
         below, beyond = (1.0, 0.0) if upper else (0.0, 1.0)
         return torch.where(x == math.inf, beyond, torch.where(x <= 0, below, p))
 
@@ -172,18 +172,11 @@ class _GammaCdf(torch.autograd.Function):
         return by_a, gradient * by_y / x, None
 
 
-def _log_cdf(a: Tensor, y: Tensor) -> Tensor:
-    """log P(a, e^y)."""
+def _log_cdf(a: Tensor, y: Tensor, upper: bool) -> Tensor:
+    """log P(a, e^y), or log Q(a, e^y): below the split what is left of P is far from nothing."""
     value, _, _ = _series(a, y.clamp(max=_SPLIT), len(_TERMS))
-    below, _ = _tails(a, torch.where(torch.isfinite(y), y, _SPLIT).clamp(min=_SPLIT))
-    return torch.where(y < _SPLIT, value, below)
-
-
-def _log_upper(a: Tensor, y: Tensor) -> Tensor:
-    """log Q(a, e^y): below the split little of it is gone, above it the tails are exact."""
-    value, _, _ = _series(a, y.clamp(max=_SPLIT), len(_TERMS))
-    _, above = _tails(a, torch.where(torch.isfinite(y), y, _SPLIT).clamp(min=_SPLIT))
-    return torch.where(y < _SPLIT, torch.log(-torch.expm1(value)), above)
+    tails = _tails(a, torch.where(torch.isfinite(y), y, _SPLIT).clamp(min=_SPLIT))
+    return torch.where(y < _SPLIT, log1mexp(value) if upper else value, tails[int(upper)])
 
 
 def gamma_quantile(concentration: Tensor, u: Tensor) -> Tensor:
