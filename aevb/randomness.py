@@ -34,6 +34,11 @@ class Stream(IntEnum):
     EVALUATION = 8
     SAMPLING = 9
     IMPUTATION = 10
+    ANNEALING = 11
+    CHAINS = 12
+    SIMULATION = 13
+    CALIBRATION = 14
+    CHECK = 15
 
 
 def generator(seed: int, stream: Stream, *counter: int) -> np.random.Generator:

@@ -82,6 +82,8 @@ def test_certificate_is_plain_statistics():
         "data",
         "binarize",
         "precision",
+        "pareto_k",
+        "remarks",
     }
     assert set(json.loads(json.dumps(c.as_dict()))) == expected
     assert "lower bound on log p(x)" in str(c)

@@ -1,13 +1,15 @@
 """A number with its certificate: what it estimates, from which side, how well, on which data."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aevb.data import Rows
+from aevb.evaluation.pareto import verdict
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,12 @@ class Certificate:
     binarize: str
     precision: str = "float32"
     """Of the matrix products; densities and sums are float32 at least."""
+    pareto_k: NDArray[np.float64] | None = None
+    """The shape of the tail of each datum's weights, (N,): see `aevb.evaluation.pareto`."""
+    remarks: tuple[str, ...] = ()
+    """Sentences that one must have read before the number is used."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What the method adds, ready for JSON: temperatures, acceptance, ...."""
 
     @property
     def n(self) -> int:
@@ -73,6 +81,9 @@ class Certificate:
             "data": self.data,
             "binarize": self.binarize,
             "precision": self.precision,
+            "pareto_k": None if self.pareto_k is None else verdict(self.pareto_k, self.samples),
+            "remarks": list(self.remarks),
+            **self.details,
         }
 
     def __str__(self) -> str:
