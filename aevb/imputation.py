@@ -25,7 +25,7 @@ from aevb.distributions import route
 from aevb.errors import UsageError
 from aevb.evaluation import evaluating
 from aevb.families import Masked
-from aevb.mcmc import HMC, adapted
+from aevb.mcmc import HMC, StepNoise, hamiltonian
 from aevb.model import Model
 from aevb.posterior import Batch, Posterior
 from aevb.randomness import Stream, generator, seed_torch, standard_normal, torch_kept, uniform
@@ -35,7 +35,7 @@ CELLS_AT_ONCE = 16_000_000
 ROUNDS = 3
 FILLS = 10
 PRIOR_DRAWS = 500
-CHAINS, BURN_IN, FIRST_STEP = 4, 60, 0.05
+CHAINS, BURN_IN = 4, 60
 
 
 def impute(
@@ -265,17 +265,17 @@ def _gibbs(holes: _Holes, samples: int) -> Tensor:
     model, size = holes.model, len(holes.x)
     z, log_weights = _from_prior(holes)
     start = holes.resample(z, log_weights, min(CHAINS, samples), 0)
-    hmc = HMC(lambda z: model.log_joint(holes.x, z))
-    state = hmc.init(start)
-    step_size = start.new_full(start.shape[:2], FIRST_STEP)
-    sums = torch.zeros(())
-    kept = -(-samples // len(start))
-    for t in range(BURN_IN + kept):
+
+    def noise(t: int) -> StepNoise:
         momentum = standard_normal(holes.source(t, 4), start.shape, start.dtype)
-        chance = uniform(holes.source(t, 5), start.shape[:2], start.dtype)
-        state, probability = hmc.step(state, momentum.to(start), chance.to(start), step_size)
-        if t < BURN_IN:
-            step_size = adapted(step_size, probability, t)
-        else:
-            sums = sums + model.moments(state.z).flatten(2).mean(0)
+        lots = [uniform(holes.source(t, part), start.shape[:2], start.dtype) for part in (5, 6)]
+        return StepNoise(*(drawn.to(start) for drawn in (momentum, *lots)))
+
+    hmc = HMC(lambda z: model.log_joint(holes.x, z))
+    kept = -(-samples // len(start))
+    scale = start.new_ones(start.shape[-1:])
+    walk = hamiltonian(hmc, start, noise, burn_in=BURN_IN, steps=kept, scale=scale)
+    sums = torch.zeros(())
+    for state, _ in walk:
+        sums = sums + model.moments(state.z).flatten(2).mean(0)
     return (sums / kept).reshape(size, -1)

@@ -1,4 +1,6 @@
-"""Hamiltonian Monte Carlo, held to its proof: reversal, volume, and the law it leaves."""
+"""Markov chains held to their proofs: reversal, volume, the law they leave, and known answers."""
+
+import math
 
 import numpy as np
 import pytest
@@ -6,7 +8,16 @@ import torch
 from helpers import noise
 from scipy import stats
 
-from aevb.mcmc import HMC, adapted
+from aevb.mcmc import (
+    HMC,
+    DualAveraging,
+    Gibbs,
+    Metropolis,
+    StepNoise,
+    effective_sample_size,
+    hamiltonian,
+    r_hat,
+)
 
 COVARIANCE = torch.tensor([[1.0, 0.8], [0.8, 2.0]], dtype=torch.float64)
 MEAN = torch.tensor([1.0, -2.0], dtype=torch.float64)
@@ -113,13 +124,307 @@ def test_a_step_off_the_map_is_refused():
     assert not probability.any()
 
 
-@pytest.mark.parametrize("target", [0.6, 0.9])
-def test_the_step_size_finds_its_target(target):
+def test_a_target_is_not_asked_about_what_is_no_number():
+    law = torch.distributions.Normal(torch.zeros(2).double(), 1.0, validate_args=True)
+    hmc = HMC(lambda z: law.log_prob(z).sum(-1) - z.pow(4).sum(-1), leapfrogs=20)
+    state = hmc.init(noise((3, 2)))
+    size = torch.tensor([0.01, 1e3, 1e160]).double()
+    after, probability = hmc.step(state, noise((3, 2), seed=1), torch.full((3,), 0.5), size)
+    assert torch.equal(after.z[1:], state.z[1:])
+    assert probability[0] > 0.9
+    assert not probability[1:].any()
+
+
+# -- the three kernels against known targets, within five errors that the chains' worth gives ------
+
+
+def agrees(draws, truth, f=lambda z: z):
+    """Whether the mean of f over draws (T, C, D) lies within five errors of the truth, and these
+    are small beside the deviation."""
+    values = f(torch.as_tensor(draws))
+    deviation = values.flatten(0, 1).std(0)
+    error = deviation / effective_sample_size(values, ranked=False).sqrt()
+    assert (error < 0.1 * deviation).all()
+    found = values.flatten(0, 1).mean(0)
+    assert ((found - torch.as_tensor(truth)).abs() < 5 * error).all()
+
+
+def draws_of_hmc(log_density, start, scale, burn_in=100, steps=800, leapfrogs=5):
+    rng = np.random.default_rng(7)
+    lead = start.shape[:-1]
+
+    def noises(t):
+        uniforms = (torch.from_numpy(rng.random(lead)) for _ in range(2))
+        return StepNoise(torch.from_numpy(rng.standard_normal(start.shape)), *uniforms)
+
+    hmc = HMC(log_density, leapfrogs)
+    walk = hamiltonian(hmc, start, noises, burn_in=burn_in, steps=steps, scale=scale)
+    return torch.stack([state.z for state, _ in walk])
+
+
+def draws_of_metropolis(log_density, start, scale, burn_in=300, steps=6000):
+    rng = np.random.default_rng(8)
+    walk, kept = Metropolis(log_density), []
+    point = walk.init(start)
+    for t in range(burn_in + steps):
+        e, chance = rng.standard_normal(start.shape), rng.random(start.shape[:-1])
+        point, _ = walk.step(point, torch.from_numpy(e), torch.from_numpy(chance), scale)
+        if t >= burn_in:
+            kept.append(point.z)
+    return torch.stack(kept)
+
+
+BAD = torch.tensor([[1e-4, 6e-3], [6e-3, 1.0]], dtype=torch.float64)
+"""A covariance with deviations 0.01 and 1, and a correlation of 0.6."""
+
+
+def badly_scaled(z):
+    off = z - MEAN
+    return -0.5 * (off @ torch.linalg.inv(BAD) * off).sum(-1)
+
+
+SCALES = BAD.diagonal().sqrt()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda start: draws_of_hmc(badly_scaled, start, SCALES),
+        lambda start: draws_of_metropolis(badly_scaled, start, 1.5 * SCALES.expand_as(start)),
+    ],
+    ids=["hmc", "metropolis"],
+)
+def test_a_gaussian_of_bad_scales_is_reproduced(draw):
+    draws = draw(MEAN + 2 * SCALES * noise((6, 2)))
+    agrees(draws, MEAN)
+    agrees(draws, torch.cat([BAD[0], BAD[1, 1:]]), lambda z: _products(z - MEAN))
+    assert (r_hat(draws) < 1.02).all()
+
+
+def _products(off):
+    return torch.stack([off[..., 0] ** 2, off[..., 0] * off[..., 1], off[..., 1] ** 2], -1)
+
+
+def banana(z):
+    """z_1 from N(0, 1), z_2 from N(z_1^2 / 2, 1)."""
+    return -0.5 * z[..., 0] ** 2 - 0.5 * (z[..., 1] - z[..., 0] ** 2 / 2) ** 2
+
+
+def heavy(z):
+    """Student's t with 6 degrees of freedom, a law for each of two coordinates."""
+    return -3.5 * torch.log1p(z**2 / 6).sum(-1)
+
+
+def valley(z):
+    """One mode of 0.9 N(0, I) + 0.1 N(60, I): the other is too far to be seen."""
+    far = math.log(0.1) - 0.5 * (z - 60).square().sum(-1)
+    return torch.logaddexp(math.log(0.9) - 0.5 * z.square().sum(-1), far)
+
+
+TARGETS = {
+    "banana": (banana, lambda z: torch.stack([z[..., 1], z[..., 0] ** 2, z[..., 0] ** 4], -1)),
+    "student": (heavy, lambda z: torch.cat([z, z.abs(), (z > 1.5).double()], -1)),
+    "mode": (valley, lambda z: torch.cat([z, z**2], -1)),
+}
+one = stats.t(6)
+TRUTHS = {
+    "banana": [0.5, 1.0, 3.0],
+    "student": [0, 0, *[one.expect(abs)] * 2, *[one.sf(1.5)] * 2],
+    "mode": [0, 0, 1, 1],
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("kernel", ["hmc", "metropolis"])
+def test_other_known_targets_are_reproduced(kernel, name):
+    target, f = TARGETS[name]
+    start, ones = noise((12, 2), seed=4), torch.ones(2).double()
+    if kernel == "hmc":
+        draws = draws_of_hmc(target, start, ones, steps=1500)
+    else:
+        draws = draws_of_metropolis(target, start, ones.expand_as(start), steps=6000)
+    agrees(draws, TRUTHS[name], f)
+
+
+def test_a_bivariate_normal_is_reproduced_by_its_conditionals():
+    rho = float(COVARIANCE[0, 1] / COVARIANCE.diagonal().prod().sqrt())
+
+    def conditional(one, other):
+        slope = COVARIANCE[one, other] / COVARIANCE[other, other]
+        deviation = (COVARIANCE[one, one] * (1 - rho**2)).sqrt()
+
+        def draw(z, e):
+            z = z.clone()
+            z[..., one] = MEAN[one] + slope * (z[..., other] - MEAN[other]) + deviation * e
+            return z
+
+        return draw
+
+    gibbs = Gibbs([conditional(0, 1), conditional(1, 0)])
+    z, kept = gibbs.init(noise((6, 2))), []
+    for t in range(1000):
+        z = gibbs.step(z, list(noise((2, 6), seed=100 + t)))
+        kept.append(z)
+    draws = torch.stack(kept)[20:]
+    agrees(draws, MEAN)
+    covariance = torch.stack([COVARIANCE[0, 0], COVARIANCE[0, 1], COVARIANCE[1, 1]])
+    agrees(draws, covariance, lambda z: _products(z - MEAN))
+    # Each coordinate alone is an autoregression with coefficient rho^2.
+    worth = effective_sample_size(draws).numpy() / draws[..., 0].numel()
+    assert np.allclose(worth, (1 - rho**2) / (1 + rho**2), rtol=0.25)
+    with pytest.raises(ValueError, match="zip"):
+        gibbs.step(z, [torch.zeros(6)])
+
+
+def test_a_step_size_for_each_coordinate_is_a_change_of_scale():
+    scale = torch.tensor([0.3, 2.0]).double()
+    start, momentum = noise((5, 2)), noise((5, 2), seed=1)
+    size, chance = torch.full((5,), 0.4).double(), torch.zeros(5)
+    scaled, other = HMC(gaussian).step(
+        HMC(gaussian).init(start), momentum, chance, size.unsqueeze(-1) * scale
+    )
+    plain = HMC(lambda u: gaussian(u * scale))
+    expected, probability = plain.step(plain.init(start / scale), momentum, chance, size)
+    assert torch.allclose(scaled.z, expected.z * scale, atol=1e-12)
+    assert torch.allclose(other, probability, atol=1e-12)
+    # as long as all are alike it is the same as one for each chain
+    alike, _ = HMC(gaussian).step(
+        HMC(gaussian).init(start), momentum, chance, size.unsqueeze(-1).expand(5, 2)
+    )
+    one, _ = HMC(gaussian).step(HMC(gaussian).init(start), momentum, chance, size)
+    assert torch.equal(alike.z, one.z)
+
+
+def test_kernels_take_chains_and_data_at_once():
+    """Each of (S, N) chains walks as it would alone, on the law of its own datum."""
+    centers = torch.tensor([-3.0, 0.0, 5.0]).double().unsqueeze(-1)
+    start, e, chance = noise((4, 3, 2)), noise((4, 3, 2), seed=1), torch.full((4, 3), 0.5)
+    size = torch.full((4, 3), 0.7).double()
+    for kernel in (HMC, Metropolis):
+        together = kernel(lambda z: -0.5 * (z - centers).square().sum(-1))
+        state, probability = together.step(together.init(start), e, chance, size)
+        for n in range(3):
+            alone = kernel(lambda z, n=n: -0.5 * (z - centers[n]).square().sum(-1))
+            own, p = alone.step(alone.init(start[:, n]), e[:, n], chance[:, n], size[:, n])
+            assert torch.allclose(state.z[:, n], own.z, atol=1e-12)
+            assert torch.allclose(probability[:, n], p, atol=1e-12)
+
+
+def test_metropolis_that_takes_everything_would_be_caught(monkeypatch):
+    step = Metropolis.step
+    monkeypatch.setattr(
+        Metropolis, "step", lambda s, p, e, chance, scale: step(s, p, e, 0 * chance, scale)
+    )
+    start = noise((6, 2), seed=4)
+    draws = draws_of_metropolis(gaussian, start, torch.ones(6).double(), steps=3000)
+    with pytest.raises(AssertionError):
+        agrees(draws, MEAN)
+
+
+# -- step sizes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", [0.01, 1.0, 100.0])
+@pytest.mark.parametrize("target", [0.6, 0.8, 0.9])
+def test_the_step_size_finds_its_target(target, wrong):
+    """From a size a hundred times too small or large, by the acceptance of four chains at once."""
     rng = np.random.default_rng(0)
-    hmc = HMC(gaussian)
-    state, size = hmc.init(noise((500, 2))), torch.full((500,), 0.01).double()
-    for t in range(200):
-        momentum, chance = noise((500, 2), seed=t), torch.from_numpy(rng.random(500))
-        state, probability = hmc.step(state, momentum, chance, size)
-        size = adapted(size, probability, t, target)
-    assert abs(float(probability.mean()) - target) < 0.1
+    hmc, search = HMC(gaussian), DualAveraging(target)
+    state, size = hmc.init(noise((4, 200, 2))), search.init(torch.full((200,), wrong).double())
+    found = []
+    for t in range(120):
+        momentum, chance, shorten = noise((4, 200, 2), seed=t), *rng.random((2, 4, 200))
+        now = (size.now if t < 80 else size.averaged) * torch.from_numpy(1 - 0.5 * shorten)
+        state, probability = hmc.step(state, momentum, torch.from_numpy(chance), now)
+        if t < 80:
+            size = search.step(size, probability.mean(0))
+        else:
+            found.append(float(probability.mean()))
+    assert abs(np.mean(found) - target) < 0.07
+
+
+@pytest.mark.parametrize("wrong", [0.01, 1.0, 100.0])
+def test_chains_find_their_step_while_burning_in(wrong):
+    rng, start = np.random.default_rng(1), noise((4, 50, 2))
+
+    def noises(t):
+        uniforms = (torch.from_numpy(rng.random((4, 50))) for _ in range(2))
+        return StepNoise(torch.from_numpy(rng.standard_normal((4, 50, 2))), *uniforms)
+
+    scale = wrong * torch.ones(50, 2).double()
+    walk = hamiltonian(HMC(gaussian), start, noises, burn_in=100, steps=50, scale=scale)
+    found = [float(probability.mean()) for _, probability in walk]
+    assert len(found) == 50
+    assert 0.83 < np.mean(found) < 0.96
+
+
+# -- diagnostics ----------------------------------------------------------------------------------
+
+
+def autoregression(rho, steps=2000, chains=4, repetitions=50, seed=0):
+    """y_t = rho y_{t-1} + sqrt(1 - rho^2) e_t from its stationary law, (T, C, R)."""
+    e = np.random.default_rng(seed).standard_normal((steps, chains, repetitions))
+    y = [e[0]]
+    for t in range(1, steps):
+        y.append(rho * y[-1] + math.sqrt(1 - rho**2) * e[t])
+    return torch.from_numpy(np.stack(y))
+
+
+@pytest.mark.parametrize("ranked", [True, False])
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9, -0.5])
+def test_the_worth_of_an_autoregression_is_known(rho, ranked):
+    worth = effective_sample_size(autoregression(rho), ranked=ranked)
+    truth = 2000 * 4 * (1 - rho) / (1 + rho)
+    assert worth.dtype == torch.float64
+    assert float(worth.mean()) == pytest.approx(truth, rel=0.06)
+    assert float(worth.std()) < 0.25 * truth
+
+
+def test_the_worth_says_the_error_of_a_mean():
+    y = autoregression(0.8, steps=400, repetitions=400)
+    error = y.flatten(0, 1).std(0) / effective_sample_size(y, ranked=False).sqrt()
+    deviations = y.flatten(0, 1).mean(0) / error
+    assert 0.92 < float((deviations.abs() < 2).double().mean()) < 0.98
+
+
+def test_draws_that_never_move_are_worth_one():
+    assert effective_sample_size(torch.ones(50, 4, 2)).tolist() == [1, 1]
+    assert effective_sample_size(torch.full((50, 4), 0.1), ranked=False) == 1
+    assert r_hat(torch.ones(50, 4)) == math.inf
+
+
+def test_chains_that_agree_are_not_flagged():
+    for rho in (0.0, 0.5):
+        found = r_hat(autoregression(rho))
+        assert found.shape == (50,)
+        assert float(found.min()) > 0.999
+        assert float(found.max()) < 1.01
+
+
+STUCK = {
+    "stuck": lambda y: torch.cat([y[:, :3], y[:1, 3:].expand_as(y[:, 3:])], 1),
+    "other-mean": lambda y: y + torch.tensor([0, 0, 0, 1.0]).reshape(1, 4, 1),
+    "other-scale": lambda y: y * torch.tensor([1, 1, 1, 3.0]).reshape(1, 4, 1),
+    "drift": lambda y: y + torch.linspace(0, 2, len(y)).reshape(-1, 1, 1),
+}
+
+
+@pytest.mark.parametrize("name", STUCK)
+def test_chains_that_disagree_are_flagged(name):
+    y = autoregression(0.0, steps=500)
+    assert float(r_hat(STUCK[name](y)).min()) > 1.05
+    assert float(effective_sample_size(STUCK["other-mean"](y)).max()) < 0.1 * 500 * 4
+    # heavy tails do not hide it: the ranks are what is compared
+    assert torch.allclose(r_hat(STUCK[name](y).sinh()), r_hat(STUCK[name](y)), atol=0.1)
+
+
+def test_diagnostics_are_of_each_element_by_itself():
+    y = autoregression(0.3, steps=101, repetitions=6).unflatten(-1, (2, 3))
+    for f in (r_hat, effective_sample_size, lambda d: effective_sample_size(d, ranked=False)):
+        alone = torch.stack([torch.stack([f(y[..., i, j]) for j in range(3)]) for i in range(2)])
+        assert torch.allclose(f(y), alone, rtol=1e-9)
+    # The order of values is all that counts.
+    assert torch.allclose(effective_sample_size(y), effective_sample_size(y.exp()), rtol=1e-9)
+    hole = y.clone()
+    hole[3, 1, 0, 0] = math.nan
+    assert effective_sample_size(hole).isnan().sum() == r_hat(hole).isnan().sum() == 1
