@@ -1,4 +1,4 @@
-# make demo   set up .venv, train a 2-D model of real digits, evaluate it, draw it, report on it
+# make demo   set up .venv, train a 2-D model of real digits, evaluate and check it, draw it, report on it
 # make test   set up .venv, run the tests        make test-slow   those that take minutes
 # make lint   ruff and mypy                      make bench       the benchmarks, peers in .bench/
 # make docs   the pages, in docs/_build/index.html
@@ -13,6 +13,8 @@ demo: .venv/aevb
 	$(BIN)/aevb train digits --likelihood continuous-bernoulli --latent-dim 2 --hidden 256 --activation tanh --lr 3e-3 --epochs 400 --out $(RUN) --force
 	@echo
 	@$(BIN)/aevb evaluate $(RUN)
+	@echo
+	@$(BIN)/aevb check $(RUN)
 	@echo
 	@$(BIN)/aevb plot $(RUN) all
 	@echo

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
         standard_normal,
     )
     from aevb.estimator import VAE, VAEDetector
-    from aevb.evaluation import diagnose, evidence, score_rows
+    from aevb.evaluation import calibrate, check, diagnose, estimate, evidence, score_rows
+    from aevb.evaluation.gaps import gaps
     from aevb.imputation import denoise, impute
     from aevb.model import Model
     from aevb.networks import MLP, ConvolutionalDecoder, ConvolutionalEncoder
@@ -52,7 +53,15 @@ _HOMES = {
         "standard_normal",
     ],
     "estimator": ["VAE", "VAEDetector"],
-    "evaluation": ["diagnose", "evidence", "score_rows"],
+    "evaluation": [
+        "calibrate",
+        "check",
+        "diagnose",
+        "estimate",
+        "evidence",
+        "gaps",
+        "score_rows",
+    ],
     "imputation": ["denoise", "impute"],
     "model": ["Model"],
     "networks": ["MLP", "ConvolutionalDecoder", "ConvolutionalEncoder"],

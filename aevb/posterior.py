@@ -54,6 +54,43 @@ class Posterior(nn.Module, ABC):
         distribution: Distribution = self.conditional(self.condition(as_batch(batch)))
         return distribution
 
+    def numbers(self, batch: Batch | Tensor) -> Tensor:
+        """What the network says of each datum before the family makes it a distribution.
+
+        Shapes: (N, outputs); of a chain, the numbers of its first link.
+        Errors: UsageError for a posterior that is not one network and a family, such as a ladder.
+        """
+        raw: Tensor = self._first.network(self.condition(as_batch(batch)))
+        return for_densities(raw)
+
+    def given(self, numbers: Tensor) -> Distribution:
+        """q with these numbers (N, outputs) in place of the network's; all else is shared."""
+        q: Distribution = self._first.family(numbers, 1)
+        chain = self.conditional
+        if not isinstance(chain, Chain):
+            return q
+        return distributions.Chain(q, chain.links[1:], chain.sizes, chain.reverse, chain.noises)
+
+    def renewed(self, n: int, outputs: int) -> "PerDatum":
+        """The same family with free numbers, zeros at first, for n data: all else is shared."""
+        first, chain = self._first, self.conditional
+        new: nn.Module = Conditional(FreeParameters(n, outputs), first.family, condition_ndim=0)
+        if isinstance(chain, Chain):
+            new = Chain([new, *chain.links[1:]], chain.sizes, chain.reverse)
+        return PerDatum(new)
+
+    @property
+    def _first(self) -> Conditional:
+        """The network and the family that a datum's own numbers go through."""
+        chain = self.conditional
+        first = chain.links[0] if isinstance(chain, Chain) else chain
+        if not isinstance(first, Conditional):
+            raise UsageError(
+                "a posterior whose numbers can be refined for each datum is one network and a "
+                f"family, as aevb.amortized makes it, found {type(first).__name__}"
+            )
+        return first
+
 
 class Amortized(Posterior):
     """One network for all data: the condition is x itself.
@@ -87,15 +124,11 @@ class PerDatum(Posterior):
             )
         return batch.rows
 
-    def renewed(self, n: int) -> tuple["PerDatum", "FreeParameters"]:
-        """The same posterior with new numbers for n data, and these: all else is shared."""
-        chain = self.conditional if isinstance(self.conditional, Chain) else None
-        old: Any = self.conditional if chain is None else chain.links[0]
-        table = FreeParameters(n, old.network.out_features)
-        new: nn.Module = Conditional(table, old.family, condition_ndim=0)
-        if chain is not None:
-            new = Chain([new, *chain.links[1:]], chain.sizes, chain.reverse)
-        return PerDatum(new), table
+    def put(self, numbers: Tensor) -> None:
+        """Give the first M rows other numbers, (M, outputs)."""
+        table: Any = self._first.network.table
+        with torch.no_grad():
+            table[: len(numbers)] = numbers.to(table) / FreeParameters.GAIN
 
 
 class Global(Posterior):
@@ -109,6 +142,29 @@ class Global(Posterior):
 
     def condition(self, batch: Batch) -> Tensor:
         return torch.zeros(len(batch.x), dtype=torch.int64, device=batch.x.device)
+
+
+class FromPrior(Posterior):
+    """The prior, whatever x is: where importance sampling and annealing may begin.
+
+    Shapes: as any posterior. `prior` is the model's, whose parameters are shared.
+    Example:
+        >>> from aevb.conditional import standard_normal
+        >>> FromPrior(standard_normal(2))(torch.zeros(3, 5)).batch_shape
+        torch.Size([3])
+    """
+
+    def __init__(self, prior: nn.Module) -> None:
+        nn.Module.__init__(self)
+        self._shared = (prior,)
+
+    def condition(self, batch: Batch) -> Tensor:
+        return batch.x
+
+    def forward(self, batch: Batch | Tensor) -> Distribution:
+        law: Any = self._shared[0]()
+        distribution: Distribution = law.expand((len(self.condition(as_batch(batch))),))
+        return distribution
 
 
 class FreeParameters(nn.Module):

@@ -16,11 +16,14 @@ import torch
 import aevb
 from aevb import cli, workflow
 from aevb.errors import ModelFileError
+from aevb.evaluation import annealing
 from aevb.storage import RunFolder, checkpoints
+from aevb.workflow import scores
 
 COMMANDS = [
     "train",
     "evaluate",
+    "check",
     "sample",
     "reconstruct",
     "encode",
@@ -429,6 +432,90 @@ def test_one_sample_has_no_monte_carlo_error(objects, good, digits):
 def test_evaluate_refuses_a_file_it_cannot_write_before_it_works(refused, digits, monkeypatch):
     monkeypatch.setattr(workflow, "score", lambda *a, **k: pytest.fail("worked first"))
     assert ".npy or .csv" in refused(2, "evaluate", digits, "--values", "values.txt")
+
+
+def test_several_methods_stand_side_by_side(objects, good, digits):
+    options = ["--method", "elbo,ais,exact", "--temperatures", 5, "--data-limit", 4]
+    report = objects("evaluate", digits, *options)
+    assert [found["method"] for found in report["estimates"]] == ["elbo", "ais", "exact"]
+    assert (report["method"], report["mean"]) == ("elbo", report["estimates"][0]["mean"])
+    assert report["estimates"][1]["samples"] == 16
+    assert report["estimates"][1]["temperatures"] == 5
+    (sandwich,) = report["sandwiches"]
+    assert sandwich["methods"] == ["ais", "exact"]
+    assert sandwich["bounds"][0] <= sandwich["bounds"][1] + 0.5
+    text = good("evaluate", digits, *options)
+    assert "ais, 16 chains of 5 temperatures" in text
+    assert "exact, by quadrature" in text
+    assert f"and {sandwich['bounds'][1]:.2f} nats, by ais and exact on digits test" in text
+
+
+def test_both_sides_on_rows_of_the_model(objects, good, digits):
+    options = ["--method", "bidirectional", "--temperatures", 5, "--data-limit", 4]
+    report = objects("evaluate", digits, *options, "--start", "prior", "--samples", 2)
+    lower, upper = report["estimates"]
+    assert (lower["direction"], upper["direction"]) == ("lower", "upper")
+    assert lower["data"] == "simulated"
+    assert lower["start"] == "prior"
+    assert lower["samples"] == 2
+    assert "simulated rows" in good("evaluate", digits, *options)
+
+
+def test_an_evaluation_says_when_its_weights_cannot_be_trusted(good, objects, digits):
+    options = ["--samples", 200, "--proposals", "encoder,prior", "--data-limit", 20]
+    report = objects("evaluate", digits, *options)
+    assert report["estimates"][0]["proposals"] == {"encoder": 180, "prior": 20}
+    assert report["pareto_k"]["limit"] == pytest.approx(1 - 1 / np.log10(200))
+    text = good("evaluate", digits, *options)
+    reliable = report["pareto_k"]["verdict"] == "reliable"
+    assert ("Pareto k above" in text) != reliable
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--method", "mcmc"], "'mcmc' is not known: choose of importance, elbo, ais"),
+        (["--method", ","], "no method was named"),
+        (["--proposals", "decoder"], "proposals are one or more of encoder, fitted, prior"),
+        (["--method", "ais", "--temperatures", "1"], "--temperatures"),
+        (["--temperatures", "50"], "--temperatures is for the methods ais, bidirectional"),
+        (["--method", "exact", "--samples", "9"], "says nothing to exact: leave it out"),
+        (["--method", "ais", "--proposals", "prior"], "--proposals is for the methods importance"),
+        (["--method", "hmc", "--precision", "bfloat16"], "--precision is for the methods"),
+        (["--method", "hmc", "--samples", "7"], "multiple of 4"),
+    ],
+)
+def test_an_evaluation_that_makes_no_sense_is_refused(refused, digits, options, sentence):
+    assert sentence in refused(2, "evaluate", digits, *options)
+
+
+def test_a_stopped_evaluation_goes_on_and_leaves_nothing_behind(
+    refused, objects, copy, monkeypatch
+):
+    options = ["--method", "ais", "--temperatures", 4, "--data-limit", 6, "--samples", 2]
+    whole = objects("evaluate", copy, *options)
+    assert not (copy / "unfinished").exists()
+    monkeypatch.setattr(annealing, "CELLS_AT_ONCE", {"cpu": 512})  # two rows at a time
+    original = scores.estimate
+
+    def stopped(*arguments, **given):
+        def stop(done, total):
+            if done == 4:
+                raise KeyboardInterrupt
+
+        return original(*arguments, **given | {"progress": stop})
+
+    monkeypatch.setattr(scores, "estimate", stopped)
+    assert refused(130, "evaluate", copy, *options) == "interrupted"
+    assert len(list((copy / "unfinished").iterdir())) == 1
+    monkeypatch.setattr(scores, "estimate", original)
+    report = objects("evaluate", copy, *options)
+    assert report["mean"] == pytest.approx(whole["mean"], abs=1e-4)
+    assert not (copy / "unfinished").exists()
+    # what an earlier evaluation said of the same weights stays beside it
+    objects("evaluate", copy, "--samples", 3)
+    objects("evaluate", copy, *options)
+    assert RunFolder(copy).evaluation()["importance"]["samples"] == 3
 
 
 # --- codes and pictures --------------------------------------------------------------------------

@@ -20,8 +20,8 @@ from aevb.evaluation import (
     operations,
     refit,
     treatment,
+    worth_compiling,
 )
-from aevb.evaluation.estimates import worth_compiling
 
 
 def test_no_number_depends_on_the_chunking(monkeypatch):

@@ -21,6 +21,7 @@ ORDER = [
     {"conditional"},
     {"model", "priors"},
     {"posterior"},
+    {"linear_gaussian"},
     {"objectives"},
     {"algorithms", "evaluation"},
     {"codes", "imputation", "storage"},

@@ -84,6 +84,32 @@ def test_a_chain_draws_its_parts_one_after_the_other_and_remembers_the_density()
     assert torch.allclose(q.log_prob(z), q.log_prob(z.clone()), atol=1e-12)
 
 
+def test_a_chain_can_be_expanded_and_draws_as_before():
+    prior = Chain(
+        [Unconditional(families.Normal(), 2), Conditional(nn.Linear(2, 6), families.Normal())],
+        [2, 3],
+        reverse=True,
+    )
+    one, many = prior(), prior().expand((4,))
+    assert (many.batch_shape, many.event_shape) == ((4,), (5,))
+    e = torch.randn(7, 4, 5)
+    z = route(many).transform(e)
+    assert torch.allclose(z[:, 2], route(one).transform(e[:, 2]), atol=1e-6)
+    assert torch.allclose(many.log_prob(z.clone())[:, 2], one.log_prob(z[:, 2]), atol=1e-5)
+
+
+def test_a_chain_of_laws_with_noise_of_several_axes():
+    student = families.Elementwise(zoo.StudentT, {"df": 5.0})
+    first, below = (Conditional(nn.Linear(6, 4), student), Conditional(nn.Linear(2, 6), student))
+    q = Chain([first, below], [2, 3])(torch.zeros(4, 6))
+    way = route(q)
+    e = way.noise(generator(0, Stream.NOISE), (9, 4), torch.float32)
+    z = way.transform(e)
+    assert z.shape == (9, 4, 5)
+    law = first(torch.zeros(4, 6))
+    assert torch.equal(z[..., :2], route(law).transform(e[..., :4].unflatten(-1, (2, 2))))
+
+
 @pytest.mark.parametrize("which", ["upwards", "ladder"])
 def test_two_layers_bound_what_a_quadrature_over_the_top_says(which):
     """The bound by brute force over both layers against the estimate, and below log p(x)."""
@@ -182,7 +208,7 @@ def test_held_out_rows_get_new_numbers_in_the_same_family():
     rows = Rows(x, np.arange(5), (6,))
     fitted = refit(model, free, rows, steps=100)
     assert fitted.conditional.links[1] is chain.links[1]
-    unfitted, _ = free.renewed(5)
+    unfitted = free.renewed(5, 6)
     after = evidence(model, fitted, rows, 500).elbo.mean
     assert after > evidence(model, unfitted.to(DOUBLE), rows, 500).elbo.mean + 0.1
 

@@ -51,6 +51,8 @@ def test_verdict():
     assert verdict(k, 1000)["limit"] == pytest.approx(2 / 3)
     k[:20] = 0.9
     assert verdict(k, 1000)["share_above"] == 0.02
+    assert verdict(k, 1000)["verdict"] == "doubtful"
+    k[:600] = 0.9
     assert verdict(k, 1000)["verdict"] == "unreliable"
     assert verdict(np.array([math.nan]), 1000)["share_above"] is None
     assert verdict(k, 5)["verdict"].startswith("unknown")

@@ -145,7 +145,7 @@ def samples_changed(by):
         patch.setattr(
             estimates._Engine,
             "stream",
-            lambda engine, b, n, k, seed: original(engine, b, n, k + by, seed),
+            lambda engine, b, n, counts: original(engine, b, n, [k + by for k in counts]),
         )
 
     return plant

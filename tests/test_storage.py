@@ -54,6 +54,7 @@ from aevb.families import (
     VonMisesFisher,
     ZeroInflatedNegativeBinomial,
 )
+from aevb.linear_gaussian import LinearGaussian
 from aevb.networks import Leading, ObservedInput, StandardizedInput
 from aevb.posterior import Amortized, Batch, Ladder, PerDatum, everywhere
 from aevb.priors import VampPrior
@@ -184,7 +185,13 @@ def levels():
     return aevb.Model(aevb.standard_normal(D), likelihood), everywhere(D)
 
 
+def oracle():
+    model = LinearGaussian(D, X, (X,))
+    return model, model.exact_posterior()
+
+
 PAIRS = {
+    "linear-gaussian": (oracle, real),
     "vamp": (vamp, binary),
     "layered": (layered, binary),
     "levels": (levels, binary),

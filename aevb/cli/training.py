@@ -1,4 +1,4 @@
-"""Commands that make a model and judge it: `train`, `evaluate`."""
+"""The command that makes a model: `train`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,12 +13,10 @@ from aevb.cli.root import (
     Limit,
     Quiet,
     Resize,
-    Run,
     Seed,
     Threads,
     Verbose,
     app,
-    open_run,
     print_json,
     size_of,
 )
@@ -179,57 +177,6 @@ def train(
             or f"next: aevb evaluate {folder.path}   aevb plot {folder.path} all   "
             f"aevb report {folder.path}"
         )
-
-
-@app.command()
-def evaluate(
-    run: Run,
-    method: Annotated[
-        Literal["importance", "elbo"], typer.Option(help="Estimator.")
-    ] = "importance",
-    samples: Annotated[int, typer.Option(min=1, help="K, posterior samples per datum.")] = 1000,
-    split: Annotated[Literal["test", "validation", "train"], typer.Option()] = "test",
-    data_limit: Limit = None,
-    seed: Seed = 0,
-    precision: Annotated[
-        Literal["float32", "bfloat16"],
-        typer.Option(help="Of the decoder's products; bfloat16 is faster, for a quick look."),
-    ] = "float32",
-    threads: Threads = None,
-    device: Device = "auto",
-    values: Annotated[
-        Path | None, typer.Option(help="Write the value of each datum here: .npy or .csv.")
-    ] = None,
-    json_: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Estimate log p(x) on held-out data, with its certificate."""
-    from aevb import workflow
-    from aevb.progress import bar
-    from aevb.workflow import evaluation_table, write_array
-
-    if values is not None and values.suffix not in (".npy", ".csv"):
-        raise UsageError(f"--values {values} must end in .npy or .csv")
-    folder = open_run(run, threads)
-    with bar("evaluating", quiet=quiet or json_) as progress:
-        report, per_datum = workflow.score(
-            folder,
-            method=method,
-            samples=samples,
-            split=split,
-            limit=data_limit,
-            seed=seed,
-            precision=precision,
-            device=device,
-            progress=progress,
-        )
-    if values is not None:
-        write_array(values, per_datum[:, None])
-        report["values"] = str(values)
-    if json_:
-        print_json(report)
-    else:
-        print(evaluation_table(report))
 
 
 def _widths(text: str) -> tuple[int, ...]:

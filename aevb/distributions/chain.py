@@ -23,7 +23,7 @@ class Chain(Remembering):
     (*sample, N, sizes[k - 1]), to a distribution over sizes[k] numbers; z is (*sample, N, D), the
     parts side by side in the order of drawing, or, with `reverse`, in the other one, so that a
     generative chain and an inference chain that go opposite ways share their z. `noises` are the
-    number and law of the noise of each part, found by drawing once where they are left out.
+    shape and law of the noise of each part, found by asking once where they are left out.
     Units: nats, the sum over the parts.
     Source: Rezende et al. (2014), "Stochastic backpropagation", section 2; Burda et al. (2015),
     equation 1.
@@ -45,7 +45,7 @@ class Chain(Remembering):
         links: Sequence[Link],
         sizes: Sequence[int],
         reverse: bool = False,
-        noises: Sequence[tuple[int, Law]] | None = None,
+        noises: Sequence[tuple[torch.Size, Law]] | None = None,
     ) -> None:
         self.first = first
         self.links = tuple(links)
@@ -67,24 +67,31 @@ class Chain(Remembering):
         return total
 
     def transform(self, noise: Tensor) -> Tensor:
-        pieces = noise.split([count for count, _ in self._noises], dim=-1)
+        shapes = [shape for shape, _ in self._noises]
+        pieces = noise.split([shape.numel() for shape in shapes], dim=-1)
         parts: list[Tensor] = []
         total = torch.zeros_like(noise[..., 0])
         for k, piece in enumerate(pieces):
             q = self.links[k - 1](parts[-1]) if k else self.first
-            parts.append(route(q).transform(piece))
+            parts.append(route(q).transform(piece.unflatten(-1, shapes[k])))
             total = total + q.log_prob(parts[-1])
         z = torch.cat(parts[::-1] if self.reverse else parts, dim=-1)
         return self.remember(z, total)
 
     def noise_shape(self) -> torch.Size:
-        return torch.Size([sum(count for count, _ in self._noises)])
+        return torch.Size([sum(shape.numel() for shape, _ in self._noises)])
+
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "Chain":
+        """The same chain with its first part expanded to another batch shape."""
+        first = self.first.expand(torch.Size(batch_shape))
+        return Chain(first, self.links, self.sizes, self.reverse, self._noises)
 
     def law(
         self, generator: np.random.Generator, shape: Sequence[int], dtype: torch.dtype
     ) -> Tensor:
-        drawn = [law(generator, (*shape[:-1], count), dtype) for count, law in self._noises]
-        return torch.cat(drawn, dim=-1)
+        lead = len(shape) - 1
+        drawn = [law(generator, (*shape[:-1], *own), dtype) for own, law in self._noises]
+        return torch.cat([part.flatten(lead) for part in drawn], dim=-1)
 
     def _parts(self, z: Tensor) -> list[Tensor]:
         """The parts of z in the order of drawing."""
@@ -93,10 +100,7 @@ class Chain(Remembering):
         return parts[::-1] if self.reverse else parts
 
     @cached_property
-    def _noises(self) -> list[tuple[int, Law]]:
-        way = route(self.first)
-        found = [(way.shape.numel(), way.law)]
-        for link, size in zip(self.links, self.sizes, strict=False):
-            way = route(link(torch.zeros(size)))
-            found.append((way.shape.numel(), way.law))
-        return found
+    def _noises(self) -> list[tuple[torch.Size, Law]]:
+        laws = [self.first]
+        laws += [link(torch.zeros(1, n)) for link, n in zip(self.links, self.sizes, strict=False)]
+        return [(way.shape, way.law) for way in map(route, laws)]

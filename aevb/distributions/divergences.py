@@ -95,6 +95,9 @@ def _of_bases(q: Distribution, p: Distribution) -> Tensor | None:
 
 
 def _of_torch(q: Distribution, p: Distribution) -> Tensor | None:
+    if isinstance(q, td.Bernoulli) and isinstance(p, td.Bernoulli):
+        shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
+        q, p = q.expand(shape), p.expand(shape)  # torch's formula wants one shape
     try:
         return kl_divergence(q, p)
     except NotImplementedError:

@@ -43,8 +43,8 @@ def on_reals(q: Distribution) -> bool:
         (True, False)
     """
     support: Any = q.support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
+    while (base := getattr(support, "base_constraint", None)) is not None:  # of a mixture too
+        support = base
     return isinstance(support, type(constraints.real))
 
 

@@ -1,35 +1,70 @@
 """Estimates of log p(x) with their certificate, and diagnosis."""
 
+from aevb.evaluation.annealing import Annealing, annealed, bidirectional, simulate
+from aevb.evaluation.batches import batch_for, evaluating, first_batch
+from aevb.evaluation.calibration import Calibration, calibrate
 from aevb.evaluation.certificate import Certificate, treatment
 from aevb.evaluation.diagnosis import Diagnosis, diagnose
+from aevb.evaluation.enumeration import enumerate_codes
 from aevb.evaluation.estimates import (
     Evidence,
-    batch_for,
     bound_parts,
     bound_sums,
-    evaluating,
     evidence,
-    first_batch,
-    operations,
+    multiple_importance,
     score_rows,
-    worth_compiling,
+    split_samples,
 )
+from aevb.evaluation.estimation import (
+    SAMPLES,
+    Asked,
+    Estimates,
+    Sandwich,
+    check_methods,
+    estimate,
+)
+from aevb.evaluation.exact import exact
+from aevb.evaluation.examination import Examination, check
+from aevb.evaluation.gaps import Gaps, gaps
+from aevb.evaluation.reciprocal import reciprocal
 from aevb.evaluation.refit import refit
+from aevb.evaluation.work import operations, worth_compiling
 
 __all__ = [
+    "SAMPLES",
+    "Annealing",
+    "Asked",
+    "Calibration",
     "Certificate",
     "Diagnosis",
+    "Estimates",
     "Evidence",
+    "Examination",
+    "Gaps",
+    "Sandwich",
+    "annealed",
     "batch_for",
+    "bidirectional",
     "bound_parts",
     "bound_sums",
+    "calibrate",
+    "check",
+    "check_methods",
     "diagnose",
+    "enumerate_codes",
+    "estimate",
     "evaluating",
     "evidence",
+    "exact",
     "first_batch",
+    "gaps",
+    "multiple_importance",
     "operations",
+    "reciprocal",
     "refit",
     "score_rows",
+    "simulate",
+    "split_samples",
     "treatment",
     "worth_compiling",
 ]

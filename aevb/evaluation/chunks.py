@@ -53,7 +53,7 @@ def by_chunks(
     found = None if kept is None else kept.load()
     if found is not None and found.shape == table.shape:
         table = found
-    observed, saved = 0, time.monotonic()
+    observed, saved, fresh = 0, time.monotonic(), False
     try:
         for positions, x in rows.chunks(size):
             observed += int((~torch.isnan(x)).sum())
@@ -63,13 +63,13 @@ def by_chunks(
                 for column, numbers in zip(table, work(positions, x), strict=False):
                     column[positions] = numbers.double().cpu().numpy()
                 table[-1, positions] = 1.0
-            if kept is not None and time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                fresh = True
+            if kept is not None and fresh and time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                 kept.save(table)
-                saved = time.monotonic()
+                saved, fresh = time.monotonic(), False
             if progress is not None:
                 progress(int(positions[-1]) + 1, len(rows))
-    except BaseException:
-        if kept is not None and table[-1].any():
+    finally:
+        if kept is not None and fresh:
             kept.save(table)
-        raise
     return list(table[:-1]), observed / len(rows)

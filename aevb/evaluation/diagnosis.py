@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from aevb.data import Rows
 from aevb.distributions import center, kl_by_dimension
-from aevb.evaluation.estimates import batch_for, evaluating
+from aevb.evaluation.batches import batch_for, evaluating
 from aevb.model import Model
 from aevb.posterior import Posterior
 

@@ -9,9 +9,8 @@ Both come out of one pass. The noise of datum n, samples [500 b, 500 (b + 1)) is
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,9 +18,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch import Tensor
 
 from aevb.compilation import Compiled, layouts
 from aevb.data import Rows
@@ -29,26 +26,23 @@ from aevb.data.fingerprints import keys_of_rows
 from aevb.devices import full_float32, parameter_of, sent
 from aevb.distributions import kl, reparameterize, route
 from aevb.errors import UsageError
+from aevb.evaluation.batches import CELLS_AT_ONCE, batch_for, evaluating, first_batch
 from aevb.evaluation.certificate import Certificate, treatment
+from aevb.evaluation.chunks import Array, Kept, Progress, by_chunks
+from aevb.evaluation.pareto import largest, tail_shape
+from aevb.evaluation.weights import log_mean
+from aevb.evaluation.work import worth_compiling
 from aevb.machine import kept_memory
 from aevb.model import Model
 from aevb.objectives import draw
 from aevb.posterior import Batch, Posterior
-from aevb.priors import VampPrior
 from aevb.products import products_in
 from aevb.randomness import Stream, generator, rewind
 
 NOISE_BLOCK = 500
 BLOCKS_AT_ONCE = 10
-CELLS_AT_ONCE = {"cpu": 800_000, "cuda": 64_000_000}
-"""Of logits, or what else the decoder gives: 3 MB of float32 stay in the cache; 256 fill a GPU."""
-OPERATIONS_WORTH_COMPILING = 2e12
-"""From here, some ten seconds, an estimate earns back its compilation."""
 
-Array = NDArray[np.float64]
 Keys = NDArray[np.int64] | NDArray[np.uint64]
-Progress = Callable[[int, int], None]
-"""Called with (data done, data in all)."""
 
 
 @dataclass
@@ -61,6 +55,7 @@ class _Sums:
     second: Tensor
     log_likelihood: Tensor
     second_likelihood: Tensor
+    tail: Tensor | None = None
     closed_kl: Tensor | None = None
 
     @classmethod
@@ -70,8 +65,10 @@ class _Sums:
         zero = torch.zeros(m, dtype=torch.float64, device=device)
         return cls(nothing, nothing, zero, zero, zero, zero)
 
-    def add(self, log_w: Tensor, log_likelihood: Tensor) -> None:
+    def add(self, log_w: Tensor, log_likelihood: Tensor, samples: int) -> None:
+        """Join some of the samples (S, M), of which there will be so many."""
         log_w, log_likelihood = log_w.double(), log_likelihood.double()
+        self.tail = largest(log_w, samples, self.tail)
         self.log_w = torch.logaddexp(self.log_w, log_w.logsumexp(0))
         self.log_w2 = torch.logaddexp(self.log_w2, (2 * log_w).logsumexp(0))
         self.first = self.first + log_w.sum(0)
@@ -103,13 +100,14 @@ def evidence(
     seed: int = 0,
     data: str = "data",
     keys: NDArray[np.uint64] | None = None,
-    progress: Progress | None = None,
     compiled: bool | None = None,
     precision: str = "float32",
+    kept: Kept | None = None,
+    progress: Progress | None = None,
 ) -> Evidence:
     """Estimate log p(x) of every row by importance sampling, and its evidence lower bound.
 
-        log p^(x) = logsumexp_k log w_k - log K;   its Monte-Carlo variance is 1/ESS - 1/K
+        log p^(x) = logsumexp_k log w_k - log K;   its Monte-Carlo variance is about 1/ESS - 1/K
 
     Shapes: N rows, K samples each, exactly. `keys` (N,) name the noise of each row, in place of its
     position: with keys made of their content, the same rows get the same numbers in any company.
@@ -129,40 +127,97 @@ def evidence(
         >>> result.importance.mean >= result.elbo.mean
         True
     """
-    if samples < 1:
-        raise UsageError(f"the number of samples must be at least 1, found {samples}")
-    per_block = min(samples, NOISE_BLOCK)
-    parts: list[tuple[Tensor, ...]] = []
-    observed = 0
-    like = parameter_of(model)
-    dtype = str(like.dtype).removeprefix("torch.")
-    if precision != "float32" and like.dtype != torch.float32:
-        raise UsageError(f"{precision} products need a model in float32, found {dtype}")
-    chunk = max(1, CELLS_AT_ONCE[like.device.type] // (per_block * max(rows.width, 1)))
-    with (
-        evaluating(model, posterior),
-        kept_memory(),
-        full_float32(),
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
-        # Beside a GPU the cores are free to draw; else they are torch's, which wants them all.
-        each = map if like.device.type == "cpu" else pool.map
-        if compiled is None:
-            compiled = worth_compiling(model, posterior, rows, samples)
-        engine = _Engine(model, posterior, rows, compiled, precision, each)
-        for positions, x in rows.chunks(chunk):
-            observed += int((~torch.isnan(x)).sum())
-            if model.family is not None:  # by the rows' own numbers
-                model.family.check(x, int(positions[0]) + 1)
-            named = positions if keys is None else keys[positions]
-            batch = batch_for(model, x, positions)
-            parts.append(_reduce(engine.stream(batch, named, samples, seed), samples))
-            if progress is not None:
-                progress(int(positions[-1]) + 1, len(rows))
-    columns = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
-    used = precision if precision != "float32" else dtype
-    about = (observed / len(rows), data, treatment(rows), used)
-    return _certified(columns, samples, about, engine.kl_by)
+    engine = _Engine(
+        *(model, [posterior], [samples], rows),
+        seed=seed,
+        compiled=compiled,
+        precision=precision,
+    )
+    columns, width = engine.columns(keys, kept, progress)
+    value, error, ess, k, bound, bound_error, reconstruction, divergence = columns
+    about = width, data, treatment(rows), engine.stated
+    given = ("importance", "log p(x)", "lower", samples, value, error, float(ess.mean()))
+    bounds = ("elbo", "evidence lower bound", "lower", samples, bound, bound_error, float(samples))
+    return Evidence(
+        Certificate(*given, *about, pareto_k=k),
+        Certificate(*bounds, *about),
+        reconstruction,
+        divergence,
+        engine.kl_by,
+    )
+
+
+def multiple_importance(
+    model: Model,
+    proposals: Mapping[str, tuple[Posterior, float]],
+    rows: Rows,
+    samples: int = 1000,
+    *,
+    seed: int = 0,
+    data: str = "data",
+    compiled: bool | None = None,
+    precision: str = "float32",
+    kept: Kept | None = None,
+    progress: Progress | None = None,
+) -> Certificate:
+    """Estimate log p(x) of every row by importance sampling from several proposals at once.
+
+        w = p(x, z) / sum_j (K_j / K) q_j(z given x),   K_j draws of z from q_j
+
+    Each proposal covers what the others miss, since a draw is weighed by all of them. With the
+    prior (`FromPrior`) among them the weights are bounded by p(x given z) K / K_prior: a defensive
+    mixture.
+    Shapes: `proposals` names each q_j with its share of the K samples, at least one each.
+    Units: nats per datum.
+    Errors: UsageError for shares that are not positive, or fewer samples than proposals; those of
+    `evidence`.
+    Source: Veach & Guibas (1995), the balance heuristic; Hesterberg (1995), "Weighted average
+    importance sampling and defensive mixture distributions"; Owen & Zhou (2000).
+    Example:
+        >>> import aevb
+        >>> from aevb.posterior import FromPrior
+        >>> digits = aevb.data.load("digits").test.limit(3)
+        >>> decoder = aevb.MLP(2, [8], 64)
+        >>> model = aevb.Model(aevb.standard_normal(2), aevb.continuous_bernoulli(decoder))
+        >>> encoder = aevb.mean_field(aevb.MLP(64, [8], 4))
+        >>> both = {"encoder": (encoder, 0.9), "prior": (FromPrior(model.prior), 0.1)}
+        >>> multiple_importance(model, both, digits, 100).details["proposals"]
+        {'encoder': 90, 'prior': 10}
+    """
+    posteriors = [posterior for posterior, _ in proposals.values()]
+    counts = split_samples(samples, [share for _, share in proposals.values()])
+    engine = _Engine(
+        model, posteriors, counts, rows, seed=seed, compiled=compiled, precision=precision
+    )
+    columns, width = engine.columns(None, kept, progress)
+    value, error, ess, k, *_ = columns
+    about = width, data, treatment(rows), engine.stated
+    given = ("importance", "log p(x)", "lower", samples, value, error, float(ess.mean()))
+    return Certificate(
+        *given,
+        *about,
+        pareto_k=k,
+        details={"proposals": dict(zip(proposals, counts, strict=True))},
+    )
+
+
+def split_samples(samples: int, shares: Sequence[float]) -> list[int]:
+    """Whole numbers of samples by their shares, at least 1 each, `samples` in all.
+
+    Errors: UsageError for a share that is not positive, or fewer samples than shares.
+    Example:
+        >>> split_samples(11, [0.9, 0.1])
+        [10, 1]
+    """
+    if not shares or min(shares) <= 0 or samples < len(shares):
+        raise UsageError(
+            f"{samples} samples were to be shared as {list(shares)}: each proposal needs a "
+            "positive share, and one sample at least"
+        )
+    edges = np.cumsum([0.0, *shares]) / sum(shares)
+    counts = np.diff(np.floor(samples * edges + 0.5).astype(int)).clip(1)
+    counts[counts.argmax()] -= counts.sum() - samples
+    return [int(count) for count in counts]
 
 
 def score_rows(
@@ -186,26 +241,6 @@ def score_rows(
     keys = keys_of_rows(rows.all().numpy())
     values = evidence(model, posterior, rows, samples, seed=seed, keys=keys).importance.values
     return np.where(np.isnan(values), -np.inf, values)
-
-
-def _certified(
-    columns: list[Array], samples: int, about: tuple[float, str, str, str], kl_by: str
-) -> Evidence:
-    """The columns of `_reduce` over all rows, with what one must know to use them."""
-    value, error, ess, bound, bound_error, reconstruction, kl = columns
-
-    def certify(
-        method: str, estimand: str, values: Array, errors: Array, effective: float
-    ) -> Certificate:
-        return Certificate(method, estimand, "lower", samples, values, errors, effective, *about)
-
-    return Evidence(
-        certify("importance", "log p(x)", value, error, float(ess.mean())),
-        certify("elbo", "evidence lower bound", bound, bound_error, float(samples)),
-        reconstruction,
-        kl,
-        kl_by,
-    )
 
 
 def bound_parts(
@@ -249,26 +284,69 @@ def bound_sums(model: Model, posterior: Posterior, batch: Batch, noise: Tensor) 
 class _Engine:
     """What an estimate computes again and again, compiled where that was asked for.
 
-    The encoder runs once for a chunk of data, the decoder in blocks of (samples x data) that fit
-    into the cache: memory does not grow with the number of samples.
+    `counts` samples from each of the `posteriors`. The encoder runs once for a chunk of data, the
+    decoder in blocks of (samples x data) that fit into the cache: memory does not grow with the
+    number of samples.
     """
 
     def __init__(
         self,
         model: Model,
-        posterior: Posterior,
+        posteriors: Sequence[Posterior],
+        counts: Sequence[int],
         rows: Rows,
-        compiled: bool,
-        precision: str,
-        each: Callable[..., Iterator[None]],
+        *,
+        seed: int = 0,
+        compiled: bool | None = None,
+        precision: str = "float32",
     ) -> None:
-        self.model, self.posterior, self.precision = model, posterior, precision
-        self.each = each
-        self.some = posterior(first_batch(model, rows))
-        # Torch finds its formula here, which it cannot while it is traced.
-        self.kl_by = "samples" if kl(self.some, model.prior()) is None else "closed form"
+        self.model, self.posteriors, self.counts = model, tuple(posteriors), tuple(counts)
+        self.rows, self.seed = rows, seed
+        self.samples = sum(counts)
+        if self.samples < 1:
+            raise UsageError(f"the number of samples must be at least 1, found {self.samples}")
+        self.like = parameter_of(model)
+        dtype = str(self.like.dtype).removeprefix("torch.")
+        if precision != "float32" and self.like.dtype != torch.float32:
+            raise UsageError(f"{precision} products need a model in float32, found {dtype}")
+        self.precision, self.stated = precision, precision if precision != "float32" else dtype
         self.compiled = compiled
         self.whole: dict[Callable[..., Any], object] = {}
+
+    def columns(
+        self, keys: Keys | None, kept: Kept | None, progress: Progress | None
+    ) -> tuple[list[Array], float]:
+        """The columns of `_reduce` over all rows, and the width of a row."""
+        per_block = min(self.samples, NOISE_BLOCK)
+        cells = CELLS_AT_ONCE[self.like.device.type]
+        chunk = max(1, cells // (per_block * max(self.rows.width, 1)))
+
+        def work(positions: NDArray[np.int64], x: Tensor) -> list[Tensor]:
+            named = positions if keys is None else keys[positions]
+            batch = batch_for(self.model, x, positions)
+            return _reduce(self.stream(batch, named, self.counts), self.samples)
+
+        with (
+            evaluating(self.model, *self.posteriors),
+            kept_memory(),
+            full_float32(),
+            ThreadPoolExecutor(os.cpu_count()) as pool,
+        ):
+            # Beside a GPU the cores are free to draw; else they are torch's, which wants them all.
+            self.each: Callable[..., Iterator[None]] = (
+                map if self.like.device.type == "cpu" else pool.map
+            )
+            if self.compiled is None:
+                pair = self.model, self.posteriors[0]
+                self.compiled = worth_compiling(*pair, self.rows, self.samples)
+            first = first_batch(self.model, self.rows)
+            self.some = [posterior(first) for posterior in self.posteriors]
+            # Torch finds its formula here, which it cannot while it is traced.
+            closed = kl(self.some[0], self.model.prior()) is not None
+            self.kl_by = "closed form" if closed else "samples"
+            return by_chunks(
+                self.model, self.rows, chunk, COLUMNS, work, kept=kept, progress=progress
+            )
 
     def run(self, function: Callable[..., Any], key: tuple[object, ...], *arguments: Any) -> Any:
         """A call of a function; compiled, if so, for the first key, which is that of most calls.
@@ -279,51 +357,54 @@ class _Engine:
             return function(*arguments)
         graphs = _KEPT.setdefault(self.model, {})
         if function not in graphs:
-            device = parameter_of(self.model).device.type
-            graphs[function] = Compiled(function, guarded=True, device=device)
+            graphs[function] = Compiled(function, guarded=True, device=self.like.device.type)
         return graphs[function](key, *arguments)
 
-    def stream(self, batch: Batch, keys: Keys, samples: int, seed: int) -> _Sums:
+    def stream(self, batch: Batch, keys: Keys, counts: Sequence[int]) -> _Sums:
         """The sums over the samples of a chunk of data, the noise named by their keys."""
-        model, device = self.model, batch.x.device
-        sums = _Sums.empty(len(batch.x), device)
-        # The encoder and the maps of the noise are cheap beside the decoder: many blocks at once.
-        at_once = BLOCKS_AT_ONCE * NOISE_BLOCK
-        for start in range(0, samples, at_once):
-            drawn = sent(self._noise(keys, start, min(start + at_once, samples), seed), device)
-            arguments = (model, self.posterior, batch, drawn)
-            key = layouts((*batch, drawn))
-            z, log_ratio, divergence = self.run(_propose, key, *arguments)
-            parts = [
-                self.run(
-                    _decode,
-                    (self.precision, *layouts((batch.x, block))),
-                    *(model, batch.x, block, self.precision),
-                )
-                for block in z.split(NOISE_BLOCK)
-            ]
-            log_likelihood = torch.cat(parts)
-            sums.add(log_ratio + log_likelihood, log_likelihood)
-            sums.closed_kl = divergence
+        sums = _Sums.empty(len(batch.x), batch.x.device)
+        for j, count in enumerate(counts):
+            # The encoder and the maps of the noise are cheap beside the decoder: many at once.
+            for start in range(0, count, BLOCKS_AT_ONCE * NOISE_BLOCK):
+                stop = min(start + BLOCKS_AT_ONCE * NOISE_BLOCK, count)
+                drawn = sent(self._noise(j, keys, start, stop), batch.x.device)
+                self._join(sums, batch, j, drawn)
         return sums
 
-    def _noise(self, keys: Keys, start: int, stop: int, seed: int) -> Tensor:
-        """The noise of samples `start` to `stop` for M keys, (stop - start, M, D).
+    def _join(self, sums: _Sums, batch: Batch, j: int, drawn: Tensor) -> None:
+        """The samples that this noise makes of proposal j."""
+        shares = tuple(count / self.samples for count in self.counts)
+        arguments = (self.model, self.posteriors, shares, j, batch, drawn)
+        key = j, *layouts((*batch, drawn))
+        z, log_ratio, sums.closed_kl = self.run(_propose, key, *arguments)
+        parts = [
+            self.run(
+                _decode,
+                (self.precision, *layouts((batch.x, block))),
+                *(self.model, batch.x, block, self.precision),
+            )
+            for block in z.split(NOISE_BLOCK)
+        ]
+        log_likelihood = torch.cat(parts)
+        sums.add(log_ratio + log_likelihood, log_likelihood, self.samples)
 
-        A block of a datum's is named by its key and the block.
+    def _noise(self, j: int, keys: Keys, start: int, stop: int) -> Tensor:
+        """The noise of samples `start` to `stop` of proposal j for M keys, (stop - start, M, D).
+
+        A block of a datum's is named by its key, the block and the proposal.
         """
-        way, dtype = route(self.some), parameter_of(self.model).dtype
+        way, dtype = route(self.some[j]), self.like.dtype
         shape = (stop - start, len(keys), *way.shape)
         drawn = torch.empty(shape, dtype=dtype)
         places = drawn.numpy()
 
-        def draw(j: int) -> None:
-            source = generator(seed, Stream.EVALUATION)
+        def draw(n: int) -> None:
+            source = generator(self.seed, Stream.EVALUATION)
             for first in range(start, stop, NOISE_BLOCK):
                 last = min(first + NOISE_BLOCK, stop)
-                rewind(source, int(keys[j]), first // NOISE_BLOCK)
+                rewind(source, int(keys[n]), first // NOISE_BLOCK, j)
                 block = way.noise(source, (last - first,), dtype)
-                places[first - start : last - start, j] = block.numpy()
+                places[first - start : last - start, n] = block.numpy()
 
         list(self.each(draw, range(len(keys))))
         return drawn
@@ -334,12 +415,23 @@ _KEPT: "WeakKeyDictionary[Model, dict[Callable[..., Any], Compiled]]" = WeakKeyD
 
 
 def _propose(
-    model: Model, posterior: Posterior, batch: Batch, noise: Tensor
+    model: Model,
+    posteriors: tuple[Posterior, ...],
+    shares: tuple[float, ...],
+    j: int,
+    batch: Batch,
+    noise: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """z = g(noise, x), log p(z) - log q(z given x), and KL(q || p) where it is closed."""
-    q, prior = posterior(batch), model.prior()
-    z = reparameterize(q, noise)
-    return z, prior.log_prob(z) - q.log_prob(z), kl(q, prior)
+    """z = g_j(noise, x), log p(z) - log q(z given x), and KL(q || p) where it is closed.
+
+    q is the mixture of all proposals by their shares; the divergence is that of a single one.
+    """
+    laws, prior = [posterior(batch) for posterior in posteriors], model.prior()
+    z = reparameterize(laws[j], noise)
+    if len(laws) == 1:
+        return z, prior.log_prob(z) - laws[0].log_prob(z), kl(laws[0], prior)
+    parts = [q.log_prob(z) + math.log(share) for q, share in zip(laws, shares, strict=True)]
+    return z, prior.log_prob(z) - torch.stack(parts).logsumexp(0), None
 
 
 def _decode(model: Model, x: Tensor, z: Tensor, precision: str) -> Tensor:
@@ -347,11 +439,8 @@ def _decode(model: Model, x: Tensor, z: Tensor, precision: str) -> Tensor:
         return model.log_likelihood(x, z)
 
 
-def _reduce(sums: _Sums, samples: int) -> tuple[Tensor, ...]:
-    """(estimate, error, ess, bound, error, reconstruction, kl), each (M,) in float64."""
-    log_k = math.log(samples)
-    ess = torch.exp(2 * sums.log_w - sums.log_w2)
-    relative_variance = (1 / ess - 1 / samples).clamp_min(0)
+def _reduce(sums: _Sums, samples: int) -> list[Tensor]:
+    """(estimate, error, ess, k, bound, error, reconstruction, kl), each (M,) in float64."""
     reconstruction = sums.log_likelihood / samples
     mean_log_w = sums.first / samples
     if sums.closed_kl is None:
@@ -359,75 +448,17 @@ def _reduce(sums: _Sums, samples: int) -> tuple[Tensor, ...]:
     else:
         kl = sums.closed_kl.double()
         spread = sums.second_likelihood / samples - reconstruction.square()
-    unbiased = samples - 1 if samples > 1 else math.nan
-    bound_error = torch.sqrt(spread.clamp_min(0) / unbiased)
-    error = torch.sqrt(relative_variance) if samples > 1 else torch.full_like(ess, math.nan)
-    return sums.log_w - log_k, error, ess, reconstruction - kl, bound_error, reconstruction, kl
+    bound_error = torch.sqrt(spread.clamp_min(0) / (samples - 1 if samples > 1 else math.nan))
+    assert sums.tail is not None
+    return [
+        *log_mean(sums.log_w, sums.log_w2, samples),
+        tail_shape(sums.tail),
+        reconstruction - kl,
+        bound_error,
+        reconstruction,
+        kl,
+    ]
 
 
-def first_batch(model: Model, rows: Rows) -> Batch:
-    """The first row as a batch: it tells the shapes of all."""
-    return batch_for(model, rows.take(np.arange(1)), np.zeros(1, np.int64))
-
-
-def operations(model: Model, posterior: Posterior, rows: Rows) -> tuple[int, int]:
-    """Floating-point operations of the products for one datum: to encode, and to decode one z."""
-    batch = first_batch(model, rows)
-    with evaluating(model, posterior):
-        with _Counting() as encoding:
-            q = posterior(batch)
-        with _Counting() as decoding:
-            model.likelihood(torch.zeros(1, *q.event_shape).to(batch.x))
-    return encoding.operations, decoding.operations
-
-
-class _Counting(TorchDispatchMode):
-    """Adds up the operations of products and convolutions, as torch's `FlopCounterMode` does.
-
-    That one imports torch's compiler, which takes a second and may not be needed.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.operations = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func.overloadpacket)
-        if formula is not None:
-            self.operations += int(formula(*args, **(kwargs or {}), out_val=result))
-        return result
-
-
-def worth_compiling(model: Model, posterior: Posterior, rows: Rows, samples: int) -> bool:
-    """Whether an estimate is long enough to earn back its compilation; of sizes alone."""
-    encode, decode = operations(model, posterior, rows)
-    return len(rows) * (encode + samples * decode) > OPERATIONS_WORTH_COMPILING
-
-
-def batch_for(model: Model, x: Tensor, positions: NDArray[np.int64]) -> Batch:
-    """Rows as a batch in the dtype, and on the device, of the model's parameters."""
-    x = x.to(parameter_of(model))
-    return Batch(x, torch.from_numpy(positions).to(x.device))
-
-
-@contextmanager
-def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """No gradients, and layers such as dropout in evaluation mode; left as they were found."""
-    were_training = [[(m, m.training) for m in module.modules()] for module in modules]
-    for module in modules:
-        module.eval()
-    priors = [m for module in modules for m in module.modules() if isinstance(m, VampPrior)]
-    try:
-        with torch.no_grad(), ExitStack() as stack:
-            for prior in priors:  # nothing is learned here: its encoder need not run again
-                stack.enter_context(prior.held())
-            yield
-    finally:
-        for states in were_training:
-            for m, training in states:
-                m.training = training
+COLUMNS = 8
+"""Of `_reduce`."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 RELIABLE = 0.7
+_WORDS = ("reliable", "doubtful", "unreliable")
 FEWEST = 5
 """Weights in the tail below which nothing can be said."""
 
@@ -76,7 +77,8 @@ def tail_shape(largest: Tensor) -> Tensor:
 def verdict(k: NDArray[np.float64], samples: int) -> dict[str, Any]:
     """What the shapes of all data's tails say together, ready for JSON.
 
-    A mean of S weights is reliable up to k = min(1 - 1 / log10(S), 0.7).
+    A mean of S weights is reliable up to k = min(1 - 1 / log10(S), 0.7). With up to 1 % of the data
+    above it all is "reliable", with up to half "doubtful", else "unreliable".
     """
     limit = min(1 - 1 / math.log10(samples), RELIABLE) if samples > 10 else math.nan
     known = k[~np.isnan(k)]
@@ -85,7 +87,7 @@ def verdict(k: NDArray[np.float64], samples: int) -> dict[str, Any]:
     above = float((known > limit).mean())
     finite = known[np.isfinite(known)]
     return {
-        "verdict": "reliable" if above <= 0.01 else "unreliable",
+        "verdict": _WORDS[(above > 0.01) + (above > 0.5)],
         "limit": limit,
         "share_above": above,
         "median": float(np.median(finite)) if len(finite) else None,

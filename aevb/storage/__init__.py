@@ -11,11 +11,13 @@ from aevb.storage.facts import facts_of
 from aevb.storage.latents import has_closed_divergence, layer_sizes
 from aevb.storage.run import RunFolder
 from aevb.storage.settings import Settings, check_settings
+from aevb.storage.unfinished import Unfinished
 from aevb.storage.weights import load, save
 
 __all__ = [
     "RunFolder",
     "Settings",
+    "Unfinished",
     "build",
     "check_domain",
     "check_settings",

@@ -18,6 +18,7 @@ from torch.distributions import Distribution
 from aevb import conditional, families, networks, posterior, priors
 from aevb import distributions as zoo
 from aevb.errors import AevbError, ModelFileError
+from aevb.linear_gaussian import LinearGaussian
 from aevb.model import Model
 from aevb.storage.files import name_shortly, reason, shortly
 
@@ -25,6 +26,7 @@ CLASSES: dict[str, type[nn.Module]] = {
     kind.__name__: kind
     for kind in (
         Model,
+        LinearGaussian,
         conditional.Conditional,
         conditional.Unconditional,
         conditional.Chain,

@@ -26,6 +26,7 @@ from aevb.storage.facts import columns_of
 from aevb.storage.files import name_shortly, read_json, reason, shortly, to_json, writing
 from aevb.storage.settings import Settings, check_settings
 from aevb.storage.snapshots import Trail
+from aevb.storage.unfinished import Unfinished
 
 CARD, LOCK, EVALUATION = "README.md", ".lock", "evaluation.json"
 REPORT = "report.html"
@@ -40,6 +41,7 @@ OWN = (
     "figures",
     "snapshots",
     "tensorboard",
+    "unfinished",
     weights.CONFIG,
 )
 
@@ -53,7 +55,8 @@ class RunFolder:
 
     `model.safetensors`, `config.json`, `README.md` (the card), `metrics.jsonl` (a line per epoch),
     `metrics.csv` (the same as a table), `evaluation.json` (the last one), `report.html`,
-    `checkpoints/`, `figures/`, `snapshots/`, `tensorboard/`.
+    `checkpoints/`, `figures/`, `snapshots/`, `tensorboard/`, `unfinished/` (evaluations that were
+    stopped).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -171,6 +174,11 @@ class RunFolder:
         if report.get("weights") != weights.checksum(self.path):
             return None
         return report
+
+    def unfinished(self, facts: Mapping[str, Any]) -> Unfinished:
+        """A place for work on these weights that all these facts decide, until it is done."""
+        of_these = {**facts, "weights": weights.checksum(self.path)}
+        return Unfinished(self.path / "unfinished", of_these)
 
     def history(self) -> list[dict[str, Any]]:
         """The metrics of each epoch that was written whole."""

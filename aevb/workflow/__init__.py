@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aevb.workflow.cards import evaluation_table
+    from aevb.workflow.checkup import Checkup, check_up
     from aevb.workflow.description import column_lines, data_table, describe_data
+    from aevb.workflow.gaps import measure_gaps
     from aevb.workflow.material import Material, with_holes
     from aevb.workflow.outputs import write_array, write_csv, write_filled, write_rows
     from aevb.workflow.pictures import (
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "cards": ["evaluation_table"],
+    "checkup": ["Checkup", "check_up"],
     "description": ["column_lines", "data_table", "describe_data"],
+    "gaps": ["measure_gaps"],
     "material": ["Material", "with_holes"],
     "outputs": ["write_array", "write_csv", "write_filled", "write_rows"],
     "pictures": [
@@ -52,8 +56,10 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "KINDS",
+    "Checkup",
     "Material",
     "RowScores",
+    "check_up",
     "column_lines",
     "data_table",
     "describe_data",
@@ -66,6 +72,7 @@ __all__ = [
     "file_name",
     "fit",
     "judge_rows",
+    "measure_gaps",
     "picture",
     "pictures_of",
     "resolve",

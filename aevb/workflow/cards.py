@@ -8,36 +8,91 @@ from aevb.storage import RunFolder
 
 def evaluation_table(report: Mapping[str, Any]) -> str:
     """The report of `score` as lines for a person."""
-    importance, elbo = report["importance"], report["elbo"]
-    by_dimension = report["kl_per_dimension"]
+    estimates = report["estimates"]
+    lines = [f"{report['data']}, {report['n']} rows, binarize {report['binarize']}"]
+    bounds = [found for found in estimates if found["method"] == "elbo"]
+    for found in estimates:
+        if found not in bounds:
+            lines.append(_line(SIDES[found["direction"]], found, _circumstances(found)))
+    if "elbo" in report:
+        lines += [
+            _line("evidence lower bound", report["elbo"], "nats"),
+            _row("  reconstruction", report["reconstruction"], "nats"),
+            _row("  KL(q || p)", report["kl"], f"nats; {_found(report['kl_by'])}"),
+        ]
+    for sandwich in report["sandwiches"]:
+        low, high = sandwich["bounds"]
+        crossed = ": they cross, one of them cannot be relied on" if sandwich["crossed"] else ""
+        by = " and ".join(dict.fromkeys(sandwich["methods"]))
+        note = f"and {high:.2f} nats, by {by} on {sandwich['data']}{crossed}"
+        lines.append(_row("log p(x), between", low, note))
+    if report["bits_per_dimension"] is not None:
+        side = {"lower": ", at most", "upper": ", at least", "exact": ""}[report["direction"]]
+        lines.append(_row(f"bits per dimension{side}", report["bits_per_dimension"], "bits"))
+    lines += _dimensions(report)
+    remarks = [
+        f"note on {found['method']}: {text}" for found in estimates for text in _remarks(found)
+    ]
+    return "\n".join([*lines, *dict.fromkeys(remarks)])
 
-    def line(name: str, value: float, error: float | None, note: str) -> str:
-        spread = f" ± {error:.2f}" if error is not None else ""
-        return f"{name:<28}{value:>10.2f}{spread:<8} {note}"
 
-    monte_carlo = importance["monte_carlo_error"]
+ADVICE = ": log p(x) may be higher, take more --samples, --proposals encoder,prior or --method ais"
+SIDES = {"lower": "log p(x), at least", "upper": "log p(x), at most", "exact": "log p(x)"}
+
+
+def _row(name: str, value: float, note: str, spread: str = "") -> str:
+    return f"{name:<28}{value:>10.2f}{spread:<8} {note}"
+
+
+def _line(name: str, found: Mapping[str, Any], note: str) -> str:
+    error = found["standard_error"]
+    return _row(name, found["mean"], note, "" if error is None else f" ± {error:.2f}")
+
+
+def _circumstances(found: Mapping[str, Any]) -> str:
+    """By which method, with what, and how well it is known."""
+    parts = [f"nats; {found['method']}"]
+    if found["method"] in ("ais", "bidirectional"):
+        parts.append(f"{found['samples']} chains of {found['temperatures']} temperatures")
+    elif found["method"] == "exact":
+        parts.append(f"by {found['by']}")
+    else:
+        parts.append(f"{found['samples']} samples")
+    error = found["monte_carlo_error"]
+    kind = "error" if found["method"] == "exact" else "Monte-Carlo error"
+    parts.append(f"{kind} {'unknown' if error is None else f'{error:.3f}'}")
+    if found["method"] != "exact":
+        parts.append(f"effective {found['effective_sample_size']:.0f}")
+    if found["method"] == "bidirectional":
+        parts.append(f"{found['data']} rows")
+    return ", ".join(parts)
+
+
+def _remarks(found: Mapping[str, Any]) -> list[str]:
+    """What one must have read before the number is used."""
+    tails = found["pareto_k"]
+    advice = ADVICE if found["direction"] == "lower" else ""
+    remarks = list(found["remarks"])
+    if tails is not None and tails["verdict"] in ("doubtful", "unreliable"):
+        remarks.append(
+            f"{tails['verdict']}: the weights of {100 * tails['share_above']:.0f} % of the rows "
+            f"have tails too heavy for their errors (Pareto k above {tails['limit']:.2f}){advice}"
+        )
+    return remarks
+
+
+def _dimensions(report: Mapping[str, Any]) -> list[str]:
+    """What the latent dimensions do."""
     lines = [
-        f"{report['data']}, {report['n']} rows, binarize {report['binarize']}",
-        line(
-            "log p(x), at least",
-            importance["mean"],
-            importance["standard_error"],
-            f"nats; importance, {report['samples']} samples, Monte-Carlo error "
-            f"{'unknown' if monte_carlo is None else f'{monte_carlo:.3f}'}, "
-            f"effective {importance['effective_sample_size']:.0f}",
-        ),
-        line("evidence lower bound", elbo["mean"], elbo["standard_error"], "nats"),
-        line("  reconstruction", report["reconstruction"], None, "nats"),
-        line("  KL(q || p)", report["kl"], None, f"nats; {_found(report['kl_by'])}"),
-        line("bits per dimension, at most", importance["bits_per_dimension"], None, "bits"),
-        line("reconstruction error", report["reconstruction_error"], None, "squared, per datum"),
+        _row("reconstruction error", report["reconstruction_error"], "squared, per datum"),
         f"{'active units':<28}{report['active_units']:>10} of {report['latent_dim']}",
     ]
+    by_dimension = report["kl_per_dimension"]
     if by_dimension is not None:
         ranked = sorted(by_dimension, reverse=True)
         shown = " ".join(f"{value:.2f}" for value in ranked[:20])
         lines.append(f"{'KL by dimension':<28}{shown}{' ...' if len(ranked) > 20 else ''}")
-    return "\n".join(lines)
+    return lines
 
 
 def _found(by: str) -> str:

@@ -1,7 +1,7 @@
 """The report of a run: its numbers, what follows from them, its pictures, on one page."""
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from aevb.report import Block, Note, Number, Picture, Section, Table, number, re
 from aevb.storage import RunFolder, Settings, layer_sizes
 from aevb.storage.run import REPORT
 from aevb.storage.settings import as_option
+from aevb.workflow.checkup import check_up
 from aevb.workflow.material import Material
 from aevb.workflow.pictures import KINDS, draw, draw_beside, pictures_of
 from aevb.workflow.scores import judge_rows, score
 from aevb.workflow.training import kept_record
 
-EVALUATION_ROWS, EVALUATION_SAMPLES = 1000, 1000
-FEW_EFFECTIVE = 20.0
+EVALUATION_ROWS = 1000
 MOST_COLUMNS, MOST_UNUSUAL = 50, 10
 UNUSUAL_CELLS = 6
 Progress = Callable[[int, int], None]
@@ -60,7 +60,8 @@ def report_of(material: Material, progress: Progress | None = None) -> str:
     facts = folder.data_facts()
     history = folder.history()
     evaluated, which = _evaluation(material, progress) if material.in_file else (None, "")
-    warnings = list(_warnings(material, history, evaluated))
+    checked = check_up(folder, seed=material.seed, progress=progress)
+    warnings = [Note(str(finding), warning=True) for finding in checked.findings]
     sections = [
         Section("Numbers", [*_numbers(evaluated, which), *warnings]),
         Section("Data", _data(facts, settings, material)),
@@ -95,9 +96,7 @@ def _evaluation(material: Material, progress: Progress | None) -> tuple[Mapping[
     kept = material.folder.evaluation()
     if kept is not None and kept.get("importance") and kept.get("elbo"):
         return kept, "The numbers are those of the last evaluation, by aevb evaluate or a report."
-    made, _ = score(
-        material.folder, samples=EVALUATION_SAMPLES, limit=EVALUATION_ROWS, progress=progress
-    )
+    made, _ = score(material.folder, limit=EVALUATION_ROWS, progress=progress)
     rows = len(material.data.test)
     which = f"{rows}" if rows <= EVALUATION_ROWS else f"{EVALUATION_ROWS} of {rows}"
     return made, f"The run was evaluated for this report, on {which} test rows."
@@ -113,72 +112,6 @@ def _numbers(evaluated: Mapping[str, Any] | None, which: str) -> list[Block]:
         ]
     shown: list[Number] = [number(evaluated[name]) for name in ("importance", "elbo")]
     return [*shown, Note(which)]
-
-
-def _warnings(
-    material: Material, history: Sequence[Mapping[str, Any]], evaluated: Mapping[str, Any] | None
-) -> Iterator[Note]:
-    """What the numbers say that a person should know before using the model."""
-    error = None if evaluated is None else evaluated["elbo"].get("standard_error")
-    for sentence in (
-        _overfitted(history, error),
-        _unfinished(history),
-        "" if evaluated is None else _collapsed(material),
-        "" if evaluated is None else _weak(evaluated["importance"]),
-    ):
-        if sentence:
-            yield Note(sentence, warning=True)
-
-
-def _overfitted(history: Sequence[Mapping[str, Any]], error: float | None) -> str:
-    """Whether the training bound lies far above the validation bound at the epoch kept."""
-    if not any(record.get("validation") for record in history):
-        return ""
-    best = kept_record(history)
-    train, validation = best["train"]["elbo"], best["validation"]["elbo"]
-    if train - validation <= max(3 * (error or 0.0), 0.5):
-        return ""
-    return (
-        f"The training bound ({train:.2f} nats) lies {train - validation:.2f} nats above the "
-        f"validation bound ({validation:.2f}): the model has learned training rows by heart. More "
-        "data, fewer units (--hidden) or fewer epochs (--patience) help."
-    )
-
-
-def _unfinished(history: Sequence[Mapping[str, Any]]) -> str:
-    """Whether the bound was still rising: by more than a fiftieth of its rise in the last tenth."""
-    part = "validation" if history and history[-1].get("validation") else "train"
-    bounds = [float(record[part]["elbo"]) for record in history if record.get(part)]
-    if len(bounds) < 2:
-        return ""
-    before = bounds[-1 - max(1, len(bounds) // 10)]
-    if bounds[-1] - before <= 0.02 * (max(bounds) - bounds[0]):
-        return ""
-    return (
-        f"The {part} bound was still rising when training ended, by {bounds[-1] - before:.2f} nats "
-        f"in the last {max(1, len(bounds) // 10)} of {len(bounds)} epochs: more --epochs may help."
-    )
-
-
-def _collapsed(material: Material) -> str:
-    unused = material.latent_dim - material.diagnosis.active_units
-    if not unused:
-        return ""
-    return (
-        f"{unused} of {material.latent_dim} latent dimensions are not used: the posterior does not "
-        "tell rows apart by them. Fewer (--latent-dim) would do, or --free-bits and --warmup-steps "
-        "keep more of them."
-    )
-
-
-def _weak(importance: Mapping[str, Any]) -> str:
-    effective, samples = importance.get("effective_sample_size"), importance["samples"]
-    if not isinstance(effective, float) or effective >= min(FEW_EFFECTIVE, samples / 2):
-        return ""
-    return (
-        f"The estimate of log p(x) rests on {effective:.1f} effective samples of {samples} on "
-        "average, so that it may lie well below log p(x): evaluate with more --samples."
-    )
 
 
 # -- data, training, diagnosis --------------------------------------------------------------------

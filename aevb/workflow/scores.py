@@ -1,7 +1,8 @@
 """Numbers of a run on data: log p(x) with its certificate, and the rows that are improbable."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,63 +11,94 @@ from numpy.typing import NDArray
 from aevb.data import Rows
 from aevb.devices import device_for
 from aevb.errors import TrainingError, UsageError
-from aevb.evaluation import diagnose, evidence, score_rows, worth_compiling
-from aevb.storage import RunFolder
+from aevb.evaluation import (
+    SAMPLES,
+    Asked,
+    Evidence,
+    check_methods,
+    diagnose,
+    estimate,
+    score_rows,
+    worth_compiling,
+)
+from aevb.storage import RunFolder, Unfinished
 from aevb.storage.run import IN_MEMORY
 from aevb.workflow.cards import card
 from aevb.workflow.training import training_report
 
 Array = NDArray[np.float64]
 MOST_TRAINING_ROWS = 2000
+USUAL = Asked()
 
 
 def score(
     folder: RunFolder,
+    methods: Sequence[str] = ("importance",),
+    asked: Asked = USUAL,
     *,
-    method: str = "importance",
-    samples: int = 1000,
     split: str = "test",
     limit: int | None = None,
-    seed: int = 0,
-    precision: str = "float32",
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, Any], Array]:
-    """Evaluate a run on one of its splits: the report for `--json`, and the value per datum."""
+    """Evaluate a run on one of its splits: the report for `--json`, and the value per datum.
+
+    Work that is stopped is kept in the folder, and taken up when the same is asked for again.
+    """
+    check_methods(methods)
     data = folder.dataset()
     rows: Rows = getattr(data, split).limit(limit)
     model, posterior = folder.load_for(rows)
+    samples = max(asked.samples or SAMPLES[method] for method in methods)
     long = worth_compiling(model, posterior, rows, samples)
-    device = device_for(device, long)
-    result = evidence(
-        model.to(device),
-        posterior.to(device),
-        rows,
-        samples,
-        seed=seed,
-        data=f"{data.name} {split}",
-        precision=precision,
-        compiled=long,
+    device = device_for(device, long or set(methods) - {"importance", "elbo"} != set())
+    asked = replace(asked, data=f"{data.name} {split}", compiled=long)
+    about = asdict(asked) | {"split": split, "limit": limit, "device": device}
+
+    def kept(method: str) -> Unfinished:
+        return folder.unfinished({"method": method, "data": data.source.fingerprint, **about})
+
+    found = estimate(
+        *(model.to(device), posterior.to(device), rows, methods, asked),
+        kept=kept,
         progress=progress,
     )
-    chosen = result.elbo if method == "elbo" else result.importance
-    report = chosen.as_dict() | {
+    first = found.certificates[0]
+    report = first.as_dict() | {
         "run": str(folder.path),
-        "seed": seed,
-        "elbo": result.elbo.as_dict(),
-        "importance": result.importance.as_dict(),
-        "reconstruction": float(result.reconstruction.mean()),
-        "kl": float(result.kl.mean()),
-        "kl_by": result.kl_by,
+        "seed": asked.seed,
+        "estimates": [certificate.as_dict() for certificate in found.certificates],
+        "sandwiches": [sandwich.as_dict() for sandwich in found.sandwiches()],
+        **_of_pass(found.evidence),
         **diagnose(model, posterior, rows).as_dict(),
     }
+    _keep(folder, report)
+    for method in methods:
+        kept(method).remove()
+    return report, first.values
+
+
+def _of_pass(evidence: Evidence | None) -> dict[str, Any]:
+    """What a pass of importance sampling says, where one was made."""
+    if evidence is None:
+        return {}
+    return {
+        "elbo": evidence.elbo.as_dict(),
+        "importance": evidence.importance.as_dict(),
+        "reconstruction": float(evidence.reconstruction.mean()),
+        "kl": float(evidence.kl.mean()),
+        "kl_by": evidence.kl_by,
+    }
+
+
+def _keep(folder: RunFolder, report: dict[str, Any]) -> None:
+    """Write the report into the folder, beside what earlier ones said of the same weights."""
     history = folder.history()
     if history:
         text = card(folder, training_report(folder, folder.settings(), history), report)
         with suppress(TrainingError):  # a run that may be read but not written is evaluated too
             folder.write_card(text)
-            folder.write_evaluation(report)
-    return report, chosen.values
+            folder.write_evaluation((folder.evaluation() or {}) | report)
 
 
 class RowScores(NamedTuple):

@@ -1,0 +1,168 @@
+"""Commands that judge a model: `evaluate`, `check`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from aevb.cli.root import (
+    Device,
+    Json,
+    Limit,
+    Quiet,
+    RowsOf,
+    Run,
+    Seed,
+    Threads,
+    app,
+    open_run,
+    print_json,
+    say,
+)
+from aevb.errors import UsageError
+
+ANNEALED = ("ais", "bidirectional")
+MEANT_FOR = {
+    "samples": ("importance", "elbo", *ANNEALED, "hmc"),
+    "temperatures": ANNEALED,
+    "start": ANNEALED,
+    "proposals": ("importance",),
+    "precision": ("importance", "elbo"),
+}
+"""Options of `evaluate` that some methods know nothing of."""
+
+
+@app.command()
+def evaluate(
+    ctx: typer.Context,
+    run: Run,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="One or more, with commas: importance, elbo, ais (from below); hmc (from above); "
+            "bidirectional (ais from both sides, on rows of the model); exact (up to 3 dimensions)."
+        ),
+    ] = "importance",
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Samples, or chains, for each datum [default: 1000; 16 chains of ais]."
+        ),
+    ] = None,
+    temperatures: Annotated[
+        int, typer.Option(min=2, help="Of ais, between its start and the posterior.")
+    ] = 100,
+    start: Annotated[
+        Literal["encoder", "prior"], typer.Option(help="Where the chains of ais begin.")
+    ] = "encoder",
+    proposals: Annotated[
+        str,
+        typer.Option(
+            help="What importance draws from, one or more of encoder, fitted (to each datum), "
+            "prior (a tenth)."
+        ),
+    ] = "encoder",
+    split: Annotated[Literal["test", "validation", "train"], typer.Option()] = "test",
+    data_limit: Limit = None,
+    seed: Seed = 0,
+    precision: Annotated[
+        Literal["float32", "bfloat16"],
+        typer.Option(help="Of importance's and elbo's products; bfloat16 is for a quick look."),
+    ] = "float32",
+    threads: Threads = None,
+    device: Device = "auto",
+    values: Annotated[
+        Path | None, typer.Option(help="Write the value of each datum here: .npy or .csv.")
+    ] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Estimate log p(x) on held-out data, with its certificate.
+
+    A long evaluation may be stopped: the same command goes on with it.
+    """
+    from aevb import workflow
+    from aevb.evaluation import Annealing, Asked, check_methods
+    from aevb.progress import bar
+    from aevb.workflow import evaluation_table, write_array
+
+    if values is not None and values.suffix not in (".npy", ".csv"):
+        raise UsageError(f"--values {values} must end in .npy or .csv")
+    methods = _names(method)
+    check_methods(methods)
+    _check_options(ctx, methods)
+    annealing = Annealing(temperatures, start)
+    asked = Asked(samples, annealing, _names(proposals), seed=seed, precision=precision)
+    folder = open_run(run, threads)
+    with bar("evaluating", quiet=quiet or json_) as progress:
+        report, per_datum = workflow.score(
+            *(folder, methods, asked),
+            split=split,
+            limit=data_limit,
+            device=device,
+            progress=progress,
+        )
+    if values is not None:
+        write_array(values, per_datum[:, None])
+        report["values"] = str(values)
+    if json_:
+        print_json(report)
+    else:
+        print(evaluation_table(report))
+
+
+def _check_options(ctx: typer.Context, methods: tuple[str, ...]) -> None:
+    """UsageError for an option that was given and that no method would obey."""
+    for name, known in MEANT_FOR.items():
+        given = str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")
+        if given and not set(known) & set(methods):
+            raise UsageError(
+                f"--{name} is for the methods {', '.join(known)}, and says nothing to "
+                f"{', '.join(methods)}: leave it out"
+            )
+
+
+@app.command()
+def check(
+    run: Run,
+    data: RowsOf = None,
+    gaps: Annotated[
+        bool, typer.Option("--gaps", help="Then say where the bound goes, on training and test.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 where something was found.")
+    ] = False,
+    data_limit: Annotated[
+        int, typer.Option(min=2, help="Rows that are looked at, and as many of training.")
+    ] = 1000,
+    seed: Seed = 0,
+    threads: Threads = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what is wrong with a run, the figure behind it, and the one option to change.
+
+    The gaps take minutes, and may be stopped: the same command goes on with them.
+    """
+    from aevb.progress import bar
+    from aevb.workflow import check_up, measure_gaps
+
+    if gaps and data is not None:
+        raise UsageError("--gaps compares the run's own training and test rows: leave DATA out")
+    folder = open_run(run, threads)
+    with bar("checking", quiet=quiet or json_) as progress:
+        found = check_up(folder, data, limit=data_limit, seed=seed, progress=progress)
+    report, lines = found.as_dict(), [str(found)]
+    if gaps:
+        with bar("measuring gaps", quiet=quiet or json_) as progress:
+            table = measure_gaps(folder, data_limit, seed, progress)
+        report["gaps"] = table.as_dict()
+        lines += ["", str(table)]
+    say(report, "\n".join(lines), json_)
+    if strict and found.findings:
+        raise typer.Exit(1)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """The words between commas."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())

@@ -1,0 +1,47 @@
+"""Rows as batches for a model, and modules as they are when they are judged."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from aevb.data import Rows
+from aevb.devices import parameter_of
+from aevb.model import Model
+from aevb.posterior import Batch
+from aevb.priors import VampPrior
+
+CELLS_AT_ONCE = {"cpu": 800_000, "cuda": 64_000_000}
+"""Of logits, or what else the decoder gives: 3 MB of float32 stay in the cache; 256 fill a GPU."""
+
+
+def batch_for(model: Model, x: Tensor, positions: NDArray[np.int64]) -> Batch:
+    """Rows as a batch in the dtype, and on the device, of the model's parameters."""
+    x = x.to(parameter_of(model))
+    return Batch(x, torch.from_numpy(positions).to(x.device))
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """No gradients, and layers such as dropout in evaluation mode; left as they were found."""
+    were_training = [[(m, m.training) for m in module.modules()] for module in modules]
+    for module in modules:
+        module.eval()
+    priors = [m for module in modules for m in module.modules() if isinstance(m, VampPrior)]
+    try:
+        with torch.no_grad(), ExitStack() as stack:
+            for prior in priors:  # nothing is learned here: its encoder need not run again
+                stack.enter_context(prior.held())
+            yield
+    finally:
+        for states in were_training:
+            for m, training in states:
+                m.training = training
+
+
+def first_batch(model: Model, rows: Rows) -> Batch:
+    """The first row as a batch: it tells the shapes of all."""
+    return batch_for(model, rows.take(np.arange(1)), np.zeros(1, np.int64))

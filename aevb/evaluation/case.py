@@ -1,0 +1,224 @@
+"""A model, its posterior, rows and history as the doctor sees them: each figure is taken once."""
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.distributions import Distribution, Independent
+
+from aevb.data import Rows
+from aevb.evaluation.batches import evaluating
+from aevb.evaluation.certificate import Certificate
+from aevb.evaluation.chunks import Progress
+from aevb.evaluation.diagnosis import Diagnosis, diagnose
+from aevb.evaluation.estimates import Evidence, evidence
+from aevb.evaluation.information import Holes, Information, codes_of, holes, information
+from aevb.families import Columns, Family, Masked, Standardized
+from aevb.model import Model
+from aevb.posterior import Posterior
+
+SAMPLES = 200
+SWAPS = 5
+ROWS_FOR_MARGINALS = 10_000
+
+
+class Unknown(Exception):
+    """What a diagnosis needs is not there: it cannot be made, and says nothing."""
+
+
+class Part(NamedTuple):
+    """Columns of one family: the law of each cell, the cells, and the unit of each column.
+
+    Shapes: `law` with batch (N, C), x (N, C) with NaN where a cell was not observed, `unit` (C,).
+    """
+
+    family: Family
+    law: Any
+    x: Tensor
+    unit: Tensor
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the doctor looks at; whatever is left out is not looked at.
+
+    `posterior` is that of `rows`, which were held out; `learned` the posterior of some training
+    rows, and these; `all_train` is every training row. `history` has the records of the epochs,
+    `kept` the one whose model was kept, `settings` the run's under their names, `evaluated` the
+    last evaluation that was kept, `counts` the rows of each part of the data.
+    """
+
+    model: Model
+    posterior: Posterior
+    rows: Rows | None = None
+    learned: tuple[Posterior, Rows] | None = None
+    all_train: Rows | None = None
+    history: Sequence[Mapping[str, Any]] = ()
+    kept: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    evaluated: Mapping[str, Any] | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    seed: int = 0
+    progress: Progress | None = None
+
+    # -- what is there ----------------------------------------------------------------------------
+
+    @property
+    def held_out(self) -> Rows:
+        """The rows; Unknown where there are fewer than 2."""
+        if self.rows is None or len(self.rows) < 2:
+            raise Unknown
+        return self.rows
+
+    @property
+    def train(self) -> Rows:
+        """Some of the training rows; Unknown where there are none."""
+        return self._learned[1]
+
+    @property
+    def _learned(self) -> tuple[Posterior, Rows]:
+        if self.learned is None:
+            raise Unknown
+        return self.learned
+
+    @cached_property
+    def x(self) -> Tensor:
+        """The held-out rows as the model sees them, (N, X)."""
+        return self.held_out.all().flatten(1)
+
+    @cached_property
+    def train_x(self) -> Tensor:
+        return self.train.all().flatten(1)
+
+    # -- figures ----------------------------------------------------------------------------------
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """Bound and estimate on the held-out rows."""
+        return self._evidence(self.posterior, self.held_out, 0)
+
+    @cached_property
+    def evidence_on_train(self) -> Evidence:
+        """The same on training rows."""
+        return self._evidence(*self._learned, len(self.held_out))
+
+    def _evidence(self, posterior: Posterior, rows: Rows, before: int) -> Evidence:
+        total = len(self.held_out) + (0 if self.learned is None else len(self.learned[1]))
+
+        def progress(done: int, of: int) -> None:
+            if self.progress is not None:
+                self.progress(before + done, total)
+
+        return evidence(
+            self.model,
+            posterior,
+            rows,
+            SAMPLES,
+            seed=self.seed,
+            progress=progress,
+            compiled=False,
+        )
+
+    @cached_property
+    def latents(self) -> Diagnosis:
+        return diagnose(self.model, self.posterior, self.held_out)
+
+    @cached_property
+    def information(self) -> Information:
+        return information(self.model, self.posterior, self.held_out, seed=self.seed)
+
+    @cached_property
+    def holes(self) -> Holes:
+        here = self.posterior, self.held_out
+        return holes(self.model, self._learned, here, seed=self.seed)
+
+    @cached_property
+    def coded(self) -> tuple[Distribution, Tensor]:
+        """The posterior of all held-out rows, and a code of each, (N, D)."""
+        return codes_of(self.model, self.posterior, self.held_out, seed=self.seed)
+
+    @cached_property
+    def swapped(self) -> tuple[float, float]:
+        """What log p(x given z) gains by a code of its own row over that of another; its error.
+
+        mean_n log p(x_n given z_n) - log p(x_n given z_m), with m the rows further on
+        """
+        _, z = self.coded
+        x, n = self.x.to(z), len(self.x)
+        with evaluating(self.model):
+            own = self.model.log_likelihood(x, z)
+            shifts = range(1, min(SWAPS, n - 1) + 1)
+            others = [
+                self.model.log_likelihood(x, z.roll(n * k // (SWAPS + 1) or k, 0)) for k in shifts
+            ]
+        gain = (own - torch.stack(others).mean(0)).double()
+        return float(gain.mean()), float(gain.std()) / math.sqrt(n)
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """The law of every cell of the held-out rows, given a code of their own.
+
+        Unknown for a likelihood that is none of this project's, or has no law for each cell.
+        """
+        if self.model.family is None:
+            raise Unknown
+        _, z = self.coded
+        with evaluating(self.model):
+            law: Any = self.model.likelihood(z)
+        return list(_leaves(self.model.family, law, self.x.to(z), None))
+
+    @cached_property
+    def independent(self) -> float:
+        """The mean log-density of the held-out rows under independent columns, in nats: what a
+        model without codes has learned from the training rows. DataError for other values."""
+        if self.model.family is None:
+            raise Unknown
+        self.model.family.check(self.x)
+        family = copy.deepcopy(self.model.family)  # some keep what they take from the data
+        x = self.train.take(np.arange(min(len(self.train), ROWS_FOR_MARGINALS))).flatten(1)
+        with torch.no_grad():
+            raw = family.encode_marginals(x)
+            return float(family(raw[None], 1).log_prob(self.x).mean())
+
+    @property
+    def own_record(self) -> Mapping[str, Any]:
+        """The metrics of the epoch that was kept; Unknown without a history."""
+        if self.kept is None:
+            raise Unknown
+        return self.kept
+
+
+def _leaves(family: Family, law: Any, x: Tensor, unit: Tensor | None) -> Iterator[Part]:
+    """The families that a family is made of, each with its own columns."""
+    base = law.base_dist if isinstance(law, Independent) else law
+    if unit is None:
+        unit = torch.ones(x.shape[1]).to(x)
+    if isinstance(family, Masked):
+        yield from _leaves(family.family, base, x, unit)
+    elif isinstance(family, Columns):
+        for part, group, own in zip(family.families, family.columns, base.parts, strict=True):
+            yield from _leaves(part, own, x[:, list(group)], unit[list(group)])
+    elif isinstance(family, Standardized):
+        yield Part(family.family, base, x, unit * family.deviation)
+    else:
+        yield Part(family, base, x, unit)
+
+
+def spread(certificate: Certificate) -> float:
+    """The deviation of the values of single data."""
+    return float(np.std(certificate.values))
+
+
+def column_means(x: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and deviation of each column of (N, X), of the cells that were observed."""
+    cells = x.double().numpy()
+    count = np.maximum((~np.isnan(cells)).sum(0), 1)
+    mean = np.nansum(cells, 0) / count
+    return mean, np.sqrt(np.nansum((cells - mean) ** 2, 0) / count)

@@ -1,0 +1,206 @@
+"""The checks in one tuple, and the function that walks it."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+
+from aevb.distributions import Product
+from aevb.errors import AevbError
+from aevb.evaluation.calibration import Calibration, calibrate
+from aevb.evaluation.examination.domain import (
+    examine_far,
+    examine_precision,
+    examine_support,
+    moved_inside,
+)
+from aevb.evaluation.examination.elements import elements, examine_elements, parts
+from aevb.evaluation.examination.estimators import (
+    examine_divergence,
+    examine_joint,
+    examine_moments,
+)
+from aevb.evaluation.examination.gradients import (
+    examine_deviations,
+    examine_gradients,
+    examine_paths,
+)
+from aevb.evaluation.examination.objective import examine_objective
+from aevb.evaluation.examination.report import Examination
+from aevb.evaluation.examination.shapes import examine_repeats, examine_rows, examine_shapes
+from aevb.evaluation.examination.subject import Objective, Skipped, Subject, subject_of
+from aevb.evaluation.examination.vectors import examine_maps, examine_route, examine_vectors
+from aevb.evaluation.findings import Finding
+from aevb.randomness import Stream, generator, seed_torch, torch_kept
+
+SIMULATIONS, DRAWS = 200, 49
+Check = Callable[[Subject], Iterator[Finding]]
+
+
+def examine_density(subject: Subject, name: str) -> Iterator[Finding]:
+    """Whether a law's density integrates to one and its draws follow it."""
+    for law in parts(subject.law(name)):
+        if elements(law.distribution) is None:
+            yield from examine_vectors(subject, law)
+        else:
+            yield from examine_elements(subject, law)
+            yield from _summed(subject, name, law.distribution)
+
+
+def _summed(subject: Subject, name: str, d: Any) -> Iterator[Finding]:
+    """Whether the log-density of independent elements is the sum of theirs."""
+    inner = elements(d)
+    assert inner is not None
+    if type(d) is torch.distributions.Independent or isinstance(d, Product) or not d.event_shape:
+        return
+    x = d.sample((2,))
+    expected = inner.log_prob(x).flatten(1 + len(d.batch_shape)).sum(-1)
+    figure = float((d.log_prob(x) - expected).abs().max())
+    if not figure <= 100 * subject.tolerance * (1 + float(expected.abs().max())):
+        yield Finding(
+            f"{name}-integral",
+            f"log_prob of {type(d).__name__} differs by {figure:.3g} nats from the sum over its "
+            "elements.",
+            figure,
+            "Sum the log-densities of the elements.",
+        )
+
+
+def _moments(subject: Subject, name: str) -> Iterator[Finding]:
+    yield from examine_moments(subject, subject.law(name))
+
+
+LAWS = ("prior", "posterior", "likelihood")
+CHECKS: tuple[tuple[str, Check], ...] = (
+    ("precision", examine_precision),
+    ("support", examine_support),
+    ("shapes", examine_shapes),
+    ("repeats", examine_repeats),
+    ("rows", examine_rows),
+    *((f"{name} density", partial(examine_density, name=name)) for name in LAWS),
+    *((f"{name} mean", partial(_moments, name=name)) for name in LAWS),
+    ("noise map", examine_route),
+    ("flow maps", examine_maps),
+    ("log-joint", examine_joint),
+    ("estimators", examine_divergence),
+    ("gradients", examine_gradients),
+    ("draws", examine_paths),
+    ("deviations", examine_deviations),
+    ("far codes", examine_far),
+    ("objective", examine_objective),
+)
+
+
+def check(
+    model: Any, posterior: Any, data: Any, *, objective: Objective | None = None, seed: int = 0
+) -> Examination:
+    """Examine a model and a posterior of the user's own for what is often wrong with them.
+
+    densities that integrate to one, draws that follow them, log-determinants by autograd, shapes,
+    estimators that agree, gradients that arrive, noise that is used, layers that are random
+
+    Shapes: `data` are rows (N, *X), a `Rows`, an array or a tensor; a few are looked at. `model`
+    has `prior()` and `likelihood(z)`, `posterior` takes a `Batch` or x, and all give torch
+    distributions. `objective` (model, posterior, batch, noise) to (N,) nats is compared with the
+    bounds at the same noise.
+    Units: nats. Statistical checks raise a false alarm once in 10,000 runs each.
+    Errors: never of the model's, which become findings; UsageError for data that are no rows.
+    Neither parameters, gradients nor modes of what is examined change, nor torch's generators.
+    Source: Cook, Gelman & Rubin (2006) and Talts et al. (2018) for the calibration beside it.
+    Example:
+        >>> import aevb
+        >>> model = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(aevb.MLP(2, [8], 5)))
+        >>> posterior = aevb.mean_field(aevb.MLP(5, [8], 4))
+        >>> check(model, posterior, torch.ones(20, 5)).healthy
+        True
+    """
+    device = _device(model)
+    with torch_kept(device):
+        seed_torch(int(generator(seed, Stream.CHECK).integers(2**63)), device)
+        try:
+            subject = subject_of(model, posterior, data, objective, seed)
+        except AevbError:
+            raise
+        except Exception as error:
+            return Examination((failed("start", error),), (), {})
+        with torch.no_grad():
+            return _walked(subject)
+
+
+def _walked(subject: Subject) -> Examination:
+    findings: list[Finding] = []
+    passed, skipped = [], {}
+    for name, examine in CHECKS:
+        seed_torch(int(subject.source(0).integers(2**63)), subject.batch.x.device)
+        before = len(findings)
+        reason = _examined(subject, name, examine, findings)
+        if reason is not None:
+            skipped[name] = reason
+        elif len(findings) == before:
+            passed.append(name)
+        elif name == "support":
+            try:
+                subject = moved_inside(subject)
+            except Exception as error:
+                findings.append(failed("draws of the likelihood", error))
+    calibration = None
+    try:
+        calibration = _calibrated(subject)
+    except Exception as error:
+        skipped["calibration"] = _first_line(error)
+    return Examination(_each_once(findings), tuple(passed), skipped, calibration)
+
+
+def _examined(subject: Subject, name: str, examine: Check, found: list[Finding]) -> str | None:
+    """Add what a check finds, which may be how it fails; or say why it was skipped."""
+    before = len(found)
+    try:
+        found.extend(examine(subject))
+    except Skipped as reason:
+        return str(reason) if len(found) == before else None
+    except Exception as error:
+        found.append(failed(name, error))
+    return None
+
+
+def failed(name: str, error: Exception) -> Finding:
+    """What the model raised inside a check, as a finding."""
+    return Finding(
+        "check-failed",
+        f"The check of {name} could not be finished (1 failure): {type(error).__name__}: "
+        f"{_first_line(error)}.",
+        1.0,
+        "Mend what is raised, or give the model what it expects.",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else "no reason was given"
+
+
+def _each_once(findings: list[Finding]) -> tuple[Finding, ...]:
+    """Failures of one cause under one name: what a model raises, it raises in many checks."""
+    kept: dict[tuple[str, str], Finding] = {}
+    for finding in findings:
+        cause = finding.sentence.split("): ")[-1] if finding.name == "check-failed" else ""
+        kept.setdefault((finding.name, cause or finding.sentence), finding)
+    return tuple(kept.values())
+
+
+def _calibrated(subject: Subject) -> Calibration:
+    return calibrate(
+        subject.model,
+        subject.posterior,
+        SIMULATIONS,
+        DRAWS,
+        like=subject.batch.x,
+        seed=subject.seed,
+    )
+
+
+def _device(model: Any) -> torch.device:
+    for tensor in [*model.parameters(), *model.buffers()]:
+        return torch.device(tensor.device)
+    return torch.device("cpu")

@@ -1,0 +1,1 @@
+"""What the doctor looks for: functions of a case to a finding or nothing, by where they look."""

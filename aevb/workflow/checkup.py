@@ -1,0 +1,132 @@
+"""A run before the doctor: folder, history and settings made into a case, and what was found."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from aevb.data import Dataset, Rows
+from aevb.evaluation.case import Case
+from aevb.evaluation.doctor import examine, measured
+from aevb.evaluation.findings import Finding
+from aevb.storage import RunFolder
+from aevb.storage.run import IN_MEMORY
+from aevb.workflow.training import kept_record
+
+ROWS = 1000
+NO_DATA = (
+    "The model was fitted in Python, on data that no file holds: only its parameters and its "
+    "history were looked at; name DATA to look further."
+)
+NO_TRAINING_ROWS = (
+    "The model was fitted in Python, on rows that no file holds: what compares with training rows "
+    "was left out."
+)
+
+
+class Checkup(NamedTuple):
+    """What the doctor found in a run, the figures, and a sentence on what was not looked at."""
+
+    run: str
+    findings: list[Finding]
+    measured: Mapping[str, Any]
+    remark: str
+    left_out: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The findings and figures, ready for JSON."""
+        return {
+            "run": self.run,
+            "healthy": not self.findings,
+            "findings": [finding.as_dict() for finding in self.findings],
+            "measured": dict(self.measured),
+            "remark": self.remark or None,
+            "left_out": self.left_out,
+        }
+
+    def __str__(self) -> str:
+        """The findings as a person reads them, one on a line, under the figures."""
+        count = len(self.findings)
+        verdict = f"{count} finding{'s' if count > 1 else ''}" if count else "nothing is wrong"
+        lines = [f"{self.run}: {verdict}", *_figures(self.measured)]
+        lines += [f"{finding.name}: {finding}" for finding in self.findings]
+        return "\n".join([*lines, self.remark] if self.remark else lines)
+
+
+def check_up(
+    folder: RunFolder,
+    data: str | None = None,
+    *,
+    limit: int | None = ROWS,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Checkup:
+    """Examine a run on its test rows, or on other data, beside as many of its training rows.
+
+    Errors: those of the folder and of the data.
+    """
+    case, remark = case_of(folder, data, limit=limit, seed=seed, progress=progress)
+    found = examine(case)
+    return Checkup(str(folder.path), found.findings, measured(case), remark, found.left_out)
+
+
+def case_of(
+    folder: RunFolder,
+    data: str | None,
+    *,
+    limit: int | None,
+    seed: int,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Case, str]:
+    """What a folder knows, as a case; and a sentence on what it does not."""
+    settings, history = folder.settings(), folder.history()
+    own: Dataset | None = None if settings.data in IN_MEMORY else folder.dataset()
+    rows = _rows(folder, own, data, limit)
+    model, posterior = folder.load() if rows is None else folder.load_for(rows)
+    learned = None
+    if own is not None and rows is not None:
+        train = own.train.limit(limit)
+        learned = folder.load_for(train)[1], train
+    counts = folder.data_facts().get("rows")
+    case = Case(
+        model,
+        posterior,
+        rows,
+        learned,
+        all_train=None if own is None else own.train,
+        history=history,
+        kept=kept_record(history) if history else None,
+        settings=settings.model_dump(),
+        evaluated=folder.evaluation(),
+        counts=counts if isinstance(counts, dict) else {},
+        seed=seed,
+        progress=progress,
+    )
+    remark = NO_DATA if rows is None else NO_TRAINING_ROWS if own is None else ""
+    return case, remark
+
+
+def _rows(
+    folder: RunFolder, own: Dataset | None, data: str | None, limit: int | None
+) -> Rows | None:
+    if data is not None:
+        return folder.rows(data).limit(limit)
+    return None if own is None else own.test.limit(limit)
+
+
+def _figures(found: Mapping[str, Any]) -> list[str]:
+    """The figures that most questions are about, a line each."""
+    lines = []
+    for name, key in (("held-out rows", "elbo"), ("training rows", "elbo_on_training_rows")):
+        if (bound := found.get(key)) is not None:
+            error = bound["standard_error"]
+            lines.append(
+                f"{'bound on ' + name:<28}{bound['mean']:>10.2f}"
+                f"{'' if error is None else f' ± {error:.2f}':<8} nats, {bound['n']} rows"
+            )
+    if (said := found.get("mutual_information")) is not None:
+        lines.append(
+            f"{'what codes say, at least':<28}{said['lower']:>10.2f}"
+            f"{'':<8} nats; KL(q || p) {said['kl']:.2f}, no more than {said['cap']:.2f} can be seen"
+        )
+    if "active_units" in found:
+        lines.append(f"{'active units':<28}{found['active_units']:>10} of {found['latent_dim']}")
+    return lines
