@@ -1,5 +1,6 @@
 """Evaluation: independence of chunking, certificates, errors that cover, diagnosis, refitting."""
 
+import dataclasses
 import json
 import math
 
@@ -86,7 +87,8 @@ def test_certificate_is_plain_statistics():
         "remarks",
     }
     assert set(json.loads(json.dumps(c.as_dict()))) == expected
-    assert "lower bound on log p(x)" in str(c)
+    assert "(a lower bound on log p(x), m, 5 samples" in str(c)
+    assert "(the value itself, m" in str(dataclasses.replace(c, direction="exact"))
 
 
 def test_effective_sample_size_is_k_at_the_exact_posterior():

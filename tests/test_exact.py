@@ -240,6 +240,36 @@ def test_the_product_and_the_density_agree():
     assert np.allclose(one.values, other.values, atol=1e-11)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_peak_outside_all_that_the_prior_holds_is_climbed_to(monkeypatch, sign):
+    weight = np.eye(3, 2)
+    model = linear_gaussian(weight, np.zeros(3), 0.5)
+    rows = real_rows([[sign * 25.0, sign * 20.0, 0.0]])
+    law = multivariate_normal(np.zeros(3), weight @ weight.T + 0.5 * np.eye(3))
+    monkeypatch.setattr(room, "as_linear_gaussian", lambda model: None)
+    found = exact(model, nowhere(3, 2), rows)
+    truth = law.logpdf(rows.all().double().numpy())
+    assert (np.abs(found.values - truth) <= found.errors).all()
+    assert (found.errors < 1.1e-3).all()
+
+
+def test_what_stopped_early_owns_up_to_its_last_change(monkeypatch):
+    places = torch.linspace(-0.5, 0.5, 50).double()
+    region = lattice.Region(
+        torch.zeros(1).double(), torch.ones(1).double(), torch.arange(-9, 10).unsqueeze(-1)
+    )
+
+    def peak(owner, which, z):
+        return -0.5 * ((z[which, 0] - places[owner]) / 0.02).square()
+
+    table = peak(torch.arange(50), torch.arange(19).unsqueeze(-1), region.points)
+    truth = 0.5 * math.log(2 * math.pi) + math.log(0.02)
+    for points in range(3, 30, 2):
+        monkeypatch.setattr(lattice, "POINTS", points)
+        found = lattice.integrate(peak, table, places.unsqueeze(-1), region, 1e-3)
+        assert ((found.value - truth).abs() <= found.error).all()
+
+
 def test_a_row_that_needs_more_room_says_so(monkeypatch):
     model, rows, truth = linear(2, 0.003)
     monkeypatch.setattr(room, "as_linear_gaussian", lambda model: None)
@@ -257,6 +287,7 @@ def test_the_callers_models_are_left_as_they_were():
     found = exact(model, posterior, binary_rows(4))
     assert found.precision == "float64"
     assert model.training
+    assert {p.dtype for p in (*model.parameters(), *posterior.parameters())} == {torch.float32}
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
     double = exact(model.double(), posterior.double(), binary_rows(4))
     assert np.array_equal(found.values, double.values)

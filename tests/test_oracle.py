@@ -281,6 +281,15 @@ class Twisted(LinearGaussian):
         return 1.001 * super().log_likelihood(x, z)
 
 
+class FarKink(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(2, 3)
+
+    def forward(self, z):
+        return self.linear(z) + torch.relu(z[..., :1].abs() - 20)
+
+
 def nearly(size):
     class Bent(torch.nn.Module):
         def __init__(self):
@@ -309,8 +318,18 @@ def nearly(size):
         ),
         Twisted(2, 3),
         nearly(1e-6),
+        aevb.Model(aevb.standard_normal(2), Conditional(FarKink(), Normal(noise_shape=()))),
     ],
-    ids=["noise-of-z", "tanh", "relu", "bernoulli", "sigmoid", "own-density", "bent"],
+    ids=[
+        "noise-of-z",
+        "tanh",
+        "relu",
+        "bernoulli",
+        "sigmoid",
+        "own-density",
+        "bent",
+        "kink-far-out",
+    ],
 )
 def test_a_model_that_is_not_linear_gaussian_is_not_taken_for_one(model):
     assert as_linear_gaussian(model) is None

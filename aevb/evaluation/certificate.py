@@ -12,6 +12,13 @@ from aevb.data import Rows
 from aevb.evaluation.pareto import verdict
 
 
+SIDES = {
+    "lower": "a lower bound on log p(x)",
+    "upper": "an upper bound on log p(x)",
+    "exact": "the value itself",
+}
+
+
 @dataclass(frozen=True)
 class Certificate:
     """An estimate for each datum, (N,) nats, with all that one must know to use its mean.
@@ -87,11 +94,11 @@ class Certificate:
         }
 
     def __str__(self) -> str:
-        side = {"lower": "a lower bound on", "upper": "an upper bound on"}.get(self.direction, "")
+        side = SIDES[self.direction]
         beside = ", products in bfloat16" if self.precision == "bfloat16" else ""
         return (
             f"{self.estimand}: {self.mean:.2f} ± {self.standard_error:.2f} nats "
-            f"({side} log p(x), {self.method}, {self.samples} samples, {self.n} data, "
+            f"({side}, {self.method}, {self.samples} samples, {self.n} data, "
             f"{self.data}, binarize {self.binarize}{beside})"
         )
 
