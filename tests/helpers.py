@@ -74,6 +74,18 @@ def quadrature(model, x, side=400, limit=8.0):
     return logsumexp(log_p_x + log_p_z, axis=1) + 2 * math.log(points[1] - points[0])
 
 
+class Memory:
+    """A place for unfinished work, and the table that was put there last."""
+
+    table = None
+
+    def load(self):
+        return self.table
+
+    def save(self, table):
+        self.table = table.copy()
+
+
 def anew(function, name):
     """The function with code of its own: torch would take one closure's graph for another's.
 

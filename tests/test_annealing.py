@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import binary_rows, quadrature, small_pair
+from helpers import Memory, binary_rows, quadrature, small_pair
 from scipy.stats import multivariate_normal
 
 import aevb
@@ -52,18 +52,6 @@ def exact(x, noise=0.4):
 
 def copies(x, n):
     return Rows(np.tile(x, (n, 1)), np.arange(n), (len(x),))
-
-
-class Memory:
-    """A place for unfinished work."""
-
-    table = None
-
-    def load(self):
-        return self.table
-
-    def save(self, table):
-        self.table = table.copy()
 
 
 def test_the_schedule_goes_from_start_to_end_and_is_dense_at_both():

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from helpers import binary_rows, quadrature, small_pair
+from helpers import Memory, binary_rows, quadrature, small_pair
 from test_commands import good
 
 import aevb
@@ -220,26 +220,19 @@ def test_importance_is_taken_up_where_it_stopped(monkeypatch):
     monkeypatch.setattr(estimates, "CELLS_AT_ONCE", {"cpu": 1})  # a row at a time
     pair, rows = small_pair(), binary_rows(5)
     whole = evidence(*pair, rows, 50)
-    kept = {}
-
-    class Place:
-        def load(self):
-            return kept.get("table")
-
-        def save(self, table):
-            kept["table"] = table.copy()
+    place = Memory()
 
     def stop(done, total):
         if done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evidence(*pair, rows, 50, kept=Place(), progress=stop)
-    assert kept["table"][-1].tolist() == [1, 1, 1, 0, 0]
+        evidence(*pair, rows, 50, kept=place, progress=stop)
+    assert place.table[-1].tolist() == [1, 1, 1, 0, 0]
     calls = []
     original = estimates._Engine.stream
     monkeypatch.setattr(estimates._Engine, "stream", lambda *a: calls.append(1) or original(*a))
-    again = evidence(*pair, rows, 50, kept=Place())
+    again = evidence(*pair, rows, 50, kept=place)
     assert len(calls) == 2
     assert (again.importance.values == whole.importance.values).all()
     assert (again.importance.pareto_k == whole.importance.pareto_k).all()

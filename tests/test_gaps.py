@@ -8,7 +8,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
-from helpers import binary_rows, needs_compiler, small_pair
+from helpers import Memory, binary_rows, needs_compiler, small_pair
 from scipy.stats import multivariate_normal
 from test_commands import good, refused, run
 from torch import nn
@@ -302,7 +302,7 @@ def test_work_that_was_stopped_is_taken_up_again(monkeypatch, few_steps):
     model, posterior = small_pair()
     train, test = binary_rows(9), binary_rows(7, seed=1)
     whole = gaps(model, posterior, train, test, samples=20)
-    places = {"train": Place(), "test": Place()}
+    places = {"train": Memory(), "test": Memory()}
     seen = []
 
     def stop(done, of):
@@ -319,16 +319,6 @@ def test_work_that_was_stopped_is_taken_up_again(monkeypatch, few_steps):
     assert again.test.values["encoder"][0] == -77.0
     assert (again.test.values["encoder"][1:] == whole.test.values["encoder"][1:]).all()
     assert (again.test.values["log_p"] == whole.test.values["log_p"]).all()
-
-
-class Place:
-    table = None
-
-    def load(self):
-        return self.table
-
-    def save(self, table):
-        self.table = table.copy()
 
 
 # -- posteriors of every make ---------------------------------------------------------------------

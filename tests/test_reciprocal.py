@@ -7,7 +7,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
-from helpers import binary_rows, noise, quadrature, small_pair
+from helpers import Memory, binary_rows, noise, quadrature, small_pair
 from scipy.integrate import quad
 from scipy.stats import multivariate_normal, norm
 
@@ -128,15 +128,6 @@ def test_no_number_depends_on_the_chunking(monkeypatch):
 
 
 def test_work_is_kept_and_progress_told(monkeypatch):
-    class Memory:
-        table = None
-
-        def load(self):
-            return self.table
-
-        def save(self, table):
-            self.table = table.copy()
-
     model, posterior = small_pair()
     monkeypatch.setattr(home, "CELLS_AT_ONCE", {"cpu": 1})
     rows, memory, told = binary_rows(4), Memory(), []

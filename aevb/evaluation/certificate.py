@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from aevb.data import Rows
 from aevb.evaluation.pareto import verdict
 
-
 SIDES = {
     "lower": "a lower bound on log p(x)",
     "upper": "an upper bound on log p(x)",
