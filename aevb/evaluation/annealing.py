@@ -66,6 +66,9 @@ class Annealing:
     """The way from r to p(x, z): T temperatures, from the encoder or the prior.
 
     Errors: UsageError for less than 2 temperatures, or no leapfrog steps.
+    Example:
+        >>> [round(b, 3) for b in Annealing(temperatures=4).schedule()]
+        [0.0, 0.105, 0.5, 0.895, 1.0]
     """
 
     temperatures: int = 100
@@ -84,7 +87,7 @@ class Annealing:
             b_t = (s_t - s_0) / (s_T - s_0),   s_t = 1 / (1 + exp(-4 (2 t / T - 1)))
 
         Source: Wu et al. (2017), "On the quantitative analysis of decoder-based generative
-        models", section 3.
+        models".
         """
         t = np.linspace(-1.0, 1.0, self.temperatures + 1)
         s = 1 / (1 + np.exp(-STEEPNESS * t))
@@ -155,7 +158,7 @@ def bidirectional(
     Shapes, units, errors as `annealed`. The chains of the upper bound of a datum all begin at its
     code: its `errors` are those of the chains alone, its `standard_error` is of all.
     Source: Grosse et al. (2015), "Sandwiching the marginal likelihood using bidirectional Monte
-    Carlo"; Wu et al. (2017), section 3.2.
+    Carlo"; Wu et al. (2017).
     Example:
         >>> import aevb
         >>> decoder = aevb.MLP(2, [8], 64)
@@ -272,7 +275,7 @@ class _Chunk:
     def __init__(self, walks: _Walks, x: Tensor, keys: NDArray[np.int64], r: Distribution) -> None:
         self.walks, self.x, self.keys, self.r = walks, x, keys, r
         self.betas = walks.annealing.schedule()
-        self.scale = _deviations(r)
+        self.scale = _deviations(r).to(x)
         self.beta = 0.0
         self.hmc = HMC(self._log_density, walks.annealing.leapfrogs)
         self.step_sizes = self._tuned()

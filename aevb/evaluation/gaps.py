@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aevb.data import Rows
+from aevb.evaluation import estimates
 from aevb.evaluation.certificate import Certificate
 from aevb.evaluation.chunks import Array, Kept, Progress, by_chunks
-from aevb.evaluation.estimates import evidence as estimate
 from aevb.evaluation.refit import Refiner
 from aevb.model import Model
 from aevb.posterior import PerDatum, Posterior
@@ -263,7 +263,9 @@ class _Measure:
         """Bound, its error, log p^(x) and its error, each (M,)."""
         rows = self.rows.pick(positions)
         keys = positions.astype(np.uint64)
-        found = estimate(self.model, posterior, rows, self.samples, seed=self.seed, keys=keys)
+        found = estimates.evidence(
+            self.model, posterior, rows, self.samples, seed=self.seed, keys=keys
+        )
         both = found.elbo, found.importance
         return [column for c in both for column in (c.values, c.errors)]
 
