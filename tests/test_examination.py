@@ -231,6 +231,9 @@ def test_an_examination_can_be_read_by_people_and_by_programs():
 def test_data_that_are_no_rows_are_refused():
     with pytest.raises(aevb.errors.UsageError, match="must be rows"):
         check(*healthy(), torch.ones(6))
+    for wrong in ("rows.csv", None, [["a", "b"]]):
+        with pytest.raises(aevb.errors.UsageError, match="must be rows of numbers"):
+            check(*healthy(), wrong)
 
 
 def test_a_model_of_two_laws_without_methods_is_enough():

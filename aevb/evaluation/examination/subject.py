@@ -189,7 +189,7 @@ def subject_of(
 def _chosen(data: Any, most: int) -> tuple[NDArray[np.int64], Tensor]:
     """Positions (M,) and rows (M, *X) of rows spread evenly over the data."""
     if not isinstance(data, Rows):
-        data = torch.as_tensor(data).detach()
+        data = _numbers(data)
         if data.ndim < 2 or not len(data):
             raise UsageError(
                 f"data must be rows, (N, *X) with N at least 1, found shape {tuple(data.shape)}"
@@ -199,6 +199,16 @@ def _chosen(data: Any, most: int) -> tuple[NDArray[np.int64], Tensor]:
         return positions, data.take(positions)
     x: Tensor = data[torch.from_numpy(positions).to(data.device)]
     return positions, x if x.is_floating_point() else x.to(torch.get_default_dtype())
+
+
+def _numbers(data: Any) -> Tensor:
+    try:
+        return torch.as_tensor(data if isinstance(data, Tensor) else np.asarray(data)).detach()
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            "data must be rows of numbers, (N, *X), as Rows, an array or a tensor, found "
+            f"{type(data).__name__}"
+        ) from error
 
 
 def _like(*modules: Any) -> Tensor:
