@@ -51,6 +51,20 @@ def parameter_of(module: nn.Module) -> Tensor:
     return next(module.parameters())
 
 
+def tensor_of(*modules: Any) -> Tensor:
+    """A floating-point parameter of modules of anyone's make, or else a buffer, or else a zero.
+
+    Example:
+        >>> tensor_of(nn.Identity(), nn.Linear(2, 3).double()).dtype
+        torch.float64
+    """
+    for module in modules:
+        for tensor in [*module.parameters(), *module.buffers()]:
+            if tensor.is_floating_point():
+                return tensor.detach()  # type: ignore[no-any-return]
+    return torch.zeros(())
+
+
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on another device; a GPU takes it while the program goes on."""
     if device.type == "cuda":

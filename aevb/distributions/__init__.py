@@ -82,7 +82,7 @@ from aevb.distributions.sphere import (
     HypersphericalUniform,
     VonMisesFisher,
 )
-from aevb.distributions.summary import center, on_reals
+from aevb.distributions.summary import center, on_reals, support_of_cells
 
 __all__ = [
     "Bernoulli",
@@ -138,6 +138,7 @@ __all__ = [
     "kl",
     "kl_by_dimension",
     "on_reals",
+    "support_of_cells",
     "reparameterize",
     "route",
 ]

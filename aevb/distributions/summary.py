@@ -42,10 +42,19 @@ def on_reals(q: Distribution) -> bool:
         >>> on_reals(Normal(torch.zeros(2), 1.0)), on_reals(Gamma(torch.ones(2), 1.0))
         (True, False)
     """
-    support: Any = q.support
-    while (base := getattr(support, "base_constraint", None)) is not None:  # of a mixture too
+    return isinstance(support_of_cells(q.support), type(constraints.real))
+
+
+def support_of_cells(support: Any) -> Any:
+    """The constraint on each number of an event, out of those that only gather axes or parts.
+
+    Example:
+        >>> support_of_cells(constraints.real_vector)
+        Real()
+    """
+    while (base := getattr(support, "base_constraint", None)) is not None:
         support = base
-    return isinstance(support, type(constraints.real))
+    return support
 
 
 def _mean_of_draws(q: Distribution) -> Tensor:

@@ -29,7 +29,7 @@ from aevb.distributions import route
 from aevb.distributions.summary import on_reals
 from aevb.errors import UsageError
 from aevb.evaluation.batches import CELLS_AT_ONCE, batch_for, evaluating
-from aevb.evaluation.certificate import Certificate, treatment
+from aevb.evaluation.certificate import Certificate, precision_of, treatment
 from aevb.evaluation.chunks import Kept, Progress, by_chunks
 from aevb.evaluation.pareto import largest, tail_shape
 from aevb.evaluation.weights import log_mean_of
@@ -254,13 +254,12 @@ class _Walks:
     ) -> Certificate:
         """Of the columns of `_Chunk.summary`, each (N,)."""
         value, error, ess, k, acceptance = columns
-        dtype = str(parameter_of(self.model).dtype).removeprefix("torch.")
         given = (method, "log p(x)", direction, self.samples, value, error, float(ess.mean()))
         return Certificate(
             *given,
             *about,
             binarize=treatment(rows),
-            precision=dtype,
+            precision=precision_of(self.model),
             pareto_k=k,
             details={**asdict(self.annealing), "acceptance": float(acceptance.mean())},
         )

@@ -16,9 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aevb.devices import tensor_of
 from aevb.distributions import route
 from aevb.errors import UsageError
 from aevb.evaluation.batches import evaluating
+from aevb.evaluation.certificate import finite
 from aevb.posterior import Batch
 from aevb.randomness import Stream, generator, seed_torch, torch_kept
 
@@ -112,8 +114,8 @@ class Calibration:
             "smallest_p": self.smallest_p,
             "quantities": list(self.names),
             "p_values": {test: values.tolist() for test, values in self.p_values.items()},
-            "shift": [_finite(v) for v in self.shift.tolist()],
-            "ratio": [_finite(v) for v in self.ratio.tolist()],
+            "shift": [finite(v) for v in self.shift.tolist()],
+            "ratio": [finite(v) for v in self.ratio.tolist()],
             "verdicts": list(self.verdicts),
         }
 
@@ -122,10 +124,6 @@ class Calibration:
         if self.calibrated:
             return f"{head} nothing speaks against it (p = {self.smallest_p:.2g})."
         return f"{head} {' '.join(self.verdicts)}"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def calibrate(
@@ -162,11 +160,7 @@ def calibrate(
             f"calibration needs at least 20 simulations and 4 draws, found {simulations} and "
             f"{draws}"
         )
-    like = (
-        next(iter([*model.parameters(), *model.buffers()]), torch.zeros(()))
-        if like is None
-        else like
-    )
+    like = tensor_of(model) if like is None else like
     with torch_kept(like.device), evaluating(model, posterior):
         first = _simulated(model, 1, seed, 2**62, like)
         size = first[0].shape[-1]

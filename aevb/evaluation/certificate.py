@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aevb.data import Rows
+from aevb.devices import parameter_of
 from aevb.evaluation.pareto import verdict
+from aevb.model import Model
 
 SIDES = {
     "lower": "a lower bound on log p(x)",
@@ -59,11 +61,11 @@ class Certificate:
 
     @property
     def standard_error(self) -> float:
-        return float(self.values.std(ddof=1) / math.sqrt(self.n)) if self.n > 1 else math.nan
+        return standard_error(self.values)
 
     @property
     def monte_carlo_error(self) -> float:
-        return float(np.sqrt(np.square(self.errors).sum()) / self.n)
+        return monte_carlo_error(self.errors)
 
     @property
     def bits_per_dimension(self) -> float:
@@ -80,10 +82,10 @@ class Certificate:
             "samples": self.samples,
             "n": self.n,
             "mean": self.mean,
-            "standard_error": _finite(self.standard_error),
-            "monte_carlo_error": _finite(self.monte_carlo_error),
+            "standard_error": finite(self.standard_error),
+            "monte_carlo_error": finite(self.monte_carlo_error),
             "effective_sample_size": self.effective_sample_size,
-            "bits_per_dimension": _finite(self.bits_per_dimension),
+            "bits_per_dimension": finite(self.bits_per_dimension),
             "data": self.data,
             "binarize": self.binarize,
             "precision": self.precision,
@@ -102,9 +104,25 @@ class Certificate:
         )
 
 
-def _finite(value: float) -> float | None:
-    """JSON has no NaN: one datum or one sample has no spread."""
+def standard_error(values: NDArray[np.float64]) -> float:
+    """sd(values) / sqrt(N), of the mean of independent values (N,); NaN for one of them."""
+    n = len(values)
+    return float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+
+
+def monte_carlo_error(errors: NDArray[np.float64]) -> float:
+    """sqrt(sum_n errors_n^2) / N, of the mean of values with independent errors (N,)."""
+    return float(np.sqrt(np.square(errors).sum()) / len(errors))
+
+
+def finite(value: float) -> float | None:
+    """JSON has no NaN and no infinity: one datum or one sample has no spread."""
     return value if math.isfinite(value) else None
+
+
+def precision_of(model: Model) -> str:
+    """The dtype that a model computes in, as it stands beside a number."""
+    return str(parameter_of(model).dtype).removeprefix("torch.")
 
 
 def treatment(rows: Rows) -> str:

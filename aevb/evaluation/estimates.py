@@ -27,7 +27,7 @@ from aevb.devices import full_float32, parameter_of, sent
 from aevb.distributions import kl, reparameterize, route
 from aevb.errors import UsageError
 from aevb.evaluation.batches import CELLS_AT_ONCE, batch_for, evaluating, first_batch
-from aevb.evaluation.certificate import Certificate, treatment
+from aevb.evaluation.certificate import Certificate, precision_of, treatment
 from aevb.evaluation.chunks import Array, Kept, Progress, by_chunks
 from aevb.evaluation.pareto import largest, tail_shape
 from aevb.evaluation.weights import log_mean
@@ -306,7 +306,7 @@ class _Engine:
         if self.samples < 1:
             raise UsageError(f"the number of samples must be at least 1, found {self.samples}")
         self.like = parameter_of(model)
-        dtype = str(self.like.dtype).removeprefix("torch.")
+        dtype = precision_of(model)
         if precision != "float32" and self.like.dtype != torch.float32:
             raise UsageError(f"{precision} products need a model in float32, found {dtype}")
         self.precision, self.stated = precision, precision if precision != "float32" else dtype

@@ -13,7 +13,7 @@ import numpy as np
 from aevb.data import Rows
 from aevb.errors import UsageError
 from aevb.evaluation.annealing import Annealing, annealed, bidirectional, simulate
-from aevb.evaluation.certificate import Certificate
+from aevb.evaluation.certificate import Certificate, finite, standard_error
 from aevb.evaluation.chunks import Kept, Progress
 from aevb.evaluation.estimates import Evidence, evidence, multiple_importance
 from aevb.evaluation.exact import exact
@@ -40,8 +40,7 @@ class Sandwich:
     @property
     def standard_error(self) -> float:
         """Of the width: over data, of the differences datum by datum."""
-        apart = self.upper.values - self.lower.values
-        return float(apart.std(ddof=1) / np.sqrt(len(apart))) if len(apart) > 1 else np.nan
+        return standard_error(self.upper.values - self.lower.values)
 
     @property
     def crossed(self) -> bool:
@@ -51,12 +50,11 @@ class Sandwich:
 
     def as_dict(self) -> dict[str, Any]:
         """[lower, upper] with the methods they are by, ready for JSON."""
-        error = self.standard_error
         return {
             "bounds": [self.lower.mean, self.upper.mean],
             "methods": [self.lower.method, self.upper.method],
             "width": self.width,
-            "standard_error": error if np.isfinite(error) else None,
+            "standard_error": finite(self.standard_error),
             "crossed": self.crossed,
             "data": self.lower.data,
             "unit": "nats",

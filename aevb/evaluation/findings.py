@@ -1,8 +1,9 @@
 """What was found: a plain sentence, the figure behind it, and the one thing to change."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
+
+from aevb.evaluation.certificate import finite
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,6 @@ class Finding:
         return {
             "name": self.name,
             "sentence": self.sentence,
-            "figure": self.figure if math.isfinite(self.figure) else None,
+            "figure": finite(self.figure),
             "advice": self.advice,
         }

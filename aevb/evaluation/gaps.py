@@ -19,7 +19,12 @@ from torch import Tensor
 
 from aevb.data import Rows
 from aevb.evaluation import estimates
-from aevb.evaluation.certificate import Certificate
+from aevb.evaluation.certificate import (
+    Certificate,
+    finite,
+    monte_carlo_error,
+    standard_error,
+)
 from aevb.evaluation.chunks import Array, Kept, Progress, by_chunks
 from aevb.evaluation.refit import Refiner
 from aevb.model import Model
@@ -55,9 +60,7 @@ class Mean(NamedTuple):
     @classmethod
     def over(cls, values: Array, errors: Array) -> "Mean":
         """Of values (N,) with Monte-Carlo errors (N,)."""
-        n = len(values)
-        spread = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
-        return cls(float(values.mean()), spread, float(np.sqrt(np.square(errors).sum()) / n))
+        return cls(float(values.mean()), standard_error(values), monte_carlo_error(errors))
 
     def less(self, other: "Mean") -> "Mean":
         """The difference to a mean over other data."""
@@ -66,7 +69,7 @@ class Mean(NamedTuple):
 
     def as_dict(self) -> dict[str, float | None]:
         """The mean, ready for JSON, which has no NaN."""
-        return {k: v if math.isfinite(v) else None for k, v in self._asdict().items()}
+        return {name: finite(value) for name, value in self._asdict().items()}
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from aevb.distributions import on_reals
 from aevb.distributions.reparameterization import Route, route
 from aevb.errors import UsageError
 from aevb.evaluation.batches import CELLS_AT_ONCE, batch_for, evaluating
-from aevb.evaluation.certificate import Certificate, treatment
+from aevb.evaluation.certificate import Certificate, precision_of, treatment
 from aevb.evaluation.chunks import Array, Kept, Progress, by_chunks
 from aevb.evaluation.pareto import largest, tail_shape
 from aevb.machine import kept_memory
@@ -149,7 +149,7 @@ def reciprocal(
         width=width,
         data=data,
         binarize=treatment(rows),
-        precision=str(like.dtype).removeprefix("torch."),
+        precision=precision_of(model),
         pareto_k=tails,
         remarks=_remarks(dimensions, details, len(rows)),
         details=details,

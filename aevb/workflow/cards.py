@@ -13,22 +13,22 @@ def evaluation_table(report: Mapping[str, Any]) -> str:
     bounds = [found for found in estimates if found["method"] == "elbo"]
     for found in estimates:
         if found not in bounds:
-            lines.append(_line(SIDES[found["direction"]], found, _circumstances(found)))
+            lines.append(line(SIDES[found["direction"]], found, _circumstances(found)))
     if "elbo" in report:
         lines += [
-            _line("evidence lower bound", report["elbo"], "nats"),
-            _row("  reconstruction", report["reconstruction"], "nats"),
-            _row("  KL(q || p)", report["kl"], f"nats; {_found(report['kl_by'])}"),
+            line("evidence lower bound", report["elbo"], "nats"),
+            row("  reconstruction", report["reconstruction"], "nats"),
+            row("  KL(q || p)", report["kl"], f"nats; {_found(report['kl_by'])}"),
         ]
     for sandwich in report["sandwiches"]:
         low, high = sandwich["bounds"]
         crossed = ": they cross, one of them cannot be relied on" if sandwich["crossed"] else ""
         by = " and ".join(dict.fromkeys(sandwich["methods"]))
         note = f"and {high:.2f} nats, by {by} on {sandwich['data']}{crossed}"
-        lines.append(_row("log p(x), between", low, note))
+        lines.append(row("log p(x), between", low, note))
     if report["bits_per_dimension"] is not None:
         side = {"lower": ", at most", "upper": ", at least", "exact": ""}[report["direction"]]
-        lines.append(_row(f"bits per dimension{side}", report["bits_per_dimension"], "bits"))
+        lines.append(row(f"bits per dimension{side}", report["bits_per_dimension"], "bits"))
     lines += _dimensions(report)
     remarks = [
         f"note on {found['method']}: {text}" for found in estimates for text in _remarks(found)
@@ -40,13 +40,15 @@ ADVICE = ": log p(x) may be higher, take more --samples, --proposals encoder,pri
 SIDES = {"lower": "log p(x), at least", "upper": "log p(x), at most", "exact": "log p(x)"}
 
 
-def _row(name: str, value: float, note: str, spread: str = "") -> str:
+def row(name: str, value: float, note: str, spread: str = "") -> str:
+    """A figure under its name, as every table for a person has it."""
     return f"{name:<28}{value:>10.2f}{spread:<8} {note}"
 
 
-def _line(name: str, found: Mapping[str, Any], note: str) -> str:
+def line(name: str, found: Mapping[str, Any], note: str) -> str:
+    """A mean with its standard error."""
     error = found["standard_error"]
-    return _row(name, found["mean"], note, "" if error is None else f" ± {error:.2f}")
+    return row(name, found["mean"], note, "" if error is None else f" ± {error:.2f}")
 
 
 def _circumstances(found: Mapping[str, Any]) -> str:
@@ -84,7 +86,7 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
 def _dimensions(report: Mapping[str, Any]) -> list[str]:
     """What the latent dimensions do."""
     lines = [
-        _row("reconstruction error", report["reconstruction_error"], "squared, per datum"),
+        row("reconstruction error", report["reconstruction_error"], "squared, per datum"),
         f"{'active units':<28}{report['active_units']:>10} of {report['latent_dim']}",
     ]
     by_dimension = report["kl_per_dimension"]

@@ -9,6 +9,7 @@ from aevb.evaluation.doctor import examine, measured
 from aevb.evaluation.findings import Finding
 from aevb.storage import RunFolder
 from aevb.storage.run import IN_MEMORY
+from aevb.workflow.cards import line, row
 from aevb.workflow.training import kept_record
 
 ROWS = 1000
@@ -117,16 +118,10 @@ def _figures(found: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, key in (("held-out rows", "elbo"), ("training rows", "elbo_on_training_rows")):
         if (bound := found.get(key)) is not None:
-            error = bound["standard_error"]
-            lines.append(
-                f"{'bound on ' + name:<28}{bound['mean']:>10.2f}"
-                f"{'' if error is None else f' ± {error:.2f}':<8} nats, {bound['n']} rows"
-            )
+            lines.append(line(f"bound on {name}", bound, f"nats, {bound['n']} rows"))
     if (said := found.get("mutual_information")) is not None:
-        lines.append(
-            f"{'what codes say, at least':<28}{said['lower']:>10.2f}"
-            f"{'':<8} nats; KL(q || p) {said['kl']:.2f}, no more than {said['cap']:.2f} can be seen"
-        )
+        note = f"nats; KL(q || p) {said['kl']:.2f}, no more than {said['cap']:.2f} can be seen"
+        lines.append(row("what codes say, at least", said["lower"], note))
     if "active_units" in found:
         lines.append(f"{'active units':<28}{found['active_units']:>10} of {found['latent_dim']}")
     return lines

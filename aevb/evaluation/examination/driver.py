@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from aevb.devices import tensor_of
 from aevb.distributions import Product
 from aevb.errors import AevbError
 from aevb.evaluation.calibration import Calibration, calibrate
@@ -115,7 +116,7 @@ def check(
         >>> check(model, posterior, torch.ones(20, 5)).healthy
         True
     """
-    device = _device(model)
+    device = tensor_of(model).device
     with torch_kept(device):
         seed_torch(int(generator(seed, Stream.CHECK).integers(2**63)), device)
         try:
@@ -198,9 +199,3 @@ def _calibrated(subject: Subject) -> Calibration:
         like=subject.batch.x,
         seed=subject.seed,
     )
-
-
-def _device(model: Any) -> torch.device:
-    for tensor in [*model.parameters(), *model.buffers()]:
-        return torch.device(tensor.device)
-    return torch.device("cpu")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 
-from aevb.distributions import Product
+from aevb.distributions import Product, support_of_cells
 from aevb.evaluation.examination.subject import LEVEL, Law, Skipped, Subject
 from aevb.evaluation.findings import Finding
 
@@ -46,9 +46,7 @@ def parts(law: Law) -> list[Law]:
 
 def bounds(d: Distribution) -> tuple[Tensor, Tensor]:
     """The ends of the support of each element, (*batch,), infinite where there are none."""
-    support: Any = _support(d)
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
+    support = support_of_cells(_support(d))
     ends = []
     for name, usual in (("lower_bound", -math.inf), ("upper_bound", math.inf)):
         end = torch.as_tensor(getattr(support, name, usual), dtype=torch.float64)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from aevb.data import Rows
+from aevb.devices import tensor_of
 from aevb.distributions import route
 from aevb.errors import UsageError
 from aevb.model import Model
@@ -173,7 +174,7 @@ def subject_of(
     """Copies of all that is needed, of at most so many rows, spread evenly over the data."""
     positions, x = _chosen(data, ROWS_LOOKED_AT)
     few = np.unique(np.linspace(0, len(x) - 1, min(len(x), ROWS)).astype(np.int64))
-    like = _like(model, posterior)
+    like = tensor_of(model, posterior)
     # Half precision has a finding of its own; what else is wrong shows in single precision too.
     single = like.dtype if like.dtype == torch.float64 else torch.float32
     for dtype in (torch.float64, single):
@@ -209,15 +210,6 @@ def _numbers(data: Any) -> Tensor:
             "data must be rows of numbers, (N, *X), as Rows, an array or a tensor, found "
             f"{type(data).__name__}"
         ) from error
-
-
-def _like(*modules: Any) -> Tensor:
-    """A tensor in the precision, and on the device, of what is examined."""
-    for module in modules:
-        for tensor in [*module.parameters(), *module.buffers()]:
-            if tensor.is_floating_point():
-                return tensor.detach()  # type: ignore[no-any-return]
-    return torch.zeros(())
 
 
 def _copied(model: Any, posterior: Any) -> tuple[Any, Any]:

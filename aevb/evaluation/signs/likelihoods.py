@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from aevb.data.suggestion import column_kinds
+from aevb.distributions import support_of_cells
 from aevb.evaluation.case import Case, Part, Unknown
 from aevb.evaluation.findings import Finding
 from aevb.evaluation.signs.latents import ERRORS
@@ -213,9 +213,7 @@ def _groups(family: Family, columns: list[int]) -> list[tuple[Family, list[int]]
 
 def _is_density(family: nn.Module) -> bool:
     """Whether a family is over numbers that may lie anywhere in an interval."""
-    support: Any = getattr(family, "support", None)
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
+    support = support_of_cells(getattr(family, "support", None))
     levels = hasattr(family, "bins")
     return support is not None and not support.is_discrete and not levels
 
