@@ -11,7 +11,7 @@ from torch.distributions import Independent
 
 import aevb
 from aevb import distributions as zoo
-from aevb import families
+from aevb import families, workflow
 from aevb.conditional import Chain, Conditional, Unconditional
 from aevb.data import Rows
 from aevb.distributions import center, route
@@ -22,6 +22,7 @@ from aevb.networks import MLP, Leading
 from aevb.posterior import Amortized, Ladder, PerDatum, everywhere, per_datum
 from aevb.priors import VampPrior
 from aevb.randomness import Stream, generator
+from aevb.storage import RunFolder
 from aevb.storage.latents import FAMILIES, PRIORS, check_latents, layer_sizes, prior_for
 
 DOUBLE = torch.float64
@@ -347,3 +348,10 @@ def test_every_prior_trains_on_digits(call, tmp_path, prior):
 )
 def test_constructions_train_on_digits(call, tmp_path, options):
     assert "NaN" not in train_briefly(call, tmp_path, *options)
+
+
+@pytest.mark.parametrize("prior", ["mixture", "vamp", "learnt-normal"])
+def test_a_plane_of_codes_is_drawn_only_under_a_prior_of_one_law(call, tmp_path, prior):
+    train_briefly(call, tmp_path, "--prior", prior, "--latent-dim", "2")
+    kinds = workflow.pictures_of(workflow.Material(RunFolder(tmp_path / "run")))
+    assert ("manifold" in kinds) == ("prior-predictive" in kinds) == (prior == "learnt-normal")

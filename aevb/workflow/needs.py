@@ -1,6 +1,6 @@
 """What a run must have for a picture: each gives a clause on why it has none, or nothing."""
 
-from aevb.distributions import center, on_reals
+from aevb.distributions import Mixture, center, on_reals
 from aevb.errors import UsageError
 from aevb.imputation import observing
 from aevb.workflow.material import Material
@@ -31,8 +31,9 @@ def table(material: Material) -> str:
 
 
 def free(material: Material) -> str:
-    """Codes that may be any real numbers."""
-    if on_reals(material.model.prior()):
+    """Codes that may be any real numbers, and lie around 0 as those of one law do."""
+    prior = material.model.prior()
+    if on_reals(prior) and not isinstance(prior, Mixture):
         return ""
     return "it shows codes anywhere in space, and those of this model lie in a part of it"
 
