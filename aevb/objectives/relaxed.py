@@ -43,13 +43,14 @@ class Relaxed(Objective):
         batch = as_batch(batch)
         q, p = posterior(batch), model.prior()
         self.check(q, p, len(noise))
-        z = reparameterize(self.soft(q), noise)
+        drawn = reparameterize(self.soft(q), noise)
+        z = _as_codes(drawn, q)
         d = Draw(z, model.log_likelihood(batch.x, z), q, p)
         objective = self.reduce(d, temper)
         if self.temperature is None:
             return d.terms(objective)
         with torch.no_grad():
-            z = _hardened(q, z)
+            z = _as_codes(_hardened(q, drawn), q)
             hard = Draw(z, model.log_likelihood(batch.x, z), q, p)
             value = self.reduce(hard, temper)
         return hard.terms(with_gradient_of(value, objective))
@@ -60,7 +61,7 @@ class Relaxed(Objective):
         return route(self.soft(q)).standard
 
     def check(self, posterior: Distribution, prior: Distribution, samples: int) -> None:
-        if not isinstance(_base(posterior), td.Bernoulli | td.OneHotCategorical):
+        if not isinstance(_base(posterior), _COINS | _CLASSES):
             raise UsageError(
                 f"{self.name} is for codes of Bernoulli or OneHotCategorical, found "
                 f"{kind_of(posterior)}: choose elbo_b where draws have a gradient, else "
@@ -74,21 +75,29 @@ class Relaxed(Objective):
 
     def soft(self, q: Distribution) -> Distribution:
         """The law whose draws have a gradient in the place of those of q."""
-        base = _base(q)
-        hard, relaxed = _LAWS[isinstance(base, td.Bernoulli)]
+        logits = _base(q).logits
+        hard, relaxed = _LAWS[isinstance(_base(q), _COINS)]
         if self.temperature is None:
-            law = hard(logits=base.logits, validate_args=False)
+            law = hard(logits=logits, validate_args=False)
         else:
-            law = relaxed(self.temperature, logits=base.logits, validate_args=False)
-        moved = q.reinterpreted_batch_ndims if isinstance(q, Independent) else 0
-        return Independent(law, moved, validate_args=False) if moved else law
+            law = relaxed(self.temperature, logits=logits, validate_args=False)
+        more = len(law.batch_shape) - len(q.batch_shape)
+        return Independent(law, more, validate_args=False) if more else law
 
 
+_COINS = td.Bernoulli
+_CLASSES = td.OneHotCategorical
 _LAWS: dict[bool, tuple[Callable[..., Distribution], Callable[..., Distribution]]] = {
     True: (zoo.BernoulliStraightThrough, zoo.RelaxedBernoulli),
     False: (zoo.OneHotCategoricalStraightThrough, zoo.RelaxedOneHotCategorical),
 }
 """For coins, and for one class of several: the hard law, and the relaxed one."""
+
+
+def _as_codes(drawn: Tensor, q: Distribution) -> Tensor:
+    """Draws of a soft law in the shape of the codes of q, of which it may be a flat one."""
+    lead = drawn.shape[: 1 + len(q.batch_shape)]
+    return drawn.reshape(*lead, *q.event_shape)
 
 
 def _base(q: Distribution) -> Any:
@@ -97,7 +106,7 @@ def _base(q: Distribution) -> Any:
 
 def _hardened(q: Distribution, z: Tensor) -> Tensor:
     """The corner of the cube, or of the simplex, that is nearest to z."""
-    if isinstance(_base(q), td.Bernoulli):
+    if isinstance(_base(q), _COINS):
         return (z > 0.5).to(z.dtype)
     classes = torch.arange(z.shape[-1], device=z.device)
     return (classes == z.argmax(-1, keepdim=True)).to(z.dtype)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributions import Distribution
 
 from aevb import distributions as zoo
 from aevb import families
@@ -215,15 +216,24 @@ def layer_sizes(size: int, layers: int) -> list[int]:
 
 def has_closed_divergence(settings: Settings) -> bool:
     """Whether KL(q || p) of the settings has a closed form, which estimator B needs."""
-    posterior, size = settings.posterior, settings.latent_dim
-    _, name = way_and_family(posterior)
-    prior = prior_for(posterior, settings.prior)
+    prior = prior_for(settings.posterior, settings.prior)
     if settings.layers > 1 or prior == "vamp":
         return False
+    return kl(*laws_of(settings)) is not None
+
+
+def laws_of(settings: Settings) -> tuple[Distribution, Distribution]:
+    """q for one datum and p, at some numbers: what they can do says what may be asked of them.
+
+    Of several layers it is the one that x speaks to; of a prior made of the encoder and of a
+    ladder they are Gaussians.
+    """
+    (_, name), size = way_and_family(settings.posterior), settings.latent_dim
+    prior = prior_for(settings.posterior, settings.prior)
     with torch.random.fork_rng(devices=[]):
-        family = FAMILIES[name][1](size)
-        p = PRIORS[prior][1](size)()
-        return kl(family(torch.rand(1, family.outputs(size)), 1), p) is not None
+        family = FAMILIES["mean-field" if name == "ladder" else name][1](size)
+        p = PRIORS["standard-normal" if prior == "vamp" else prior][1](size)()
+        return family(torch.rand(1, family.outputs(size)), 1), p
 
 
 Encoder = Callable[[int], nn.Module]

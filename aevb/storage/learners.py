@@ -4,14 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 from aevb.algorithms import AEVB, Learner
-from aevb.errors import UsageError
 from aevb.model import Model
-from aevb.objectives import Objective, elbo_a, elbo_b, free_bits, iwae
 from aevb.optimizers import SGD, Adagrad, Adam, Optimizer, Schedule, constant, cosine, linear, steps
 from aevb.posterior import Posterior
+from aevb.storage.gradients import estimator_of
 from aevb.storage.settings import Settings, pick
 
-OBJECTIVES: dict[str, Objective] = {"elbo-a": elbo_a, "elbo-b": elbo_b, "iwae": iwae}
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adagrad": Adagrad, "sgd": SGD}
 SCHEDULES: dict[str, Schedule] = {
     "constant": constant,
@@ -45,18 +43,9 @@ def gradient_options(settings: Settings, rows: int) -> dict[str, Any]:
     }
 
 
-def objective_of(settings: Settings) -> Objective:
-    """The objective that the settings name."""
-    objective: Objective = pick(OBJECTIVES, settings.objective, "--objective")
-    if not settings.free_bits:
-        return objective
-    if settings.objective != "elbo-b":
-        raise UsageError("--free-bits needs --objective elbo-b: it bounds KL(q || p) from below")
-    return free_bits(settings.free_bits)
-
-
 def _aevb(settings: Settings, model: Model, posterior: Posterior, rows: int) -> Learner:
-    return AEVB(model, posterior, objective_of(settings), **gradient_options(settings, rows))
+    objective = estimator_of(settings, model)
+    return AEVB(model, posterior, objective, **gradient_options(settings, rows))
 
 
 Make = Callable[[Settings, Model, Posterior, int], Learner]
