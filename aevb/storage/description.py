@@ -54,6 +54,7 @@ CLASSES: dict[str, type[nn.Module]] = {
         families.ContinuousBernoulli,
         families.Categorical,
         families.OneHotCategorical,
+        families.OneHotCategoricals,
         families.Poisson,
         families.NegativeBinomial,
         families.Elementwise,

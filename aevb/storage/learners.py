@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from aevb.algorithms import AEVB, Learner
+from aevb.algorithms import AEVB, Learner, ReweightedWakeSleep, WakeSleep
 from aevb.model import Model
 from aevb.optimizers import SGD, Adagrad, Adam, Optimizer, Schedule, constant, cosine, linear, steps
 from aevb.posterior import Posterior
@@ -11,6 +11,11 @@ from aevb.storage.gradients import estimator_of
 from aevb.storage.settings import Settings, pick
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adagrad": Adagrad, "sgd": SGD}
+WAKE_SLEEP: dict[str, type[WakeSleep]] = {
+    "wake-sleep": WakeSleep,
+    "reweighted-wake-sleep": ReweightedWakeSleep,
+}
+"""Algorithms whose step has no objective to choose."""
 SCHEDULES: dict[str, Schedule] = {
     "constant": constant,
     "steps": steps,
@@ -48,6 +53,18 @@ def _aevb(settings: Settings, model: Model, posterior: Posterior, rows: int) -> 
     return AEVB(model, posterior, objective, **gradient_options(settings, rows))
 
 
+def _wake_sleep(kind: type[WakeSleep]) -> "Make":
+    """A learner that has no objective to choose."""
+
+    def make(settings: Settings, model: Model, posterior: Posterior, rows: int) -> Learner:
+        return kind(model, posterior, **gradient_options(settings, rows))
+
+    return make
+
+
 Make = Callable[[Settings, Model, Posterior, int], Learner]
 """Settings, model, posterior and the number of training rows to a learner."""
-ALGORITHMS: dict[str, Make] = {"aevb": _aevb}
+ALGORITHMS: dict[str, Make] = {
+    "aevb": _aevb,
+    **{name: _wake_sleep(kind) for name, kind in WAKE_SLEEP.items()},
+}
