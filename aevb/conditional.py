@@ -140,7 +140,7 @@ class Chain(nn.Module):
         self.sizes = tuple(sizes)
         self.reverse = reverse
         ways = [_route_of(link.family, size) for link, size in zip(links, sizes, strict=True)]
-        self.noises = [(way.shape, way.law) for way in ways]
+        self.noises = [way.standard for way in ways]
 
     def forward(self, condition: Tensor | None = None) -> Distribution:
         first, *rest = self.links

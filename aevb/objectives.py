@@ -5,19 +5,22 @@
     elbo_b = mean_s log p(x given z) - KL(q(z given x) || p(z))             estimator B
     iwae   = log mean_s w                                                   importance weighted
 
-An objective is one function of a `Draw`. With `temper` (the beta of the beta-VAE, or KL warm-up)
-other than 1 the result is a training objective and no bound; the bound is what it gives at 1.
+An objective is one function of a `Draw`, and its gradient goes through the draw. With `temper` (the
+beta of the beta-VAE, or KL warm-up) other than 1 the result is a training objective and no bound;
+the bound is what it gives at 1.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent
 
-from aevb.distributions import kl, kl_by_dimension, reparameterize
+from aevb.distributions import kl, kl_by_dimension, reparameterize, route
+from aevb.distributions.reparameterization import Noise
 from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.posterior import Batch, Posterior, as_batch
@@ -75,9 +78,21 @@ def draw(model: Model, posterior: Posterior, batch: Batch | Tensor, noise: Tenso
     return Draw(z, model.log_likelihood(batch.x, z), q, model.prior())
 
 
+class Terms(NamedTuple):
+    """What a step knows of its data, (N,) each: the objective, whose gradient it follows, and the
+    parts of the bound that it reports; NaN where a part is not known."""
+
+    objective: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+
+
 @dataclass(frozen=True)
 class Objective:
-    """A reduction of a `Draw`, called like a function of (model, posterior, batch, noise)."""
+    """A reduction of a `Draw`, called like a function of (model, posterior, batch, noise).
+
+    Its gradient goes through z = g(noise, x): the reparameterized one.
+    """
 
     name: str
     reduce: Callable[[Draw, Tensor | float], Tensor]
@@ -86,7 +101,37 @@ class Objective:
         self, model: Model, posterior: Posterior, batch: Batch | Tensor, noise: Tensor
     ) -> Tensor:
         """The bound of each datum, (N,) nats, from noise (S, N, D)."""
-        return self.reduce(draw(model, posterior, batch, noise), 1.0)
+        return self.reduce(self._draw(model, posterior, batch, noise), 1.0)
+
+    def terms(
+        self,
+        model: Model,
+        posterior: Posterior,
+        batch: Batch | Tensor,
+        noise: Tensor,
+        temper: Tensor | float = 1.0,
+    ) -> Terms:
+        """The objective and the parts of the bound, from one draw."""
+        d = self._draw(model, posterior, batch, noise)
+        return Terms(self.reduce(d, temper), d.reconstruction(), d.kl_estimate())
+
+    def noise(self, model: Model, posterior: Posterior, batch: Batch) -> Noise:
+        """The noise that it takes for each sample of each datum."""
+        return route(posterior(batch)).standard
+
+    def _draw(
+        self, model: Model, posterior: Posterior, batch: Batch | Tensor, noise: Tensor
+    ) -> Draw:
+        d = draw(model, posterior, batch, noise)
+        if torch.is_grad_enabled() and not route(d.posterior).differentiable:
+            law = d.posterior
+            name = type(law.base_dist if isinstance(law, Independent) else law).__name__
+            raise UsageError(
+                f"draws of {name} have no gradient, so {self.name} would teach the encoder "
+                "nothing of what they decide: choose an estimator of the gradient for discrete "
+                "codes"
+            )
+        return d
 
 
 def _elbo_a(d: Draw, temper: Tensor | float) -> Tensor:

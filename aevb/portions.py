@@ -21,14 +21,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributions import Distribution
 
 from aevb.data import Rows
 from aevb.data.ahead import read_ahead
 from aevb.data.dataset import row_numbers
 from aevb.data.maps import is_mapped
 from aevb.devices import has_room, sent
-from aevb.distributions import route
+from aevb.distributions.reparameterization import Noise
 from aevb.posterior import Batch
 from aevb.randomness import Stream, generator, rewind
 
@@ -47,7 +46,7 @@ ROWS_SENT_AT_ONCE = 10_000
 
 @dataclass
 class Portions:
-    """The portions of a run: M = `batch_size` rows and (`samples`, M, D) noise for the family of q.
+    """The portions of a run: M = `batch_size` rows and (`samples`, M, *shape) of noise.
 
     Shapes: a batch holds (M, X) rows as they are stored, to be treated inside the step; the last
     one of an epoch may be smaller. `like` is a parameter: its dtype is the noise's, its device that
@@ -55,7 +54,7 @@ class Portions:
     """
 
     rows: Rows
-    q: Distribution
+    noise: Noise
     like: Tensor
     batch_size: int
     samples: int
@@ -63,9 +62,7 @@ class Portions:
 
     def __post_init__(self) -> None:
         self.per_epoch = math.ceil(len(self.rows) / self.batch_size)
-        _, self._law, _ = way = route(self.q)
-        self._event = tuple(way.shape)
-        self._drawn = self.samples * self.batch_size * math.prod(self._event)
+        self._drawn = max(1, self.samples * self.batch_size * self.noise.shape.numel())
         self._own = threading.local()
         self._mapped = is_mapped(self.rows.values)
 
@@ -161,5 +158,4 @@ class Portions:
     def _noise(self, m: int, t: int) -> Tensor:
         if not hasattr(self._own, "source"):  # a thread has its own
             self._own.source = generator(self.seed, Stream.NOISE)
-        shape = (self.samples, m, *self._event)
-        return self._law(rewind(self._own.source, t), shape, self.like.dtype)
+        return self.noise.draw(rewind(self._own.source, t), (self.samples, m), self.like.dtype)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
-from aevb.algorithms import AEVB, State
+from aevb.algorithms import Learner, State
 from aevb.compilation import Compiled, layouts
 from aevb.data import Dataset, Rows
 from aevb.devices import Stopwatch, device_for, full_float32, parameter_of
@@ -127,7 +127,7 @@ class _Progress:
 
 
 def train(
-    learner: AEVB,
+    learner: Learner,
     data: Dataset,
     plan: Plan | None = None,
     *,
@@ -171,7 +171,7 @@ class _Loop:
 
     def __init__(
         self,
-        learner: AEVB,
+        learner: Learner,
         data: Dataset,
         plan: Plan,
         run: "RunFolder | None",
@@ -186,6 +186,11 @@ class _Loop:
             raise UsageError(
                 f"a warm-up of {plan.warmup_steps} steps would not finish: the run has "
                 f"{self.total} steps ({plan.epochs} epochs of {self.per_epoch}); choose fewer"
+            )
+        if learner.needs_all and plan.batch_size < len(self.rows):
+            raise UsageError(
+                f"{type(learner).__name__} sees all rows in each step: a batch size of "
+                f"{plan.batch_size} is too small for the {len(self.rows)} there are"
             )
         if plan.patience is not None and self.validation is None:
             raise UsageError(
@@ -202,8 +207,8 @@ class _Loop:
         self.compiled_sums = Compiled(bound_sums, device=self.device.type)
         self.long_bounds = self._bounds_worth_compiling()
         with evaluating(learner.model, learner.posterior):
-            q = learner.posterior(first_batch(learner.model, self.rows))
-        self.portions = Portions(self.rows, q, like, plan.batch_size, plan.samples, plan.seed)
+            noise = learner.noise(first_batch(learner.model, self.rows))
+        self.portions = Portions(self.rows, noise, like, plan.batch_size, plan.samples, plan.seed)
 
     def _bounds_worth_compiling(self) -> bool:
         if self.validation is None:

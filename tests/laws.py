@@ -247,7 +247,7 @@ def reported_bound_is_the_bound_whatever_the_objective():
         model, posterior = small_pair()
         x, eps = binary_rows(6).all().double(), noise((2, 6, 2))
         expected = aevb.elbo_b(model, posterior, x, eps).mean().item()
-        learner = AEVB(model, posterior, objective, aevb.SGD(learning_rate=1e-3))
+        learner = AEVB(model, posterior, objective, optimizer=aevb.SGD(learning_rate=1e-3))
         state = learner.init()
         learner.step(state, x, eps, 1.0, temper)
         close(state.averages()["elbo"], expected, 1e-10)

@@ -100,7 +100,7 @@ def test_compiled_step_equals_its_eager_twin(case):
         learner = AEVB(
             *pair_of(likelihood, posterior, dtype),
             objective,
-            optimizer,
+            optimizer=optimizer,
             weight_prior_rows=30,
             clip=1.0,
             compiled=compiled,
@@ -159,7 +159,7 @@ OPTIMIZERS = [
 @pytest.mark.parametrize("clip", [None, 0.5])
 def test_optimizers_and_clipping_equal_torch(ours_and_theirs, clip):
     ours, theirs = ours_and_theirs
-    result, _ = run(AEVB(*small_pair(), aevb.elbo_b, ours, clip=clip))
+    result, _ = run(AEVB(*small_pair(), aevb.elbo_b, optimizer=ours, clip=clip))
     model, posterior = small_pair()
     parameters = [*model.parameters(), *posterior.parameters()]
     optimizer = theirs(parameters)

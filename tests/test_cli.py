@@ -718,7 +718,7 @@ USAGE = {
     "unknown optimizer": (["--optimizer", "lion"], "'lion' is not known: choose one of"),
     "unknown schedule": (["--lr-schedule", "zigzag"], "'zigzag' is not known: choose one of"),
     "unknown activation": (["--activation", "step"], "'step' is not known: choose one of"),
-    "unknown algorithm": (["--algorithm", "magic"], "--algorithm"),
+    "unknown algorithm": (["--algorithm", "magic"], "'magic' is not known: choose one of"),
     "unknown binarization": (["--binarize", "twice"], "'twice'"),
     "unknown precision": (["--precision", "float8"], "'float8'"),
     "warm-up too long": (["--epochs", "2", "--warmup-steps", "30"], "would not finish"),

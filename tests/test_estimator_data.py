@@ -196,7 +196,7 @@ def test_arrays_after_frames_are_taken_with_a_warning():
         ({"posterior": "flat"}, "posterior 'flat' is not known"),
         ({"prior": "flat"}, "prior 'flat' is not known"),
         ({"objective": "mse"}, "objective 'mse' is not known"),
-        ({"algorithm": "em"}, "algorithm: input should be 'aevb', found 'em'"),
+        ({"algorithm": "magic"}, "algorithm 'magic' is not known: choose one of aevb"),
         ({"samples": 0}, "samples: input should be greater"),
         ({"beta": -1.0}, "beta: input should be greater"),
         ({"beta": np.nan}, "beta: input should be a finite number"),

@@ -35,12 +35,13 @@ from torch.distributions import Independent, Normal
 from zoo.table import draws, summing
 
 from aevb import data, distributions, families, model, objectives, portions
-from aevb.algorithms import aevb as learner_module
+from aevb.algorithms import AEVB
+from aevb.algorithms import gradient as learner_module
 from aevb.data import dataset
 from aevb.distributions import divergences
 from aevb.evaluation import estimates
 from aevb.families import observations
-from aevb.objectives import Draw, Objective
+from aevb.objectives import Draw, Objective, Terms
 
 
 def kl_as(change):
@@ -116,13 +117,13 @@ def softmax_over_elements(patch):
 
 
 def batch_averages_averaged(patch):
-    original = learner_module.AEVB._loss
+    original = learner_module.GradientLearner._loss
 
     def loss(self, parameters, buffers, batch, noise, temper):
-        value, (sums, rest) = original(self, parameters, buffers, batch, noise, temper)
-        return value, (sums / len(batch.x), rest)
+        value, (terms, rest) = original(self, parameters, buffers, batch, noise, temper)
+        return value, (Terms(*(t / len(batch.x) for t in terms)), rest)
 
-    patch.setattr(learner_module.AEVB, "_loss", loss)
+    patch.setattr(learner_module.GradientLearner, "_loss", loss)
 
 
 def chunk_averages_averaged(patch):
@@ -172,21 +173,23 @@ def unscaled_weight_prior(patch):
 
 
 def beta_in_the_report(patch):
-    def forward(self, batch, noise, objective, temper):
-        d = objectives.draw(self.model, self.posterior, batch, noise)
-        return objective.reduce(d, temper), d.reconstruction(), temper * d.kl_estimate()
+    original = AEVB.terms
 
-    patch.setattr(learner_module._Pair, "forward", forward)
+    def terms(self, batch, noise, temper):
+        found = original(self, batch, noise, temper)
+        return found._replace(kl=temper * found.kl)
+
+    patch.setattr(AEVB, "terms", terms)
 
 
 def minimized(patch):
-    original = learner_module.AEVB._loss
+    original = learner_module.GradientLearner._loss
 
     def loss(self, *arguments):
         value, rest = original(self, *arguments)
         return -value, rest
 
-    patch.setattr(learner_module.AEVB, "_loss", loss)
+    patch.setattr(learner_module.GradientLearner, "_loss", loss)
 
 
 def all_rows_train(patch):

@@ -143,7 +143,7 @@ def test_free_parameters_train_without_validation():
 
 def test_importance_weighted_objective_trains_its_bound():
     model, posterior = pair()
-    learner = AEVB(model, posterior, aevb.iwae, aevb.Adam(learning_rate=0.01))
+    learner = AEVB(model, posterior, aevb.iwae, optimizer=aevb.Adam(learning_rate=0.01))
     history = train(learner, dataset(binary_rows(50)), Plan(epochs=20, samples=5, batch_size=10))
     last = history[-1]["train"]
     assert last["objective"] > history[0]["train"]["objective"]

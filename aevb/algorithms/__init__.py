@@ -1,5 +1,7 @@
 """Learners, one file each, with the same two methods: `init` makes a state, `step` moves it."""
 
-from aevb.algorithms.aevb import AEVB, State
+from aevb.algorithms.aevb import AEVB
+from aevb.algorithms.gradient import GradientLearner
+from aevb.algorithms.learner import Learner, State
 
-__all__ = ["AEVB", "State"]
+__all__ = ["AEVB", "GradientLearner", "Learner", "State"]

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from aevb.distributions.reparameterization import Law, Remembering, route
+from aevb.distributions.reparameterization import (
+    Noise,
+    Remembering,
+    apart,
+    route,
+    side_by_side,
+)
 
 Link = Callable[[Tensor], Distribution]
 """The law of a part of z given the part that was drawn before it."""
@@ -23,7 +29,7 @@ class Chain(Remembering):
     (*sample, N, sizes[k - 1]), to a distribution over sizes[k] numbers; z is (*sample, N, D), the
     parts side by side in the order of drawing, or, with `reverse`, in the other one, so that a
     generative chain and an inference chain that go opposite ways share their z. `noises` are the
-    shape and law of the noise of each part, found by asking once where they are left out.
+    noise of each part, found by asking once where they are left out.
     Units: nats, the sum over the parts.
     Source: Rezende et al. (2014), "Stochastic backpropagation", section 2; Burda et al. (2015),
     equation 1.
@@ -45,7 +51,7 @@ class Chain(Remembering):
         links: Sequence[Link],
         sizes: Sequence[int],
         reverse: bool = False,
-        noises: Sequence[tuple[torch.Size, Law]] | None = None,
+        noises: Sequence[Noise] | None = None,
     ) -> None:
         self.first = first
         self.links = tuple(links)
@@ -67,19 +73,22 @@ class Chain(Remembering):
         return total
 
     def transform(self, noise: Tensor) -> Tensor:
-        shapes = [shape for shape, _ in self._noises]
-        pieces = noise.split([shape.numel() for shape in shapes], dim=-1)
         parts: list[Tensor] = []
         total = torch.zeros_like(noise[..., 0])
-        for k, piece in enumerate(pieces):
+        for k, piece in enumerate(apart(noise, self._noises)):
             q = self.links[k - 1](parts[-1]) if k else self.first
-            parts.append(route(q).transform(piece.unflatten(-1, shapes[k])))
+            parts.append(route(q).transform(piece))
             total = total + q.log_prob(parts[-1])
         z = torch.cat(parts[::-1] if self.reverse else parts, dim=-1)
         return self.remember(z, total)
 
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """Whether the draws of all parts have a gradient."""
+        return side_by_side(self._noises).differentiable
+
     def noise_shape(self) -> torch.Size:
-        return torch.Size([sum(shape.numel() for shape, _ in self._noises)])
+        return side_by_side(self._noises).shape
 
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "Chain":
         """The same chain with its first part expanded to another batch shape."""
@@ -89,9 +98,7 @@ class Chain(Remembering):
     def law(
         self, generator: np.random.Generator, shape: Sequence[int], dtype: torch.dtype
     ) -> Tensor:
-        lead = len(shape) - 1
-        drawn = [law(generator, (*shape[:-1], *own), dtype) for own, law in self._noises]
-        return torch.cat([part.flatten(lead) for part in drawn], dim=-1)
+        return side_by_side(self._noises).law(generator, shape, dtype)
 
     def _parts(self, z: Tensor) -> list[Tensor]:
         """The parts of z in the order of drawing."""
@@ -100,7 +107,7 @@ class Chain(Remembering):
         return parts[::-1] if self.reverse else parts
 
     @cached_property
-    def _noises(self) -> list[tuple[torch.Size, Law]]:
+    def _noises(self) -> list[Noise]:
         laws = [self.first]
         laws += [link(torch.zeros(1, n)) for link, n in zip(self.links, self.sizes, strict=False)]
-        return [(way.shape, way.law) for way in map(route, laws)]
+        return [route(law).standard for law in laws]

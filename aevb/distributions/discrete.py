@@ -2,6 +2,7 @@
 
 relaxed            z = softmax((l + g) / t), g of Gumbel's law; as t to 0 it is one-hot
 straight-through   forward the hard draw, backward the gradient of the probabilities
+hard               a step of the noise, whose gradient is zero: for estimators that need none
 """
 
 from collections.abc import Sequence
@@ -185,6 +186,49 @@ class BernoulliStraightThrough(Reparameterized, td.Bernoulli):
         return (noise < self.probs).to(noise.dtype) + (self.probs - self.probs.detach())
 
 
+class _HardCoin(Reparameterized, td.Bernoulli):
+    """How a coin is drawn: z = 1 where u < probs, a step of u."""
+
+    route = "hard"
+    has_rsample = False
+    law = staticmethod(open_uniform)
+
+    def transform(self, noise: Tensor) -> Tensor:
+        return (noise < self.probs).to(noise.dtype)
+
+
+class _HardClass(Reparameterized, td.Categorical):
+    """How a class is drawn: z = k where F(k - 1) <= u < F(k), F the sums of the probabilities."""
+
+    route = "hard"
+    has_rsample = False
+    law = staticmethod(open_uniform)
+
+    def transform(self, noise: Tensor) -> Tensor:
+        return _class_of(noise, self.probs).to(noise.dtype)
+
+
+class _HardOneHot(Reparameterized, td.OneHotCategorical):
+    """How a one-hot vector is drawn: by the class of one uniform number."""
+
+    route = "hard"
+    has_rsample = False
+    law = staticmethod(open_uniform)
+
+    def noise_shape(self) -> torch.Size:
+        return torch.Size(())
+
+    def transform(self, noise: Tensor) -> Tensor:
+        classes = torch.arange(self.event_shape[0], device=noise.device)
+        return (classes == _class_of(noise, self.probs).unsqueeze(-1)).to(noise.dtype)
+
+
+def _class_of(u: Tensor, probs: Tensor) -> Tensor:
+    """How many of the sums of the probabilities, but for the last, lie at or below u."""
+    below: Tensor = (probs.cumsum(-1)[..., :-1] <= u.unsqueeze(-1)).sum(-1)
+    return below
+
+
 def _logit(z: Tensor) -> Tensor:
     """log(z / (1 - z)), with digits near 1/2 as well, where it goes through 0."""
     middle = (z - 0.5).abs() < 0.25
@@ -208,4 +252,7 @@ ROUTES |= {
     td.RelaxedBernoulli: RelaxedBernoulli,
     td.RelaxedOneHotCategorical: RelaxedOneHotCategorical,
     td.OneHotCategoricalStraightThrough: OneHotCategoricalStraightThrough,
+    td.Bernoulli: _HardCoin,
+    td.Categorical: _HardClass,
+    td.OneHotCategorical: _HardOneHot,
 }

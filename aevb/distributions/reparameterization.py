@@ -5,6 +5,7 @@
     location-scale    e, of a standard law     z = loc + scale e
     composition       e, of standard laws      z = a function of other draws
     implicit          u ~ U(0, 1)              z = F^-1(u) found numerically, dz = -dF / p(z)
+    hard              u ~ U(0, 1)              z = F^-1(u) of a coin or a class: steps, no gradient
 
 Every class of `aevb.distributions` with a differentiable draw states its route by `noise_shape`,
 `law` and `transform`; `ROUTES` says which of them speaks for a class that torch owns.
@@ -142,18 +143,65 @@ ROUTES: dict[type[Distribution], type[Reparameterized]] = {}
 """For classes that torch owns, the class whose route they take."""
 
 
+class Noise(NamedTuple):
+    """The noise of one draw: its shape, its law, and whether the map from it has a gradient."""
+
+    shape: torch.Size
+    law: Law
+    differentiable: bool = True
+
+    def draw(
+        self, generator: np.random.Generator, lead: Sequence[int], dtype: torch.dtype
+    ) -> Tensor:
+        """Noise for draws (*lead), say of S samples for N data, (*lead, *shape)."""
+        return self.law(generator, (*lead, *self.shape), dtype)
+
+
+NONE = Noise(torch.Size((0,)), standard_normal)
+"""Of what draws by torch's own generator."""
+
+
+def side_by_side(noises: Sequence[Noise]) -> Noise:
+    """The noise of several draws as one vector; `apart` takes it to pieces.
+
+    Example:
+        >>> side_by_side([Noise(torch.Size((2, 3)), standard_normal), NONE]).shape
+        torch.Size([6])
+    """
+
+    def law(generator: np.random.Generator, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        lead = tuple(shape[:-1])
+        drawn = [noise.draw(generator, lead, dtype).reshape(*lead, -1) for noise in noises]
+        return torch.cat(drawn, dim=-1)
+
+    size = torch.Size((sum(noise.shape.numel() for noise in noises),))
+    return Noise(size, law, all(noise.differentiable for noise in noises))
+
+
+def apart(vector: Tensor, noises: Sequence[Noise]) -> list[Tensor]:
+    """The noise of each draw, (*lead, *shape), from one vector (*lead, E) of all of them."""
+    pieces = vector.split([noise.shape.numel() for noise in noises], dim=-1)
+    return [p.unflatten(-1, n.shape) for p, n in zip(pieces, noises, strict=True)]
+
+
 class Route(NamedTuple):
-    """The noise of one draw, its law, and the map g from noise to z."""
+    """The noise of one draw, its law, the map g from noise to z, and whether g has a gradient."""
 
     shape: torch.Size
     law: Law
     transform: Callable[[Tensor], Tensor]
+    differentiable: bool = True
 
     def noise(
         self, generator: np.random.Generator, lead: Sequence[int], dtype: torch.dtype
     ) -> Tensor:
         """Noise for draws (*lead), say of S samples for N data, (*lead, *shape)."""
-        return self.law(generator, (*lead, *self.shape), dtype)
+        return self.standard.draw(generator, lead, dtype)
+
+    @property
+    def standard(self) -> Noise:
+        """The noise alone."""
+        return Noise(self.shape, self.law, self.differentiable)
 
 
 def route(q: Distribution) -> Route:
@@ -172,11 +220,39 @@ def route(q: Distribution) -> Route:
     moved = base.batch_shape[len(q.batch_shape) :]
     shape = torch.Size((*moved, *kind.noise_shape(base)))  # type: ignore[arg-type]
     law = base.law if isinstance(base, Reparameterized) else kind.law
-    return Route(shape, law, lambda noise: kind.transform(base, noise))  # type: ignore[arg-type]
+    return Route(
+        shape,
+        law,
+        lambda noise: kind.transform(base, noise),  # type: ignore[arg-type]
+        base.has_rsample if isinstance(base, Reparameterized) else kind.has_rsample,
+    )
+
+
+def noise_of(p: Distribution) -> Noise:
+    """The noise that `draw_from` takes: none for a law that only torch can draw from."""
+    try:
+        return route(p).standard
+    except UsageError:
+        return NONE
+
+
+def draw_from(p: Distribution, noise: Tensor) -> Tensor:
+    """A draw of p by its route, or, where it has none, by torch's own generator.
+
+    Shapes: noise (S, *batch, *shape) as `noise_of(p)` says; the draw (S, *batch, *event), without
+    gradient.
+    Example:
+        >>> draw_from(torch.distributions.Poisson(torch.ones(3)), torch.zeros(5, 3, 0)).shape
+        torch.Size([5, 3])
+    """
+    with torch.no_grad():
+        if noise_of(p) is NONE:
+            return p.sample(noise.shape[: noise.ndim - 1 - len(p.batch_shape)])
+        return route(p).transform(noise)
 
 
 def reparameterize(q: Distribution, noise: Tensor) -> Tensor:
-    """z = g(noise), differentiable in the parameters of q.
+    """z = g(noise), differentiable in the parameters of q, unless it is a hard coin or class.
 
         Normal: z = loc + scale * noise;   MultivariateNormal: z = loc + L noise
 

@@ -12,11 +12,10 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from aevb import codes, imputation
-from aevb.algorithms import AEVB, State
+from aevb.algorithms import Learner, State
 from aevb.data import Binarization, Dataset, Rows, Source, all_rows, read_values
 from aevb.data.checks import first_cell
 from aevb.data.frames import is_frame
-from aevb.distributions import route
 from aevb.errors import DataError, TrainingError, UsageError
 from aevb.estimator.display import html_of
 from aevb.estimator.parameters import (
@@ -28,7 +27,7 @@ from aevb.estimator.parameters import (
     seed_of,
     spelled,
 )
-from aevb.evaluation import refit, score_rows
+from aevb.evaluation import first_batch, refit, score_rows
 from aevb.posterior import PerDatum, Posterior
 from aevb.randomness import Stream, generator
 from aevb.storage import (
@@ -174,12 +173,12 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         if isinstance(self.posterior_, PerDatum):
             raise UsageError("partial_fit needs an encoder: choose the posterior mean-field")
         settings, algorithm, state = self.settings_, *self._go_on(len(rows))
-        way = route(self.posterior_(rows.take(np.arange(1)).double()))
+        noise_law = algorithm.noise(first_batch(self.model_, rows))
         order = generator(settings.seed, Stream.ORDER, len(self.history_)).permutation(len(rows))
         for start in range(0, len(rows), settings.batch_size):
             positions = order[start : start + settings.batch_size]
             source = generator(settings.seed, Stream.NOISE, state.t)
-            noise = way.noise(source, (settings.samples, len(positions)), torch.float64)
+            noise = noise_law.draw(source, (settings.samples, len(positions)), torch.float64)
             algorithm.step(state, rows.take(positions), noise, temper=settings.beta)
         if bad := int(state.totals[-1]):
             raise TrainingError(
@@ -216,7 +215,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self.history_, self._memory = [], None
         return data
 
-    def _go_on(self, rows: int) -> tuple[AEVB, State]:
+    def _go_on(self, rows: int) -> tuple[Learner, State]:
         """The learner as the last pass left it; a pickle keeps its memory, not its functions."""
         algorithm = learner(self.settings_, self.model_, self.posterior_, rows)
         state = algorithm.init()

@@ -3,12 +3,11 @@
 from aevb.storage.building import (
     build,
     check_domain,
-    learner,
-    pick_schedule,
     settle_latents,
 )
 from aevb.storage.facts import facts_of
 from aevb.storage.latents import has_closed_divergence, layer_sizes
+from aevb.storage.learners import learner, pick_schedule
 from aevb.storage.run import RunFolder
 from aevb.storage.settings import Settings, check_settings
 from aevb.storage.unfinished import Unfinished

@@ -1,7 +1,6 @@
 """A model, a posterior and their learner from the settings of a run, sized for its data."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from aevb.algorithms import AEVB
 from aevb.conditional import Conditional
 from aevb.data import Binarization, Dataset
 from aevb.data.maps import rows_of
@@ -25,8 +23,6 @@ from aevb.networks import (
     StandardizedInput,
     Standardizer,
 )
-from aevb.objectives import Objective, elbo_a, elbo_b, free_bits, iwae
-from aevb.optimizers import SGD, Adagrad, Adam, Optimizer, Schedule, constant, cosine, linear, steps
 from aevb.posterior import Posterior
 from aevb.priors import VampPrior
 from aevb.randomness import Stream, generator
@@ -43,14 +39,6 @@ from aevb.storage.latents import (
 from aevb.storage.likelihoods import LIKELIHOODS
 from aevb.storage.settings import Settings, pick
 
-OBJECTIVES: dict[str, Objective] = {"elbo-a": elbo_a, "elbo-b": elbo_b, "iwae": iwae}
-OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adagrad": Adagrad, "sgd": SGD}
-SCHEDULES: dict[str, Schedule] = {
-    "constant": constant,
-    "steps": steps,
-    "cosine": cosine,
-    "linear": linear,
-}
 ROWS_FOR_START = 10_000
 CELLS_LOOKED_AT = 4_000_000
 BETWEEN = 200
@@ -144,28 +132,6 @@ def _check_resolution(data: Dataset) -> None:
         )
 
 
-def learner(settings: Settings, model: Model, posterior: Posterior, rows: int) -> AEVB:
-    """The algorithm with its objective and optimizer, for so many training rows."""
-    objective: Objective = pick(OBJECTIVES, settings.objective, "--objective")
-    if settings.free_bits:
-        if settings.objective != "elbo-b":
-            raise UsageError(
-                "--free-bits needs --objective elbo-b: it bounds KL(q || p) from below"
-            )
-        objective = free_bits(settings.free_bits)
-    optimizer: Callable[..., Optimizer] = pick(OPTIMIZERS, settings.optimizer, "--optimizer")
-    return AEVB(
-        model,
-        posterior,
-        objective,
-        optimizer() if settings.lr is None else optimizer(learning_rate=settings.lr),
-        weight_prior_rows=rows if settings.weight_prior == "normal" else None,
-        clip=settings.clip,
-        compiled=settings.step == "compiled",
-        precision="bfloat16" if settings.precision == "bfloat16" else "float32",
-    )
-
-
 def settle_latents(settings: Settings) -> Settings:
     """Prior and objective, where they were left open: those that suit the posterior.
 
@@ -184,12 +150,6 @@ def settle_latents(settings: Settings) -> Settings:
             )
         objective = "elbo-b" if closed else "elbo-a"
     return settings.model_copy(update={"prior": prior, "objective": objective})
-
-
-def pick_schedule(settings: Settings) -> Schedule:
-    """The learning-rate schedule that the settings name."""
-    schedule: Schedule = pick(SCHEDULES, settings.lr_schedule, "--lr-schedule")
-    return schedule
 
 
 def _decoder(settings: Settings, data: Dataset, family: Family) -> nn.Module:

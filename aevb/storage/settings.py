@@ -36,7 +36,7 @@ class Settings(BaseModel):
     hidden: tuple[int, ...]
     activation: str
     objective: str = "auto"
-    algorithm: Literal["aevb"] = "aevb"
+    algorithm: str = "aevb"
     samples: int = Field(1, ge=1, le=100_000)
     beta: float = Field(1.0, ge=0, allow_inf_nan=False)
     warmup_steps: int = Field(0, ge=0)

@@ -151,7 +151,7 @@ def fit(
         with ExitStack() as stack:
             followers = [*callbacks, _snapshots(folder, settings, data, model, posterior)]
             if tensorboard:
-                rate = getattr(algorithm.optimizer, "learning_rate", 1.0)
+                rate = algorithm.learning_rate
                 followers.append(stack.enter_context(_tensorboard(folder, settings, rate)))
             history = train(algorithm, data, plan, run=folder, resume=resume, callbacks=followers)
     except UsageError:
