@@ -161,12 +161,8 @@ class GaussianMixture(Model):
         law = (family.family if self.standardized else family)(raw, 1)
         if self.covariance == "full":
             return self.weights, law.mean, law.covariance_matrix
-        variance: Tensor = law.variance
-        return (
-            self.weights,
-            law.mean,
-            variance[:, :1] if self.covariance == "spherical" else variance,
-        )
+        size = 1 if self.covariance == "spherical" else self.width
+        return self.weights, law.mean, law.variance[:, :size]
 
     def put(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
         """Set the numbers, in the units of `standardize`.

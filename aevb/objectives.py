@@ -123,7 +123,8 @@ class Objective:
         self, model: Model, posterior: Posterior, batch: Batch | Tensor, noise: Tensor
     ) -> Draw:
         d = draw(model, posterior, batch, noise)
-        if torch.is_grad_enabled() and not route(d.posterior).differentiable:
+        learns = torch.is_grad_enabled() and next(posterior.parameters(), None) is not None
+        if learns and not route(d.posterior).differentiable:
             law = d.posterior
             name = type(law.base_dist if isinstance(law, Independent) else law).__name__
             raise UsageError(

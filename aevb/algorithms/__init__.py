@@ -1,7 +1,9 @@
 """Learners, one file each, with the same two methods: `init` makes a state, `step` moves it."""
 
 from aevb.algorithms.aevb import AEVB
+from aevb.algorithms.em import EM
+from aevb.algorithms.em_gradient import GeneralizedEM
 from aevb.algorithms.gradient import GradientLearner
 from aevb.algorithms.learner import Learner, State
 
-__all__ = ["AEVB", "GradientLearner", "Learner", "State"]
+__all__ = ["AEVB", "EM", "GeneralizedEM", "GradientLearner", "Learner", "State"]

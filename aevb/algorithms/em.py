@@ -17,7 +17,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from aevb.algorithms.aevb import State
+from aevb.algorithms.learner import State
 from aevb.algorithms.monotone import Expectation, Monotone
 from aevb.distributions import kl
 from aevb.errors import TrainingError, UsageError
@@ -114,6 +114,32 @@ class EM(Monotone[Expectation]):
         self.model.put(weight, mean, variance)
         self.posterior.load_state_dict(self.model.exact_posterior().state_dict())
         return 0.0
+
+    def _condition(self, x: Tensor) -> float:
+        with torch.no_grad():
+            if isinstance(self.model, LinearGaussian):
+                matrices, variances = self.model.posterior_precision(), self.model.variance
+            else:
+                assert isinstance(self.model, GaussianMixture)
+                x = self.model.standardize(x)
+                _, _, matrices = self.model.numbers()
+                full = _full(self.model)
+                variances = matrices.diagonal(dim1=-2, dim2=-1) if full else matrices
+                matrices = matrices if full else torch.eye(1).to(x)
+            beside_the_spread = (x.abs().amax(0) / variances.sqrt()).max()
+            return float(beside_the_spread) + _magnified(matrices)
+
+
+def _magnified(matrices: Tensor) -> float:
+    """By how much solving with the worst of these matrices magnifies rounding.
+
+    It is that of the correlations: scales of rows and columns do not matter to Cholesky's factors
+    (van der Sluis 1969).
+    """
+    deviations = matrices.diagonal(dim1=-2, dim2=-1).sqrt()
+    correlations = matrices / deviations.unsqueeze(-1) / deviations.unsqueeze(-2)
+    least = torch.linalg.eigvalsh(correlations.double()).min()
+    return 1 / max(float(least), torch.finfo(matrices.dtype).eps)
 
 
 def responsibilities(model: GaussianMixture, x: Tensor) -> Responsibilities:

@@ -6,22 +6,24 @@ That it never falls is a theorem, so a fall is a sign of numbers gone wrong: it 
 """
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from aevb.algorithms.aevb import METRICS, State
+from aevb.algorithms.learner import Learner, State, empty_totals
 from aevb.devices import parameter_of
+from aevb.distributions.reparameterization import NONE, Noise
 from aevb.errors import TrainingError, UsageError
 from aevb.model import Model
+from aevb.objectives import Terms
 from aevb.posterior import Batch, Posterior, as_batch
 
-ROUNDINGS = 1e4
-"""Of the objective's size, in units of its last digit: what a fall may be and still be none."""
+ROUNDINGS = 100
+"""What a fall may be and still be none, in last digits of the objective times its condition."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ Found = TypeVar("Found", bound=Expectation)
 
 
 @dataclass
-class Monotone(ABC, Generic[Found]):
+class Monotone(Learner, Generic[Found]):
     """A learner whose every step is over the same N = `rows` data.
 
     Errors: UsageError for a minibatch; TrainingError where the objective falls by more than
@@ -47,9 +49,9 @@ class Monotone(ABC, Generic[Found]):
     rows: int
     treatment: Callable[[Tensor, Tensor | None], Tensor] | None = field(default=None, kw_only=True)
 
-    whole_data = True
+    needs_all: ClassVar[bool] = True
     compiled = False
-    note: str | None = None
+    precision = "float32"
 
     def __post_init__(self) -> None:
         if self.rows < 1:
@@ -72,6 +74,10 @@ class Monotone(ABC, Generic[Found]):
         """What never falls, in nats per datum."""
         return float(found.log_evidence.double().mean())
 
+    def _condition(self, x: Tensor) -> float:
+        """How much the present numbers, at these rows, may magnify rounding."""
+        return 1.0
+
     def init(self) -> State:
         """The state at the model's present numbers, which it shares and moves in place."""
         modules = {"model": self.model, "posterior": self.posterior}
@@ -81,8 +87,9 @@ class Monotone(ABC, Generic[Found]):
         return State(
             parameters={name: p.detach() for name, p in named},
             buffers=dict(buffers),
-            memory={"floor": (torch.full((), -math.inf, dtype=torch.float64, device=device),)},
-            totals=torch.zeros(len(METRICS) + 2, dtype=torch.float64, device=device),
+            memory={},
+            extra={"floor": torch.full((), -math.inf, dtype=torch.float64, device=device)},
+            totals=empty_totals(device),
         )
 
     def step(
@@ -102,12 +109,13 @@ class Monotone(ABC, Generic[Found]):
         with torch.no_grad():
             found = self._expect(x)
         reached = self._objective(found)
-        self._require_no_fall(state, reached)
+        self._require_no_fall(state, x, reached)
         may_fall = self._maximize(state, x, found)
-        state.memory["floor"][0].fill_(reached - may_fall)
-        elbo, kl = (v.sum(dtype=torch.float64) for v in (found.log_evidence, found.kl))
-        sums = torch.stack([elbo, elbo + kl, kl, torch.full_like(kl, len(x))])
-        state.totals[:-1].add_(sums)
+        state.extra["floor"].fill_(reached - may_fall)
+        state.add(Terms(found.log_evidence, found.log_evidence + found.kl, found.kl), state.t)
+
+    def noise(self, batch: Batch) -> Noise:
+        return NONE
 
     def _whole(self, batch: Batch | Tensor) -> Tensor:
         """All rows, in the dtype of the numbers; UsageError for some of them."""
@@ -121,35 +129,22 @@ class Monotone(ABC, Generic[Found]):
                 f"{type(self).__name__} takes all {self.rows} rows in every step, found a batch of "
                 f"{len(batch.x)}: make the batch size {self.rows}"
             )
-        x = batch.x if self.treatment is None else self.treatment(batch.x, batch.key)
-        return x.to(parameter_of(self.model))
+        return self.treated(batch).x.to(parameter_of(self.model))
 
-    def _require_no_fall(self, state: State, reached: float) -> None:
+    def _require_no_fall(self, state: State, x: Tensor, reached: float) -> None:
         name = type(self).__name__
         if not math.isfinite(reached):
             raise TrainingError(
                 f"the objective of {name} is not finite at step {state.t}: look for extreme or "
                 "missing values in the data"
             )
-        floor = float(state.memory["floor"][0])
+        floor = float(state.extra["floor"])
         eps = torch.finfo(parameter_of(self.model).dtype).eps
-        if reached < floor - ROUNDINGS * eps * (1 + abs(reached)):
+        rounding = ROUNDINGS * eps * (1 + abs(reached))
+        # The condition costs more than the rest, and matters only where something is amiss.
+        if reached < floor - rounding and reached < floor - rounding * self._condition(x):
             raise TrainingError(
                 f"the objective of {name} fell from {floor:.12g} to {reached:.12g} nats per datum "
                 f"at step {state.t}, which only numbers beyond their precision can do: train in "
                 "float64, or regularize more"
             )
-
-    def treated(self, batch: Batch | Tensor) -> Batch:
-        """The batch as the model sees it: the loop hands rows in as they are stored."""
-        batch = as_batch(batch)
-        if self.treatment is None:
-            return batch
-        return batch._replace(x=self.treatment(batch.x, batch.key), key=None)
-
-    def outside_tensors(self) -> dict[str, Tensor]:
-        """Nothing is kept outside the state."""
-        return {}
-
-    def load_outside_tensors(self, tensors: Mapping[str, Any]) -> None:
-        """Nothing is kept outside the state."""
