@@ -211,7 +211,7 @@ class GradientLearner(Learner):
             )
         objective = terms.objective.mean()
         if self.weight_prior_rows is not None:
-            objective = objective + _log_weight_prior(parameters) / self.weight_prior_rows
+            objective = objective + log_weight_prior(parameters) / self.weight_prior_rows
         return -objective, (Terms(*(term.detach() for term in terms)), buffers)
 
     def _outside(
@@ -247,7 +247,7 @@ class GradientLearner(Learner):
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
 
-def _log_weight_prior(parameters: dict[str, Tensor]) -> Tensor:
+def log_weight_prior(parameters: dict[str, Tensor]) -> Tensor:
     """log N(theta; 0, I) over the generative parameters."""
     theta = [p for name, p in parameters.items() if name.startswith("model.")]
     size = sum(p.numel() for p in theta)
