@@ -24,7 +24,7 @@ from torch.distributions import kl
 
 _ROOMS = (
     *("algorithms", "compilation", "conditional", "data.dataset", "devices", "distributions"),
-    *("evaluation", "families", "flows", "library", "model", "networks", "objectives"),
+    *("evaluation", "families", "flows", "library", "mcmc", "model", "networks", "objectives"),
     *("optimizers", "posterior", "priors", "products", "randomness", "signature"),
 )
 """The modules of this library whose functions a graph is traced through, or made by."""

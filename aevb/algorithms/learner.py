@@ -111,6 +111,10 @@ class Learner(ABC):
         """Why the step runs uncompiled although a compiled one was asked for."""
         return None
 
+    def facts(self, state: State) -> dict[str, float]:
+        """What the record of an epoch says beside the averages of the state, by name."""
+        return {}
+
     def treated(self, batch: Batch | Tensor) -> Batch:
         """The batch as the model sees it: the loop hands rows in as they are stored."""
         batch = as_batch(batch)
