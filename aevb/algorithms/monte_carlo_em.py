@@ -12,6 +12,7 @@ left. Chains persist, so that a transition or two for each visit suffice once th
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ LEAPFROGS, UPDATES = 10, 5
 """Of a transition, and of the weights after them: the paper's."""
 START = 5
 """The part of the stream of chains that they begin with; those before it are an evaluation's."""
+PASSES = LEAPFROGS + 1 + UPDATES
+"""Forward and back through the decoder in a visit of one transition."""
 VISITS = 100
 """Whose acceptance is averaged for the record."""
 
@@ -70,6 +73,7 @@ class MonteCarloEM(GradientLearner):
 
     optimizer: Optimizer | torch.optim.Optimizer = field(default_factory=Adagrad, kw_only=True)
     seed: int = field(default=0, kw_only=True)
+    learns_posterior: ClassVar[bool] = False
 
     def modules(self) -> dict[str, torch.nn.Module]:
         return {"model": self.model}
@@ -102,7 +106,8 @@ class MonteCarloEM(GradientLearner):
             z = self.model.sample_prior(self._rows, source)
             chains = self._map.inv(z).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
             # As wide as the prior: a step that is too large is soon made smaller.
-            size = chains.std(0, correction=0).mean().clamp_min(torch.finfo(z.dtype).tiny)
+            size = chains.std(0, correction=0).mean()
+            size = torch.where(size > 0, size, 1.0)
             state.extra["tuning"] = torch.stack([size.log(), torch.zeros_like(size)])
             state.extra["chains"] = chains.contiguous()
         return state

@@ -63,9 +63,10 @@ def train(
         typer.Option(
             help="mean-field, low-rank, full-covariance, mixture, planar, radial, householder, "
             "sylvester, real-nvp, iaf, ladder, von-mises-fisher, dirichlet, or a family such as "
-            "laplace or gamma; per-datum:FAMILY and global:FAMILY have free parameters."
+            "laplace or gamma; per-datum:FAMILY and global:FAMILY have free parameters; auto: "
+            "mean-field, or per-datum where the algorithm has no recognition model."
         ),
-    ] = "mean-field",
+    ] = "auto",
     prior: Annotated[
         str,
         typer.Option(
@@ -81,7 +82,7 @@ def train(
         typer.Option(help="elbo-a, elbo-b, iwae; auto: b where KL(q || p) has a closed form."),
     ] = "auto",
     samples: Annotated[int, typer.Option(help="L, posterior samples per datum and step.")] = 1,
-    algorithm: Annotated[str, typer.Option(help="aevb.")] = "aevb",
+    algorithm: Annotated[str, typer.Option(help="aevb, mean-field, monte-carlo-em.")] = "aevb",
     beta: Annotated[float, typer.Option(help="Weight of the divergence in the objective.")] = 1.0,
     warmup_steps: Annotated[int, typer.Option(help="Steps until beta has its full value.")] = 0,
     free_bits: Annotated[float, typer.Option(help="Nats free of charge per dimension.")] = 0.0,
@@ -168,8 +169,10 @@ def train(
         print_json(result)
     else:
         last, best = result["train"], result["validation"] or {}
+        name = "objective" if last["elbo"] is None else "elbo"
+        said = {"objective": "mean log p(x, z)", "elbo": "training bound"}[name]
         print(
-            f"{folder.path}: {result['epochs']} epochs, training bound {last['elbo']:.2f} nats"
+            f"{folder.path}: {result['epochs']} epochs, {said} {last[name]:.2f} nats"
             + (f", validation bound {best['elbo']:.2f} nats" if best else "")
         )
         print(

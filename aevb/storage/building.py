@@ -28,6 +28,8 @@ from aevb.priors import VampPrior
 from aevb.randomness import Stream, generator
 from aevb.storage.description import ACTIVATIONS
 from aevb.storage.latents import (
+    LOG_JOINT,
+    check_algorithm,
     check_latents,
     has_closed_divergence,
     layer_sizes,
@@ -135,13 +137,17 @@ def _check_resolution(data: Dataset) -> None:
 def settle_latents(settings: Settings) -> Settings:
     """Prior and objective, where they were left open: those that suit the posterior.
 
-    The objective is estimator B where KL(q || p) has a closed form, else A, which samples it.
+    The objective is estimator B where KL(q || p) has a closed form, else A, which samples it; of
+    Monte Carlo EM, which has no q, log p(x, z).
     Errors: UsageError for names that there are not, or a combination that makes no sense.
     """
     posterior, objective = settings.posterior, settings.objective
     check_latents(posterior, settings.prior, settings.layers, settings.latent_dim)
+    check_algorithm(settings)
     prior = prior_for(posterior, settings.prior)
-    if objective in ("auto", "elbo-b"):
+    if settings.algorithm == "monte-carlo-em":
+        objective = LOG_JOINT
+    elif objective in ("auto", "elbo-b"):
         closed = has_closed_divergence(settings)
         if objective == "elbo-b" and not closed:
             raise UsageError(

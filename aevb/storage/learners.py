@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from aevb.algorithms import AEVB, Learner
+from aevb.algorithms import AEVB, Learner, MonteCarloEM
+from aevb.algorithms.monte_carlo_em import PASSES
 from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.objectives import Objective, elbo_a, elbo_b, free_bits, iwae
@@ -59,6 +60,25 @@ def _aevb(settings: Settings, model: Model, posterior: Posterior, rows: int) -> 
     return AEVB(model, posterior, objective_of(settings), **gradient_options(settings, rows))
 
 
+def _monte_carlo_em(settings: Settings, model: Model, posterior: Posterior, rows: int) -> Learner:
+    if settings.free_bits or settings.beta != 1 or settings.warmup_steps:
+        raise UsageError(
+            "--algorithm monte-carlo-em has no divergence to weigh: leave out --beta, "
+            "--warmup-steps and --free-bits"
+        )
+    options = gradient_options(settings, rows)
+    return MonteCarloEM(model, posterior, **options, seed=settings.seed)
+
+
 Make = Callable[[Settings, Model, Posterior, int], Learner]
 """Settings, model, posterior and the number of training rows to a learner."""
-ALGORITHMS: dict[str, Make] = {"aevb": _aevb}
+ALGORITHMS: dict[str, Make] = {
+    "aevb": _aevb,
+    "mean-field": _aevb,
+    "monte-carlo-em": _monte_carlo_em,
+}
+
+
+def passes_of(settings: Settings) -> int:
+    """How often a step goes forward and back through the networks."""
+    return PASSES if settings.algorithm == "monte-carlo-em" else 1
