@@ -1,4 +1,4 @@
-"""Expectation maximization against scikit-learn, closed forms and the theorem that it never falls."""
+"""Expectation maximization: scikit-learn, closed forms, and the theorem that it never falls."""
 
 import itertools
 import warnings

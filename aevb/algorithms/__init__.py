@@ -5,6 +5,7 @@ from aevb.algorithms.em import EM
 from aevb.algorithms.em_gradient import GeneralizedEM
 from aevb.algorithms.gradient import GradientLearner
 from aevb.algorithms.learner import Learner, State
+from aevb.algorithms.monte_carlo_em import MonteCarloEM
 from aevb.algorithms.wake_sleep import ReweightedWakeSleep, WakeSleep
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "GeneralizedEM",
     "GradientLearner",
     "Learner",
+    "MonteCarloEM",
     "ReweightedWakeSleep",
     "State",
     "WakeSleep",

@@ -22,7 +22,7 @@ from aevb.families import Elementwise, Family, Normal
 from aevb.networks import MLP
 from aevb.posterior import Amortized, FreeParameters, Global, Ladder, PerDatum, Posterior
 from aevb.priors import VampPrior
-from aevb.storage.settings import Settings, pick
+from aevb.storage.settings import POSTERIOR_DEFAULTS, Settings, pick
 
 STEPS = 8
 """Of a flow made of small maps; the larger ones take a quarter."""
@@ -218,6 +218,26 @@ def check_latents(posterior: str, prior: str, layers: int, size: int) -> None:
         raise UsageError(
             f"--latent-dim {size} leaves one dimension, and {name if prior != 'flow' else 'flow'} "
             "needs at least two"
+        )
+
+
+def check_algorithm(settings: Settings) -> None:
+    """UsageError for a posterior, or an objective, that the algorithm has no use for."""
+    algorithm, posterior = settings.algorithm, settings.posterior
+    if algorithm not in POSTERIOR_DEFAULTS:
+        return
+    way, name = way_and_family(posterior)
+    if way != "per-datum":
+        raise UsageError(
+            f"--algorithm {algorithm} has no recognition model, and --posterior {posterior} is one "
+            "for all rows: leave it out, or choose per-datum:FAMILY"
+        )
+    factors = name != "ladder" and isinstance(FAMILIES[name][1](2), Normal | Elementwise)
+    if algorithm == "mean-field" and not factors:
+        raise UsageError(
+            f"--algorithm mean-field has a posterior that factorizes over dimensions, and that of "
+            f"--posterior {posterior} does not: choose a family such as per-datum:laplace, or "
+            "--algorithm aevb"
         )
 
 
