@@ -115,6 +115,11 @@ class LinearGaussian(Model):
         mean = torch.cholesky_solve(along.mT, factor).mT.reshape(*x.shape[:-1], self.latent_dim)
         return mean, factor, rest - mean @ self.weight.mT
 
+    def posterior_given(self, x: Tensor) -> FullNormal:
+        mean, factor, _ = self._posterior(x)
+        covariance = torch.cholesky_inverse(factor)
+        return FullNormal(mean, scale_tril=torch.linalg.cholesky(covariance), validate_args=False)
+
     def exact_posterior(self) -> Amortized:
         """p(z given x) at the present parameters, as a posterior that can be trained and saved.
 

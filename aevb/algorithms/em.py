@@ -23,7 +23,7 @@ from aevb.distributions import kl
 from aevb.errors import TrainingError, UsageError
 from aevb.gaussian_mixture import GaussianMixture
 from aevb.linear_gaussian import LinearGaussian, em_step
-from aevb.posterior import Posterior
+from aevb.posterior import ExactPosterior, Posterior
 
 REG = 1e-6
 """Added to the variances of a mixture, as scikit-learn's `reg_covar`."""
@@ -89,14 +89,13 @@ class EM(Monotone[Expectation]):
         super().__post_init__()
 
     def _posterior(self) -> Posterior:
-        assert isinstance(self.model, GaussianMixture | LinearGaussian)
-        return self.model.exact_posterior()
+        return ExactPosterior(self.model)
 
     def _expect(self, x: Tensor) -> Expectation:
         if isinstance(self.model, GaussianMixture):
             return responsibilities(self.model, x)
         assert isinstance(self.model, LinearGaussian)
-        divergence = kl(self.model.exact_posterior()(x), self.model.prior())
+        divergence = kl(self.posterior(x), self.model.prior())
         assert divergence is not None
         return Expectation(self.model.log_prob(x), divergence)
 
@@ -112,7 +111,6 @@ class EM(Monotone[Expectation]):
             self.model.weight.detach().double(), noise.detach().double(), rest.mT @ rest / len(x)
         )
         self.model.put(weight, mean, variance)
-        self.posterior.load_state_dict(self.model.exact_posterior().state_dict())
         return 0.0
 
     def _condition(self, x: Tensor) -> float:
@@ -185,7 +183,7 @@ def maximize_mixture(model: GaussianMixture, x: Tensor, shares: Tensor, reg: flo
     seen = moments(model, x, shares)
     before = tuple(t.detach().double() for t in model.numbers())
     wider = seen.scatter + reg * (torch.eye(x.shape[1]).to(seen.scatter) if _full(model) else 1.0)
-    _require_spread(model, wider, seen.live)
+    _require_spread(model, model.standardize(x).double(), wider, seen.live)
     lost = ~seen.live
     means, wider = seen.means.clone(), wider.clone()
     means[lost], wider[lost] = before[1][lost], before[2][lost]
@@ -198,11 +196,15 @@ def _full(model: GaussianMixture) -> bool:
     return model.covariance == "full"
 
 
-def _require_spread(model: GaussianMixture, covariances: Tensor, live: Tensor) -> None:
+def _require_spread(model: GaussianMixture, u: Tensor, covariances: Tensor, live: Tensor) -> None:
     if _full(model):
         whole = torch.linalg.cholesky_ex(covariances).info == 0
+        variances = covariances.diagonal(dim1=-2, dim2=-1)
     else:
-        whole = (covariances > 0).all(-1)
+        whole, variances = torch.ones_like(live), covariances
+    # The variance of rows that are all the same is not always zero, but that of their rounding.
+    rounding = 8 * torch.finfo(u.dtype).eps * u.abs().amax(0)
+    whole = whole & (variances > rounding.square()).all(-1)
     flat = torch.nonzero(live & ~whole)
     if len(flat):
         raise TrainingError(

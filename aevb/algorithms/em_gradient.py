@@ -77,7 +77,8 @@ class GeneralizedEM(Monotone[Points]):
         super().__post_init__()
 
     def _posterior(self) -> Posterior:
-        return ExactPosterior(self.model) if self.listed else self._linear().exact_posterior()
+        closed = self.listed or isinstance(self.model, LinearGaussian)
+        return ExactPosterior(self.model) if closed else self._linear().exact_posterior()
 
     def _linear(self) -> LinearGaussian:
         """The model as a linear-Gaussian one over its own codes."""
@@ -149,7 +150,7 @@ class GeneralizedEM(Monotone[Points]):
                 break
             value, gradient = reached, slope
             rate.mul_(2)
-        if not self.listed:
+        if not isinstance(self.posterior, ExactPosterior):
             self.posterior.load_state_dict(self._linear().exact_posterior().state_dict())
         return 0.0
 
