@@ -184,7 +184,7 @@ class Comparison:
 
 
 def _cells(worth: Worth) -> str:
-    bias = f"{worth.bias:.2g} ± {worth.bias_standard_error:.1g}"
+    bias = f"{worth.bias:.2g} ± {worth.bias_standard_error:.2g}"
     return f"{bias:>18}{worth.variance:>12.3g}{worth.ratio:>10.3g}"
 
 

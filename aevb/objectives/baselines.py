@@ -44,7 +44,7 @@ class Baseline(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, signal: Signal, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """b for this signal, and the error to be made small along with the step."""
+        """b for this signal, whose gradient is not followed, and the error to be made small."""
 
 
 class LeaveOneOut(Baseline):
@@ -141,7 +141,7 @@ class Learnt(RunningMean):
         seen = torch.asinh(torch.nan_to_num(x.to(like.dtype).flatten(1)))
         c = for_densities(self.network(seen)).squeeze(-1)
         target = (signal.values.detach().mean(0) - middle) / spread
-        return middle + spread * c.detach(), known * (target - c).square()
+        return middle + spread * c, known * (target - c).square()
 
 
 def learnt_baseline(width: int) -> Learnt:
