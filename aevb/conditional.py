@@ -208,7 +208,7 @@ class Averaged(nn.Module):
     def divergence(self) -> Tensor:
         """KL(q(theta) || N(0, I)), nats.
 
-            1/2 sum_p (mean_p^2 + deviation_p^2 - 1 - log deviation_p^2)
+        1/2 sum_p (mean_p^2 + deviation_p^2 - 1 - log deviation_p^2)
         """
         means = torch.cat([p.flatten() for p in self.conditional.parameters()])
         variances = (2 * self.log_deviation).exp()

@@ -25,7 +25,7 @@ from torch.distributions import kl
 _ROOMS = (
     *("algorithms", "compilation", "conditional", "data.dataset", "devices", "distributions"),
     *("evaluation", "families", "flows", "library", "model", "networks", "objectives"),
-    *("optimizers", "posterior", "priors", "products", "randomness", "signature"),
+    *("optimizers", "posterior", "priors", "products", "randomness", "refinement", "signature"),
 )
 """The modules of this library whose functions a graph is traced through, or made by."""
 

@@ -23,6 +23,7 @@ ORDER = [
     {"posterior"},
     {"linear_gaussian"},
     {"objectives"},
+    {"refinement"},
     {"algorithms", "evaluation"},
     {"codes", "imputation", "storage"},
     {"exchange", "portions"},

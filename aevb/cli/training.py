@@ -81,7 +81,14 @@ def train(
         typer.Option(help="elbo-a, elbo-b, iwae; auto: b where KL(q || p) has a closed form."),
     ] = "auto",
     samples: Annotated[int, typer.Option(help="L, posterior samples per datum and step.")] = 1,
-    algorithm: Annotated[str, typer.Option(help="aevb.")] = "aevb",
+    algorithm: Annotated[str, typer.Option(help="aevb, full-bayes, semi-amortized.")] = "aevb",
+    weight_draws: Annotated[
+        int, typer.Option(help="Of full-bayes: draws of the weights that the model averages over.")
+    ] = 10,
+    refine: Annotated[
+        int | None,
+        typer.Option(help="Of semi-amortized: steps for each datum [default: 10]."),
+    ] = None,
     beta: Annotated[float, typer.Option(help="Weight of the divergence in the objective.")] = 1.0,
     warmup_steps: Annotated[int, typer.Option(help="Steps until beta has its full value.")] = 0,
     free_bits: Annotated[float, typer.Option(help="Nats free of charge per dimension.")] = 0.0,

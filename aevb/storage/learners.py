@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from aevb.algorithms import AEVB, Learner
+from aevb.algorithms import AEVB, FullBayes, Learner
 from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.objectives import Objective, elbo_a, elbo_b, free_bits, iwae
@@ -24,6 +24,11 @@ SCHEDULES: dict[str, Schedule] = {
 def learner(settings: Settings, model: Model, posterior: Posterior, rows: int) -> Learner:
     """The algorithm with its objective and optimizer, for so many training rows."""
     make: Make = pick(ALGORITHMS, settings.algorithm, "--algorithm")
+    if settings.refine is not None and settings.algorithm != "semi-amortized":
+        raise UsageError(
+            f"--refine is for --algorithm semi-amortized in training, found {settings.algorithm}: "
+            "leave it out, and add it to aevb evaluate to refine what any encoder says"
+        )
     return make(settings, model, posterior, rows)
 
 
@@ -59,6 +64,15 @@ def _aevb(settings: Settings, model: Model, posterior: Posterior, rows: int) -> 
     return AEVB(model, posterior, objective_of(settings), **gradient_options(settings, rows))
 
 
+def _full_bayes(settings: Settings, model: Model, posterior: Posterior, rows: int) -> Learner:
+    options = gradient_options(settings, rows) | {"rows": rows, "seed": settings.seed}
+    return FullBayes(model, posterior, objective_of(settings), **options)
+
+
 Make = Callable[[Settings, Model, Posterior, int], Learner]
 """Settings, model, posterior and the number of training rows to a learner."""
-ALGORITHMS: dict[str, Make] = {"aevb": _aevb}
+ALGORITHMS: dict[str, Make] = {
+    "aevb": _aevb,
+    "full-bayes": _full_bayes,
+    "semi-amortized": _aevb,
+}
