@@ -161,7 +161,8 @@ def _step(slope: Tensor, rate: Tensor) -> Tensor:
     """A step along the slope, (M, outputs), of a length that no gradient makes too long."""
     step = rate * slope
     length: Tensor = step.norm(dim=-1, keepdim=True)
-    return step * (LONGEST / (length + 1e-6)).clamp_max(1.0)
+    shorter: Tensor = step * (LONGEST / (length + 1e-6)).clamp_max(1.0)
+    return shorter
 
 
 def _fixed(noise: Noise) -> Tensor:
@@ -174,5 +175,6 @@ def _fixed(noise: Noise) -> Tensor:
     if noise.law is not standard_normal:
         return noise.draw(source, (2 * pairs,), torch.float32)
     u, _, v = np.linalg.svd(source.standard_normal((pairs, size)), full_matrices=False)
-    half = math.sqrt(pairs) * u @ v
-    return torch.from_numpy(np.concatenate([half, -half])).unflatten(-1, noise.shape)
+    half = torch.from_numpy(math.sqrt(pairs) * u @ v)
+    both: Tensor = torch.cat([half, -half]).unflatten(-1, noise.shape)
+    return both
