@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from aevb.algorithms import uncertain
 from aevb.conditional import Conditional
 from aevb.data import Binarization, Dataset
 from aevb.data.maps import rows_of
@@ -26,6 +27,7 @@ from aevb.networks import (
 from aevb.posterior import Posterior
 from aevb.priors import VampPrior
 from aevb.randomness import Stream, generator
+from aevb.refinement import refined
 from aevb.storage.description import ACTIVATIONS
 from aevb.storage.gradients import settle_gradient
 from aevb.storage.latents import (
@@ -78,6 +80,10 @@ def build(settings: Settings, data: Dataset) -> tuple[Model, Posterior]:
     for part in (model.likelihood, model.prior):
         if isinstance(part, Conditional | VampPrior):
             part.start_at(first)
+    if settings.algorithm == "full-bayes":
+        model = uncertain(model, settings.weight_draws, settings.seed)
+    if settings.algorithm == "semi-amortized":
+        posterior = refined(posterior, model, settings.refine)
     # Parameters are float32 where products are in bfloat16.
     dtype = torch.float64 if settings.precision == "float64" else torch.float32
     return model.to(dtype), posterior.to(dtype)
