@@ -31,6 +31,7 @@ ORDER = [
     {"plots"},
     {"estimator", "report"},
     {"workflow"},
+    {"reproduce"},
     {"progress"},
     {"cli"},
 ]
