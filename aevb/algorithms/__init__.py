@@ -3,5 +3,6 @@
 from aevb.algorithms.aevb import AEVB
 from aevb.algorithms.gradient import GradientLearner
 from aevb.algorithms.learner import Learner, State
+from aevb.algorithms.wake_sleep import ReweightedWakeSleep, WakeSleep
 
-__all__ = ["AEVB", "GradientLearner", "Learner", "State"]
+__all__ = ["AEVB", "GradientLearner", "Learner", "ReweightedWakeSleep", "State", "WakeSleep"]

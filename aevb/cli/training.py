@@ -31,6 +31,10 @@ def train(
     ctx: typer.Context,
     data: Annotated[str, typer.Argument(help="A data set's name, or a file.")] = "digits",
     latent_dim: Annotated[int, typer.Option(help="Latent dimensions.")] = 20,
+    latent_classes: Annotated[
+        int | None,
+        typer.Option(help="Of each latent, with --posterior categorical [default: 10]."),
+    ] = None,
     hidden: Annotated[
         str | None,
         typer.Option(help="Widths, encoder first, like 200,200 [default: 500; channels 32,64]."),
@@ -63,14 +67,16 @@ def train(
         typer.Option(
             help="mean-field, low-rank, full-covariance, mixture, planar, radial, householder, "
             "sylvester, real-nvp, iaf, ladder, von-mises-fisher, dirichlet, or a family such as "
-            "laplace or gamma; per-datum:FAMILY and global:FAMILY have free parameters."
+            "laplace or gamma; bernoulli and categorical for discrete codes; per-datum:FAMILY and "
+            "global:FAMILY have free parameters."
         ),
     ] = "mean-field",
     prior: Annotated[
         str,
         typer.Option(
             help="standard-normal, learnt-normal, mixture, vamp, flow, autoregressive, or a family "
-            "such as gamma; auto: the usual one where the posterior's draws lie."
+            "such as gamma; of discrete codes bernoulli, categorical, learnt-bernoulli, "
+            "learnt-categorical; auto: the usual one where the posterior's draws lie."
         ),
     ] = "auto",
     layers: Annotated[
@@ -81,7 +87,9 @@ def train(
         typer.Option(help="elbo-a, elbo-b, iwae; auto: b where KL(q || p) has a closed form."),
     ] = "auto",
     samples: Annotated[int, typer.Option(help="L, posterior samples per datum and step.")] = 1,
-    algorithm: Annotated[str, typer.Option(help="aevb.")] = "aevb",
+    algorithm: Annotated[
+        str, typer.Option(help="aevb, wake-sleep, reweighted-wake-sleep.")
+    ] = "aevb",
     beta: Annotated[float, typer.Option(help="Weight of the divergence in the objective.")] = 1.0,
     warmup_steps: Annotated[int, typer.Option(help="Steps until beta has its full value.")] = 0,
     free_bits: Annotated[float, typer.Option(help="Nats free of charge per dimension.")] = 0.0,

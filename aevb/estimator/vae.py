@@ -35,8 +35,8 @@ from aevb.storage import (
     build,
     check_domain,
     check_settings,
+    code_sizes,
     facts_of,
-    layer_sizes,
     learner,
     settle_latents,
 )
@@ -288,7 +288,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     @property
     def _n_features_out(self) -> int:
-        return sum(layer_sizes(self.settings_.latent_dim, self.settings_.layers))
+        return sum(code_sizes(self.settings_))
 
     # -- codes ------------------------------------------------------------------------------------
 

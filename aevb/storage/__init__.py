@@ -6,7 +6,7 @@ from aevb.storage.building import (
     settle_latents,
 )
 from aevb.storage.facts import facts_of
-from aevb.storage.latents import has_closed_divergence, layer_sizes
+from aevb.storage.latents import code_sizes, has_closed_divergence, layer_sizes
 from aevb.storage.learners import learner, pick_schedule
 from aevb.storage.run import RunFolder
 from aevb.storage.settings import Settings, check_settings
@@ -20,6 +20,7 @@ __all__ = [
     "build",
     "check_domain",
     "check_settings",
+    "code_sizes",
     "facts_of",
     "has_closed_divergence",
     "layer_sizes",

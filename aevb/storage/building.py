@@ -29,13 +29,15 @@ from aevb.randomness import Stream, generator
 from aevb.storage.description import ACTIVATIONS
 from aevb.storage.latents import (
     check_latents,
+    classes_of,
+    code_sizes,
     has_closed_divergence,
-    layer_sizes,
     make_ladder,
     make_posterior,
     make_prior,
     prior_for,
 )
+from aevb.storage.learners import WAKE_SLEEP
 from aevb.storage.likelihoods import LIKELIHOODS
 from aevb.storage.settings import Settings, pick
 
@@ -141,7 +143,9 @@ def settle_latents(settings: Settings) -> Settings:
     posterior, objective = settings.posterior, settings.objective
     check_latents(posterior, settings.prior, settings.layers, settings.latent_dim)
     prior = prior_for(posterior, settings.prior)
-    if objective in ("auto", "elbo-b"):
+    if settings.algorithm in WAKE_SLEEP:
+        _refuse_objective(settings)
+    elif objective in ("auto", "elbo-b"):
         closed = has_closed_divergence(settings)
         if objective == "elbo-b" and not closed:
             raise UsageError(
@@ -152,12 +156,25 @@ def settle_latents(settings: Settings) -> Settings:
     return settings.model_copy(update={"prior": prior, "objective": objective})
 
 
+def _refuse_objective(settings: Settings) -> None:
+    """UsageError for an objective beside an algorithm that has its own."""
+    for option, given in (
+        ("--objective", settings.objective if settings.objective != "auto" else ""),
+        ("--free-bits", settings.free_bits),
+    ):
+        if given:
+            raise UsageError(
+                f"{option} {given} is of --algorithm aevb, and --algorithm {settings.algorithm} "
+                "climbs what it says itself: leave it out"
+            )
+
+
 def _decoder(settings: Settings, data: Dataset, family: Family) -> nn.Module:
-    width = math.prod(data.shape)
+    width, size = math.prod(data.shape), code_sizes(settings)[0]
     outputs, activation = family.outputs(width), ACTIVATIONS[settings.activation]
     network: nn.Module
     if settings.network == "mlp":
-        network = MLP(settings.latent_dim, settings.hidden[::-1], outputs, activation)
+        network = MLP(size, settings.hidden[::-1], outputs, activation)
     elif outputs % width:
         raise UsageError(
             f"--network convolutional cannot give the {outputs} numbers of --likelihood "
@@ -165,14 +182,14 @@ def _decoder(settings: Settings, data: Dataset, family: Family) -> nn.Module:
         )
     else:
         network = ConvolutionalDecoder(
-            settings.latent_dim, settings.hidden, data.shape, outputs // width, activation
+            size, settings.hidden, data.shape, outputs // width, activation
         )
-    return network if settings.layers == 1 else Leading(network, settings.latent_dim)
+    return network if settings.layers == 1 else Leading(network, size)
 
 
 def _latents(settings: Settings, data: Dataset) -> tuple[nn.Module, Posterior]:
     """Prior and posterior; of two that share parameters, the one that has them is made first."""
-    sizes = layer_sizes(settings.latent_dim, settings.layers)
+    sizes, classes = code_sizes(settings), classes_of(settings)
     hidden = settings.hidden if settings.network == "mlp" else ()
     between = hidden or (BETWEEN,)
     width, rows = math.prod(data.shape), len(data.train)
@@ -185,8 +202,9 @@ def _latents(settings: Settings, data: Dataset) -> tuple[nn.Module, Posterior]:
     if settings.posterior == "ladder":
         prior = make_prior(name, sizes, between, None, width, unit)
         return prior, make_ladder(sizes, between, prior, encoder)
-    posterior = make_posterior(settings.posterior, sizes, between, rows, encoder)
-    return make_prior(name, sizes, between, posterior.conditional, width, unit), posterior
+    posterior = make_posterior(settings.posterior, sizes, between, rows, encoder, classes)
+    prior = make_prior(name, sizes, between, posterior.conditional, width, unit, classes)
+    return prior, posterior
 
 
 def _encoder(settings: Settings, data: Dataset, outputs: int) -> nn.Module:

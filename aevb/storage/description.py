@@ -49,6 +49,8 @@ CLASSES: dict[str, type[nn.Module]] = {
         families.Bernoulli,
         families.ContinuousBernoulli,
         families.Categorical,
+        families.OneHotCategorical,
+        families.OneHotCategoricals,
         families.Poisson,
         families.NegativeBinomial,
         families.Elementwise,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from aevb.algorithms import AEVB, Learner
+from aevb.algorithms import AEVB, Learner, ReweightedWakeSleep, WakeSleep
 from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.objectives import Objective, elbo_a, elbo_b, free_bits, iwae
@@ -13,6 +13,11 @@ from aevb.storage.settings import Settings, pick
 
 OBJECTIVES: dict[str, Objective] = {"elbo-a": elbo_a, "elbo-b": elbo_b, "iwae": iwae}
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adagrad": Adagrad, "sgd": SGD}
+WAKE_SLEEP: dict[str, type[WakeSleep]] = {
+    "wake-sleep": WakeSleep,
+    "reweighted-wake-sleep": ReweightedWakeSleep,
+}
+"""Algorithms whose step has no objective to choose."""
 SCHEDULES: dict[str, Schedule] = {
     "constant": constant,
     "steps": steps,
@@ -59,6 +64,18 @@ def _aevb(settings: Settings, model: Model, posterior: Posterior, rows: int) -> 
     return AEVB(model, posterior, objective_of(settings), **gradient_options(settings, rows))
 
 
+def _wake_sleep(kind: type[WakeSleep]) -> "Make":
+    """A learner that has no objective to choose."""
+
+    def make(settings: Settings, model: Model, posterior: Posterior, rows: int) -> Learner:
+        return kind(model, posterior, **gradient_options(settings, rows))
+
+    return make
+
+
 Make = Callable[[Settings, Model, Posterior, int], Learner]
 """Settings, model, posterior and the number of training rows to a learner."""
-ALGORITHMS: dict[str, Make] = {"aevb": _aevb}
+ALGORITHMS: dict[str, Make] = {
+    "aevb": _aevb,
+    **{name: _wake_sleep(kind) for name, kind in WAKE_SLEEP.items()},
+}

@@ -33,6 +33,7 @@ class Settings(BaseModel):
     layers: int = Field(1, ge=1, le=10)
     network: Literal["mlp", "convolutional"] = "mlp"
     latent_dim: int = Field(20, ge=1, le=10_000)
+    latent_classes: int | None = Field(None, ge=2, le=10_000)
     hidden: tuple[int, ...]
     activation: str
     objective: str = "auto"
