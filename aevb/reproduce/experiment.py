@@ -10,8 +10,8 @@ bound on training rows after the first iterations. What the paper leaves open is
                     presentation; what is judged is one draw, always the same
     Frey Face       a Gaussian density of grey / 255, mean through a sigmoid, variance at least
                     1e-4; test rows are a random tenth of the frames
-    first           the pilot runs of each step size, of a tenth of the samples and at most
-    iterations      100,000, from the same start and in the same order as the run itself
+    first           the pilot runs of each step size, of a twentieth of the samples and at most
+    iterations      500,000, from the same start and in the same order as the run itself
 """
 
 import math
@@ -44,7 +44,7 @@ BATCH, SAMPLES = 100, 1
 STEP_SIZES = (0.01, 0.02, 0.1)
 INITIAL_VARIANCE = 0.01
 WITHOUT_ENCODER = ("monte-carlo-em",)
-PILOT_SHARE, MOST_PILOT = 0.1, 100_000
+PILOT_SHARE, MOST_PILOT = 0.05, 500_000
 LEAST_PRESENTED = 20_000
 """Samples between two looks at the clock: a small data set is presented several times over."""
 

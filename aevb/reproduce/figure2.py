@@ -59,28 +59,23 @@ def name_of(data: str, latent_dim: int, algorithm: str) -> str:
 def jobs(budget: Budget) -> list[Job]:
     """A job for each algorithm in each panel."""
     latents = FEWER if budget == "minute" else LATENTS
-    return [
-        Job(
-            name_of(data, size, algorithm), asdict(_experiment(data, size, algorithm, budget)), work
+    experiments = [
+        Experiment(
+            data,
+            size,
+            HIDDEN[data],
+            SAMPLES[budget],
+            FIRST[budget],
+            algorithm,
+            ROWS[data],
+            judged=JUDGED[budget],
+            points=POINTS[budget],
         )
         for data, sizes in latents.items()
         for size in sizes
         for algorithm in ALGORITHMS
     ]
-
-
-def _experiment(data: str, latent_dim: int, algorithm: str, budget: Budget) -> Experiment:
-    return Experiment(
-        data,
-        latent_dim,
-        HIDDEN[data],
-        SAMPLES[budget],
-        FIRST[budget],
-        algorithm,
-        ROWS[data],
-        judged=JUDGED[budget],
-        points=POINTS[budget],
-    )
+    return [Job(name_of(e.data, e.latent_dim, e.algorithm), asdict(e), work) for e in experiments]
 
 
 def work(settings: Mapping[str, Any], folder: Path, share: Share) -> dict[str, Any]:

@@ -210,8 +210,8 @@ def _in_processes(
                     job = queue.popleft()
                     told, process = _start(job, folder, how.threads)
                     running[told] = _Running(job, process)
-                for told in wait(list(running), timeout=1.0):
-                    assert isinstance(told, Connection)
+                ready = wait(list(running), timeout=1.0)
+                for told in [one for one in running if one in ready]:
                     _listen(told, running, shares, failures)
         finally:
             _end([one.process for one in running.values()], asked)

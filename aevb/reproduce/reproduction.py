@@ -128,9 +128,9 @@ def markdown(report: Mapping[str, Any]) -> str:
     """What results.json says, as it stands on a page: the numbers, and what was expected of them.
 
     Example:
-        >>> report = {"title": "A figure", "source": "a paper", "budget": "minute", "takes": "5 s",
+        >>> report = {"title": "A figure", "source": "a paper", "budget": "minute", "takes": "5",
         ...           "seconds": 4.0, "versions": {"aevb": "1"}, "table": "| a |\\n|---|\\n| 1 |",
-        ...           "expectations": [{"expected": "a is 1", "holds": True, "numbers": {"a": 1.0}}]}
+        ...           "expectations": [{"expected": "a is 1", "holds": True, "numbers": {"a": 1}}]}
         >>> print(markdown(report).splitlines()[-1])
         | a is 1 | yes | a 1 |
     """
