@@ -93,10 +93,11 @@ def details(record: Mapping[str, Any]) -> str:
 
 def _parts(which: str, record: Mapping[str, Any]) -> str:
     parts = record[which]
-    return (
-        f"{which} bound {parts['elbo']:.2f}  reconstruction {parts['reconstruction']:.2f}  "
-        f"KL {parts['kl']:.2f}"
-    )
+    names = {"elbo": "bound", "reconstruction": "reconstruction", "kl": "KL"}
+    if parts["elbo"] is None:
+        names = {"objective": "objective"} | names
+    known = [f"{said} {parts[k]:.2f}" for k, said in names.items() if parts[k] is not None]
+    return f"{which} {'  '.join(known)}"
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from aevb.storage.building import (
 )
 from aevb.storage.facts import facts_of
 from aevb.storage.latents import code_sizes, has_closed_divergence, layer_sizes
-from aevb.storage.learners import learner, pick_schedule
+from aevb.storage.learners import learner, passes_of, pick_schedule
 from aevb.storage.run import RunFolder
 from aevb.storage.settings import Settings, check_settings
 from aevb.storage.unfinished import Unfinished
@@ -26,6 +26,7 @@ __all__ = [
     "layer_sizes",
     "learner",
     "load",
+    "passes_of",
     "pick_schedule",
     "save",
     "settle_latents",
