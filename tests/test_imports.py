@@ -33,6 +33,7 @@ ORDER = [
     {"plots"},
     {"estimator", "report"},
     {"workflow"},
+    {"reproduce"},
     {"progress"},
     {"cli"},
 ]
