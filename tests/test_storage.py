@@ -44,6 +44,7 @@ from aevb.families import (
     MultivariateNormal,
     NegativeBinomial,
     Normal,
+    OneHotCategorical,
     Ordinal,
     Planar,
     Poisson,
@@ -80,6 +81,10 @@ def grey(generator):
 
 def counts(generator):
     return torch.randint(0, 4, (N, X), generator=generator).float()
+
+
+def one_hot(generator):
+    return torch.eye(X)[torch.randint(0, X, (N,), generator=generator)]
 
 
 def encoder(outputs=2 * D):
@@ -224,6 +229,7 @@ PAIRS = {
     "gaussian": (plain(lambda: aevb.gaussian(decoder(2 * X))), real),
     "shared-noise": (shared_noise, grey),
     "full-covariance": (full, real),
+    "one-hot": (plain(lambda: aevb.Conditional(decoder(), OneHotCategorical())), one_hot),
     "categorical": (plain(lambda: aevb.categorical(decoder(4 * X), 4)), counts),
     "negative-binomial": (plain(lambda: aevb.negative_binomial(decoder(2 * X))), counts),
     "per-datum": (free, counts),

@@ -49,6 +49,7 @@ CLASSES: dict[str, type[nn.Module]] = {
         families.Bernoulli,
         families.ContinuousBernoulli,
         families.Categorical,
+        families.OneHotCategorical,
         families.Poisson,
         families.NegativeBinomial,
         families.Elementwise,
