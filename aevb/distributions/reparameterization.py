@@ -181,7 +181,8 @@ def side_by_side(noises: Sequence[Noise]) -> Noise:
 def apart(vector: Tensor, noises: Sequence[Noise]) -> list[Tensor]:
     """The noise of each draw, (*lead, *shape), from one vector (*lead, E) of all of them."""
     pieces = vector.split([noise.shape.numel() for noise in noises], dim=-1)
-    return [p.unflatten(-1, n.shape) for p, n in zip(pieces, noises, strict=True)]
+    lead = vector.shape[:-1]
+    return [p.reshape(*lead, *n.shape) for p, n in zip(pieces, noises, strict=True)]
 
 
 class Route(NamedTuple):

@@ -1,6 +1,7 @@
 """The scikit-learn face: estimators over the same model, posterior and loop as all the rest."""
 
+from aevb.estimator.classifier import VAEClassifier
 from aevb.estimator.detector import VAEDetector
 from aevb.estimator.vae import VAE
 
-__all__ = ["VAE", "VAEDetector"]
+__all__ = ["VAE", "VAEClassifier", "VAEDetector"]
