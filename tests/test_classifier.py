@@ -142,7 +142,7 @@ def test_what_is_no_class_is_refused():
         classifier.fit(IRIS, np.zeros(150))
     missing = SPECIES.astype(float)
     missing[[4, 9]] = np.nan
-    with pytest.raises(DataError, match="y, row 5: expected a class, found NaN .2 such rows"):
+    with pytest.raises(DataError, match=r"y, row 5: expected a class, found NaN \(2 such rows"):
         classifier.fit(IRIS, missing)
     with pytest.raises(DataError, match="y, row 1: expected a class, found NaN"):
         classifier.fit(IRIS, np.array([None, *NAMES[1:]], dtype=object))

@@ -2,6 +2,7 @@
 
 from aevb.estimator.classifier import VAEClassifier
 from aevb.estimator.detector import VAEDetector
+from aevb.estimator.semi_supervised import SemiSupervisedVAE
 from aevb.estimator.vae import VAE
 
-__all__ = ["VAE", "VAEClassifier", "VAEDetector"]
+__all__ = ["VAE", "SemiSupervisedVAE", "VAEClassifier", "VAEDetector"]

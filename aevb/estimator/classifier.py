@@ -67,8 +67,6 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         template = clone(self._estimator)
         source = template._first_source(X)
         classes, codes = classes_of(y, X)
-        if len(classes) < 2:
-            raise DataError("y must hold at least two classes, found 1 class: there is no choice")
         self.classes_ = classes
         self.priors_ = self._check_priors(np.bincount(codes) / len(codes))
         self.n_features_in_ = template.n_features_in_
@@ -165,10 +163,14 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
 
-def classes_of(y: Any, X: Any) -> tuple[NDArray[Any], NDArray[np.intp]]:
+def classes_of(
+    y: Any, X: Any, *, unlabeled: int | None = None
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """The classes in y (N,), sorted, and the place of each row's among them, (N,).
 
-    Errors: DataError for labels that are missing or are no classes, ValueError for another number.
+    With `unlabeled` a row of that label has no class that is known, and -1 for its place.
+    Errors: DataError for labels that are missing or are no classes, or fewer than two classes;
+    ValueError for another number of rows.
     """
     if y is None:
         raise DataError(
@@ -176,15 +178,27 @@ def classes_of(y: Any, X: Any) -> tuple[NDArray[Any], NDArray[np.intp]]:
             "each row"
         )
     y = column_or_1d(y, warn=True)
-    missing = np.array([label in NO_CLASS or label != label for label in y.tolist()], bool)
-    if missing.any():
-        row = int(missing.argmax())
-        found = "NaN" if y[row] is None or y[row] != y[row] else "infinity"
-        raise DataError(
-            f"y, row {row + 1}: expected a class, found {found} ({int(missing.sum())} such rows in "
-            "all); leave these rows out"
-        )
-    check_classification_targets(y)
+    labels = y.tolist()
+    _check_missing(labels)
     check_consistent_length(X, y)
-    classes, codes = np.unique(y, return_inverse=True)
-    return classes, codes
+    known = np.array([unlabeled is None or label != unlabeled for label in labels], bool)
+    if not known.any():
+        raise DataError(f"y: every row is {unlabeled}, unlabeled: at least two classes are needed")
+    check_classification_targets(y[known])
+    classes, codes = np.unique(y[known], return_inverse=True)
+    if len(classes) < 2:
+        raise DataError("y must hold at least two classes, found 1 class: there is no choice")
+    places = np.full(len(y), -1)
+    places[known] = codes
+    return classes, places
+
+
+def _check_missing(labels: list[Any]) -> None:
+    missing = [i for i, label in enumerate(labels) if label in NO_CLASS or label != label]
+    if missing:
+        label = labels[missing[0]]
+        found = "NaN" if label is None or label != label else "infinity"
+        raise DataError(
+            f"y, row {missing[0] + 1}: expected a class, found {found} ({len(missing)} such rows "
+            "in all); leave these rows out"
+        )

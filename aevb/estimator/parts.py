@@ -55,6 +55,13 @@ class Parts:
             raise ModelFileError(f"{self.path} does not say {count} numbers of {name}")
         return np.asarray(found, np.float64)
 
+    def number(self, name: str) -> float:
+        """A number among the facts; ModelFileError where there is none."""
+        found = self.facts.get(name)
+        if type(found) is not float:
+            raise ModelFileError(f"{self.path} does not say the number of {name}")
+        return found
+
     def whole(self, name: str) -> int:
         """A whole number from 1 among the facts; ModelFileError where there is none."""
         found = self.facts.get(name)

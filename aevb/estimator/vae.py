@@ -28,6 +28,7 @@ from aevb.estimator.parameters import (
     spelled,
 )
 from aevb.evaluation import first_batch, refit, score_rows
+from aevb.model import Model
 from aevb.posterior import PerDatum, Posterior
 from aevb.randomness import Stream, generator
 from aevb.storage import (
@@ -152,7 +153,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         with spelled():
             work = work_of(self.model_, self.posterior_, data.train, plan, settings.device)
             modules = self.model_.to(work.device), self.posterior_.to(work.device)
-            algorithm = learner(settings, *modules, len(data.train))
+            algorithm = self._learner(data.train)
         algorithm.compiled, algorithm.precision = work.worth_compiling, work.precision
         self._facts["used"] |= {"precision": work.precision, "device": work.device}
         self.history_ = train(algorithm, data, plan)
@@ -178,7 +179,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             rows = self._begin(self._first_source(X), None, "float64").train
         if isinstance(self.posterior_, PerDatum):
             raise UsageError("partial_fit needs an encoder: choose the posterior mean-field")
-        settings, algorithm, state = self.settings_, *self._go_on(len(rows))
+        settings, algorithm, state = self.settings_, *self._go_on(rows)
         noise_law = algorithm.noise(first_batch(self.model_, rows))
         order = generator(settings.seed, Stream.ORDER, len(self.history_)).permutation(len(rows))
         for start in range(0, len(rows), settings.batch_size):
@@ -222,15 +223,22 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         held_out = nothing if X_val is None else self._read(X_val)
         whole = Dataset(source, everything, held_out, nothing)
         with spelled():
-            model, posterior = build(self.settings_, whole)
+            model, posterior = self._built(whole)
         check_domain(model, whole)
         self.model_, self.posterior_ = model, posterior
         self.history_, self._memory = [], None
         return replace(whole, train=rows)
 
-    def _go_on(self, rows: int) -> tuple[Learner, State]:
+    def _built(self, data: Dataset) -> tuple[Model, Posterior]:
+        """Model and posterior for the data, as the settings say."""
+        return build(self.settings_, data)
+
+    def _learner(self, rows: Rows) -> Learner:
+        return learner(self.settings_, self.model_, self.posterior_, len(rows))
+
+    def _go_on(self, rows: Rows) -> tuple[Learner, State]:
         """The learner as the last pass left it; a pickle keeps its memory, not its functions."""
-        algorithm = learner(self.settings_, self.model_, self.posterior_, rows)
+        algorithm = self._learner(rows)
         state = algorithm.init()
         if self._memory is not None:
             state.t, state.memory = self._memory

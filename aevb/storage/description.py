@@ -30,6 +30,7 @@ CLASSES: dict[str, type[nn.Module]] = {
         conditional.Conditional,
         conditional.Unconditional,
         conditional.Chain,
+        conditional.Informed,
         priors.VampPrior,
         posterior.Amortized,
         posterior.PerDatum,
