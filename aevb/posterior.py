@@ -3,6 +3,7 @@
 amortized    its numbers are a network's of x
 per datum    each row has numbers of its own, found by its place in the data set
 global       one distribution for all rows
+exact        Bayes' rule over all codes, where they can be listed
 """
 
 from abc import ABC, abstractmethod
@@ -16,8 +17,11 @@ from torch.distributions import Distribution, Independent
 
 from aevb import distributions
 from aevb.conditional import Chain, Conditional, for_densities
+from aevb.distributions.listed import Listed
+from aevb.enumeration import enumerate_codes
 from aevb.errors import UsageError
 from aevb.families import Family, MultivariateNormal, Normal
+from aevb.model import Model
 
 
 class Batch(NamedTuple):
@@ -165,6 +169,49 @@ class FromPrior(Posterior):
         law: Any = self._shared[0]()
         distribution: Distribution = law.expand((len(self.condition(as_batch(batch))),))
         return distribution
+
+
+class ExactPosterior(Posterior):
+    """p(z given x) by Bayes' rule, for a model whose codes can be listed, at its present numbers.
+
+        q(z given x) = p(x, z) / sum_z p(x, z)
+
+    The bound is log p(x) itself. It has no parameters, and gives the model's no gradient: there the
+    bound is stationary in q, so that the gradient of log p(x, z) at draws, or over all codes, is
+    that of log p(x) (Fisher's identity).
+    Shapes: as any posterior; each datum takes a pass over all P codes. Errors: UsageError for a
+    model whose codes cannot be listed.
+    Source: Dempster, Laird & Rubin (1977), the E step.
+    Example:
+        >>> from aevb import bernoulli, families
+        >>> from aevb.conditional import Unconditional
+        >>> model = Model(Unconditional(families.Bernoulli(), 3), bernoulli(nn.Linear(3, 5)))
+        >>> ExactPosterior(model)(torch.ones(2, 5)).probs.shape
+        torch.Size([2, 8])
+    """
+
+    def __init__(self, model: Model) -> None:
+        nn.Module.__init__(self)
+        self._shared = (model,)  # its parameters are not counted twice
+
+    @property
+    def model(self) -> Model:
+        """The model whose posterior it is."""
+        return self._shared[0]
+
+    def condition(self, batch: Batch) -> Tensor:
+        return batch.x
+
+    def forward(self, batch: Batch | Tensor) -> Distribution:
+        with torch.no_grad():
+            table = enumerate_codes(self.model, self.condition(as_batch(batch)))
+        if table is None:
+            raise UsageError(
+                "the exact posterior is a sum over codes that can be listed, at most 65,536 of "
+                f"them, found a prior that is {type(self.model.prior()).__name__}: choose another "
+                "posterior"
+            )
+        return Listed(table.codes, table.log_joint.mT, validate_args=False)
 
 
 class FreeParameters(nn.Module):

@@ -24,7 +24,8 @@ from torch.distributions import kl
 
 _ROOMS = (
     *("algorithms", "compilation", "conditional", "data.dataset", "devices", "distributions"),
-    *("evaluation", "families", "flows", "library", "model", "networks", "objectives"),
+    *("enumeration", "evaluation", "families", "flows", "gaussian_mixture", "library", "model"),
+    *("networks", "objectives"),
     *("optimizers", "posterior", "priors", "products", "randomness", "signature"),
 )
 """The modules of this library whose functions a graph is traced through, or made by."""

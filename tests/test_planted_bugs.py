@@ -41,7 +41,7 @@ from aevb.data import dataset
 from aevb.distributions import divergences
 from aevb.evaluation import estimates
 from aevb.families import observations
-from aevb.objectives import Draw, Objective, Terms
+from aevb.objectives import Draw, Objective, Terms, bounds
 
 
 def kl_as(change):
@@ -49,7 +49,7 @@ def kl_as(change):
     original = divergences.kl_by_dimension
 
     def plant(patch):
-        for module in (divergences, objectives, laws):
+        for module in (divergences, bounds, laws):
             patch.setattr(module, "kl_by_dimension", lambda q, p: change(original, q, p))
 
     return plant
@@ -99,7 +99,7 @@ def detached_encoder(patch):
         base = q.base_dist
         return original(Independent(Normal(base.loc.detach(), base.scale.detach()), 1), noise)
 
-    patch.setattr(objectives, "reparameterize", reparameterize)
+    patch.setattr(bounds, "reparameterize", reparameterize)
 
 
 def softmax_over_elements(patch):
@@ -279,13 +279,13 @@ BUGS = {
         laws.the_prior_of_the_model_is_used,
     ),
     "noise not used": (
-        attribute(objectives, "reparameterize", lambda q, eps: q.mean + 0 * eps),
+        attribute(bounds, "reparameterize", lambda q, eps: q.mean + 0 * eps),
         laws.noise_is_fresh_and_used,
     ),
     "noise of the first step reused": (first_noise_reused, laws.noise_is_fresh_and_used),
     "draws without gradient": (
         attribute(
-            objectives,
+            bounds,
             "reparameterize",
             lambda q, eps: distributions.reparameterize(q, eps).detach(),
         ),

@@ -55,6 +55,7 @@ from aevb.families import (
     VonMisesFisher,
     ZeroInflatedNegativeBinomial,
 )
+from aevb.gaussian_mixture import GaussianMixture
 from aevb.linear_gaussian import LinearGaussian
 from aevb.networks import Leading, ObservedInput, StandardizedInput
 from aevb.posterior import Amortized, Batch, Ladder, PerDatum, everywhere
@@ -190,6 +191,11 @@ def levels():
     return aevb.Model(aevb.standard_normal(D), likelihood), everywhere(D)
 
 
+def mixed_gaussians():
+    model = GaussianMixture(D, X)
+    return model, model.exact_posterior()
+
+
 def oracle():
     model = LinearGaussian(D, X, (X,))
     return model, model.exact_posterior()
@@ -197,6 +203,7 @@ def oracle():
 
 PAIRS = {
     "linear-gaussian": (oracle, real),
+    "gaussian-mixture": (mixed_gaussians, real),
     "vamp": (vamp, binary),
     "layered": (layered, binary),
     "levels": (levels, binary),

@@ -86,6 +86,23 @@ def train(
         str,
         typer.Option(help="elbo-a, elbo-b, iwae; auto: b where KL(q || p) has a closed form."),
     ] = "auto",
+    gradient: Annotated[
+        str,
+        typer.Option(
+            help="reparameterized, score-function, path-derivative, doubly-reparameterized, vimco, "
+            "gumbel-softmax, straight-through, enumeration; auto: the first where draws have one."
+        ),
+    ] = "auto",
+    baseline: Annotated[
+        str,
+        typer.Option(
+            help="Of score-function: none, running-mean, learnt, leave-one-out; auto: the last, "
+            "where there are 2 samples."
+        ),
+    ] = "auto",
+    temperature: Annotated[
+        float | None, typer.Option(help="Of gumbel-softmax [default: 0.5].")
+    ] = None,
     samples: Annotated[int, typer.Option(help="L, posterior samples per datum and step.")] = 1,
     algorithm: Annotated[
         str, typer.Option(help="aevb, wake-sleep, reweighted-wake-sleep.")

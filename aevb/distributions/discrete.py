@@ -223,7 +223,7 @@ class _HardOneHot(Reparameterized, td.OneHotCategorical):
         return (classes == _class_of(noise, self.probs).unsqueeze(-1)).to(noise.dtype)
 
 
-class OneHots(constraints.Constraint):
+class _OneHots(constraints.Constraint):
     """Vectors of blocks, each zeros and a single one."""
 
     is_discrete = True
@@ -264,7 +264,7 @@ class OneHotCategoricals(Reparameterized):
 
     @property
     def support(self) -> Any:
-        return OneHots(self.logits.shape[-1])
+        return _OneHots(self.logits.shape[-1])
 
     @property
     def probs(self) -> Tensor:

@@ -56,7 +56,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     are there too); `posterior` mean-field, full-covariance, iaf and many more (see the page
     "Which posterior, which prior"); `prior` ("auto" is the usual one where the posterior's draws
     lie); `layers` of codes, each half as wide as the one before; `objective`
-    elbo-a, elbo-b, iwae or auto, over `samples` draws; `beta` on the divergence; `algorithm`;
+    elbo-a, elbo-b, iwae or auto, over `samples` draws, with the `gradient` of the page "Which
+    gradient" (auto: reparameterized where draws have one); `beta` on the divergence; `algorithm`;
     `learning_rate` of Adam (None: its usual one); `epochs` (None: 100 to 400 by the number of rows)
     of minibatches of `batch_size`; `patience` epochs without a better bound on `X_val` end the fit;
     `allow_nan` takes NaN for a cell that was not observed, which is then integrated out; `device`
@@ -88,6 +89,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         prior: str = "auto",
         layers: int = 1,
         objective: str = "auto",
+        gradient: str = "auto",
         samples: int = 1,
         beta: float = 1.0,
         algorithm: str = "aevb",
@@ -107,6 +109,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self.prior = prior
         self.layers = layers
         self.objective = objective
+        self.gradient = gradient
         self.samples = samples
         self.beta = beta
         self.algorithm = algorithm
@@ -381,7 +384,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self,
         X: Any,
         *,
-        method: Literal["gibbs", "importance"] = "gibbs",
+        method: Literal["gibbs", "importance"] | None = None,
         samples: int = 100,
         random_state: Randomness = None,
     ) -> Array:

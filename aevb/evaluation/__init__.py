@@ -1,11 +1,11 @@
 """Estimates of log p(x) with their certificate, and diagnosis."""
 
+from aevb.enumeration import enumerate_codes
 from aevb.evaluation.annealing import Annealing, annealed, bidirectional, simulate
 from aevb.evaluation.batches import batch_for, evaluating, first_batch
 from aevb.evaluation.calibration import Calibration, calibrate
 from aevb.evaluation.certificate import Certificate, treatment
 from aevb.evaluation.diagnosis import Diagnosis, diagnose
-from aevb.evaluation.enumeration import enumerate_codes
 from aevb.evaluation.estimates import (
     Evidence,
     bound_parts,

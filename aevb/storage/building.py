@@ -27,17 +27,16 @@ from aevb.posterior import Posterior
 from aevb.priors import VampPrior
 from aevb.randomness import Stream, generator
 from aevb.storage.description import ACTIVATIONS
+from aevb.storage.gradients import settle_gradient
 from aevb.storage.latents import (
     check_latents,
     classes_of,
     code_sizes,
-    has_closed_divergence,
     make_ladder,
     make_posterior,
     make_prior,
     prior_for,
 )
-from aevb.storage.learners import WAKE_SLEEP
 from aevb.storage.likelihoods import LIKELIHOODS
 from aevb.storage.settings import Settings, pick
 
@@ -135,38 +134,15 @@ def _check_resolution(data: Dataset) -> None:
 
 
 def settle_latents(settings: Settings) -> Settings:
-    """Prior and objective, where they were left open: those that suit the posterior.
+    """Prior, objective and its gradient, where they were left open: those that suit the posterior.
 
     The objective is estimator B where KL(q || p) has a closed form, else A, which samples it.
     Errors: UsageError for names that there are not, or a combination that makes no sense.
     """
-    posterior, objective = settings.posterior, settings.objective
+    posterior = settings.posterior
     check_latents(posterior, settings.prior, settings.layers, settings.latent_dim)
     prior = prior_for(posterior, settings.prior)
-    if settings.algorithm in WAKE_SLEEP:
-        _refuse_objective(settings)
-    elif objective in ("auto", "elbo-b"):
-        closed = has_closed_divergence(settings)
-        if objective == "elbo-b" and not closed:
-            raise UsageError(
-                f"--objective elbo-b needs KL(q || p) in closed form, and there is none between "
-                f"{posterior} and {prior}: choose elbo-a, which estimates it by samples"
-            )
-        objective = "elbo-b" if closed else "elbo-a"
-    return settings.model_copy(update={"prior": prior, "objective": objective})
-
-
-def _refuse_objective(settings: Settings) -> None:
-    """UsageError for an objective beside an algorithm that has its own."""
-    for option, given in (
-        ("--objective", settings.objective if settings.objective != "auto" else ""),
-        ("--free-bits", settings.free_bits),
-    ):
-        if given:
-            raise UsageError(
-                f"{option} {given} is of --algorithm aevb, and --algorithm {settings.algorithm} "
-                "climbs what it says itself: leave it out"
-            )
+    return settle_gradient(settings.model_copy(update={"prior": prior}))
 
 
 def _decoder(settings: Settings, data: Dataset, family: Family) -> nn.Module:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributions import Distribution
 
 from aevb import distributions as zoo
 from aevb import families
@@ -253,15 +254,25 @@ def classes_of(settings: Settings) -> int:
 
 def has_closed_divergence(settings: Settings) -> bool:
     """Whether KL(q || p) of the settings has a closed form, which estimator B needs."""
-    posterior, (size, *more) = settings.posterior, code_sizes(settings)
-    _, name = way_and_family(posterior)
-    prior, classes = prior_for(posterior, settings.prior), classes_of(settings)
-    if more or prior == "vamp":
+    prior = prior_for(settings.posterior, settings.prior)
+    if settings.layers > 1 or prior == "vamp":
         return False
+    return kl(*laws_of(settings)) is not None
+
+
+def laws_of(settings: Settings) -> tuple[Distribution, Distribution]:
+    """q for one datum and p, at some numbers: what they can do says what may be asked of them.
+
+    Of several layers it is the one that x speaks to; of a prior made of the encoder and of a
+    ladder they are Gaussians.
+    """
+    (_, name), size = way_and_family(settings.posterior), code_sizes(settings)[0]
+    prior, classes = prior_for(settings.posterior, settings.prior), classes_of(settings)
     with torch.random.fork_rng(devices=[]):
-        family = _family(name, size, classes)
-        p = _top(prior, size, classes)()
-        return kl(family(torch.rand(1, family.outputs(size)), 1), p) is not None
+        of_x = "mean-field" if name == "ladder" else name
+        family = _family(of_x, size, classes)
+        p = _top("standard-normal" if prior == "vamp" else prior, size, classes)()
+        return family(torch.rand(1, family.outputs(size)), 1), p
 
 
 Encoder = Callable[[int], nn.Module]

@@ -4,20 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from aevb.algorithms import AEVB, Learner, ReweightedWakeSleep, WakeSleep
-from aevb.errors import UsageError
 from aevb.model import Model
-from aevb.objectives import Objective, elbo_a, elbo_b, free_bits, iwae
 from aevb.optimizers import SGD, Adagrad, Adam, Optimizer, Schedule, constant, cosine, linear, steps
 from aevb.posterior import Posterior
+from aevb.storage.gradients import estimator_of
 from aevb.storage.settings import Settings, pick
 
-OBJECTIVES: dict[str, Objective] = {"elbo-a": elbo_a, "elbo-b": elbo_b, "iwae": iwae}
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adagrad": Adagrad, "sgd": SGD}
-WAKE_SLEEP: dict[str, type[WakeSleep]] = {
-    "wake-sleep": WakeSleep,
-    "reweighted-wake-sleep": ReweightedWakeSleep,
-}
-"""Algorithms whose step has no objective to choose."""
 SCHEDULES: dict[str, Schedule] = {
     "constant": constant,
     "steps": steps,
@@ -50,18 +43,9 @@ def gradient_options(settings: Settings, rows: int) -> dict[str, Any]:
     }
 
 
-def objective_of(settings: Settings) -> Objective:
-    """The objective that the settings name."""
-    objective: Objective = pick(OBJECTIVES, settings.objective, "--objective")
-    if not settings.free_bits:
-        return objective
-    if settings.objective != "elbo-b":
-        raise UsageError("--free-bits needs --objective elbo-b: it bounds KL(q || p) from below")
-    return free_bits(settings.free_bits)
-
-
 def _aevb(settings: Settings, model: Model, posterior: Posterior, rows: int) -> Learner:
-    return AEVB(model, posterior, objective_of(settings), **gradient_options(settings, rows))
+    objective = estimator_of(settings, model)
+    return AEVB(model, posterior, objective, **gradient_options(settings, rows))
 
 
 def _wake_sleep(kind: type[WakeSleep]) -> "Make":
@@ -77,5 +61,6 @@ Make = Callable[[Settings, Model, Posterior, int], Learner]
 """Settings, model, posterior and the number of training rows to a learner."""
 ALGORITHMS: dict[str, Make] = {
     "aevb": _aevb,
-    **{name: _wake_sleep(kind) for name, kind in WAKE_SLEEP.items()},
+    "wake-sleep": _wake_sleep(WakeSleep),
+    "reweighted-wake-sleep": _wake_sleep(ReweightedWakeSleep),
 }

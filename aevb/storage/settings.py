@@ -37,6 +37,9 @@ class Settings(BaseModel):
     hidden: tuple[int, ...]
     activation: str
     objective: str = "auto"
+    gradient: str = "auto"
+    baseline: str = "auto"
+    temperature: float | None = Field(None, gt=0, allow_inf_nan=False)
     algorithm: str = "aevb"
     samples: int = Field(1, ge=1, le=100_000)
     beta: float = Field(1.0, ge=0, allow_inf_nan=False)

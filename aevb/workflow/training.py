@@ -93,6 +93,7 @@ def resolve(settings: Settings) -> tuple[Settings, Dataset]:
     A Bernoulli gets binarized data; grey levels that stay grey get a Gaussian
     whose mean stays between 0 and 1.
     """
+    settings = settle_latents(settings)  # what makes no sense is refused before anything is read
     source = settings.open_data()
     binarize, likelihood = settings.binarize, settings.likelihood
     if binarize is None:
@@ -106,7 +107,6 @@ def resolve(settings: Settings) -> tuple[Settings, Dataset]:
             likelihood = source.likelihood
     data = split(source, Binarization(binarize), limit=settings.data_limit)
     epochs = settings.epochs or usual_epochs(len(data.train), settings.batch_size)
-    settings = settle_latents(settings)
     settled = {"binarize": binarize, "likelihood": likelihood, "epochs": epochs}
     return settings.model_copy(update=settled), data
 
@@ -246,6 +246,7 @@ def training_report(
         "threads": torch.get_num_threads(),
         "seed": settings.seed,
         "objective": settings.objective,
+        "gradient": settings.gradient,
         "kl_by": "closed form" if has_closed_divergence(settings) else "samples",
         "step": settings.step,
         "likelihood": settings.likelihood,

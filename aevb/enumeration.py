@@ -1,0 +1,51 @@
+"""Models whose codes can be listed: log p(x) and p(z given x) as sums over all of them."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from aevb.devices import tensor_of
+from aevb.distributions.listed import listed
+from aevb.model import Model
+
+CELLS = 4_000_000
+"""Of (codes x data x elements) at once: 32 MB."""
+
+
+class Enumeration(NamedTuple):
+    """All codes z (P, *event), and log p(x, z) of each with each datum, (P, N) nats."""
+
+    codes: Tensor
+    log_joint: Tensor
+
+    @property
+    def log_evidence(self) -> Tensor:
+        """log p(x) = log sum_z p(x, z), (N,) nats."""
+        return torch.logsumexp(self.log_joint, 0)
+
+    @property
+    def posterior(self) -> Tensor:
+        """p(z given x) of each code, (P, N): each column adds up to 1."""
+        return torch.softmax(self.log_joint, 0)
+
+
+def enumerate_codes(model: Model, x: Tensor) -> Enumeration | None:
+    """log p(x, z) of every code z for x (N, *X), where the prior's codes can be listed, else None.
+
+    Source: the sum rule; memory is that of the table (P, N).
+    Example:
+        >>> from aevb import bernoulli, families, MLP
+        >>> from aevb.conditional import Unconditional
+        >>> model = Model(Unconditional(families.Bernoulli(), 3), bernoulli(MLP(3, [], 5)))
+        >>> enumerate_codes(model, torch.ones(2, 5)).posterior.shape
+        torch.Size([8, 2])
+    """
+    codes = listed(model.prior())
+    if codes is None:
+        return None
+    x = x.to(tensor_of(model))
+    codes = codes.to(x.dtype) if codes.is_floating_point() else codes
+    size = max(1, CELLS // max(1, x.numel()))
+    parts = [model.log_joint(x, some.unsqueeze(1)) for some in codes.split(size)]
+    return Enumeration(codes, torch.cat([p.expand(-1, len(x)) for p in parts]))
