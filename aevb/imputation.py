@@ -61,7 +61,8 @@ def impute(
     Shapes: N rows of X cells; (N, X). Units: of the data; a column of classes gets the most
     probable one. `samples` are the draws of z for each row, behind those for burning in.
     Errors: UsageError for an unknown method, Gibbs for discrete codes, samples below 1, or a
-    likelihood whose cells are not independent; DataError for observed cells outside the likelihood's domain.
+    likelihood whose cells are not independent; DataError for observed cells outside the
+    likelihood's domain.
     Source: Mattei & Frellsen (2019), "MIWAE", equation 12, for importance; Liu (1994), "The
     collapsed Gibbs sampler in Bayesian computations with applications to a gene regulation
     problem", for Gibbs.
