@@ -17,6 +17,8 @@ objective minimized                     test rows in training
 binarization drawn once, called fresh   the same row noise for all data
 sign in a density                       factor in a draw
 scale without gradient                  closed form the wrong way round
+importance weights with a gradient      wake codes from the prior
+dreams with a gradient
 """
 
 import math
@@ -27,6 +29,7 @@ import laws
 import numpy as np
 import pytest
 import test_divergences
+import test_wake_sleep
 import test_zoo
 import test_zoo_gradients as gradients
 import torch
@@ -35,13 +38,14 @@ from torch.distributions import Independent, Normal
 from zoo.table import draws, summing
 
 from aevb import data, distributions, families, model, objectives, portions
-from aevb.algorithms import AEVB
+from aevb.algorithms import AEVB, wake_sleep
 from aevb.algorithms import gradient as learner_module
 from aevb.data import dataset
-from aevb.distributions import divergences
+from aevb.distributions import divergences, route
 from aevb.evaluation import estimates
 from aevb.families import observations
 from aevb.objectives import Draw, Objective, Terms, bounds
+from aevb.posterior import Batch
 
 
 def kl_as(change):
@@ -231,6 +235,34 @@ def wrong_gumbel(own, value):
     return y - torch.exp(-y) - own.scale.log()
 
 
+def wake_codes_from_the_prior(patch):
+    original = wake_sleep.draw_from
+
+    def draw_from(p, noise):
+        codes = p.batch_shape and p.event_shape == (1,)
+        return (noise < 0.75).double() if codes else original(p, noise)
+
+    patch.setattr(wake_sleep, "draw_from", draw_from)
+
+
+def weights_with_a_gradient(patch):
+    def woken(self, log_p, log_q):
+        share = torch.softmax(log_p - log_q, 0)
+        return (share * (log_p + log_q)).sum(0)
+
+    patch.setattr(wake_sleep.ReweightedWakeSleep, "_woken", woken)
+
+
+def dreams_with_a_gradient(patch):
+    def slept(self, noise, prior):
+        size = route(prior).shape.numel()
+        z = route(prior).transform(noise[..., :size])
+        x = route(self.model.likelihood(z)).transform(noise[..., size:])
+        return self.posterior(Batch(x)).log_prob(z)
+
+    patch.setattr(wake_sleep.WakeSleep, "_slept", slept)
+
+
 BUGS = {
     "missing half of the divergence": (
         kl_as(lambda kl, q, p: 2 * kl(q, p)),
@@ -362,6 +394,22 @@ BUGS = {
     "closed form the wrong way round": (
         kl_of_numbers_reversed,
         of_the_zoo(test_divergences.test_divergences_of_numbers_equal_quadrature, "gamma"),
+    ),
+    "importance weights with a gradient": (
+        weights_with_a_gradient,
+        lambda: test_wake_sleep.test_both_gradients_are_sums_over_codes_and_dreams(
+            wake_sleep.ReweightedWakeSleep, 2
+        ),
+    ),
+    "wake codes from the prior": (
+        wake_codes_from_the_prior,
+        lambda: test_wake_sleep.test_both_gradients_are_sums_over_codes_and_dreams(
+            wake_sleep.WakeSleep, 1
+        ),
+    ),
+    "dreams with a gradient": (
+        dreams_with_a_gradient,
+        lambda: test_wake_sleep.test_each_side_learns_in_its_own_phase(wake_sleep.WakeSleep),
     ),
 }
 

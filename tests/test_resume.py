@@ -20,10 +20,11 @@ from laws import dataset
 from torch import nn
 
 import aevb
-from aevb import cli
+from aevb import cli, families
 from aevb.data import Binarization, Source, split
 from aevb.errors import Interrupted, ModelFileError, UsageError
 from aevb.evaluation import bound_parts
+from aevb.posterior import amortized
 from aevb.storage import RunFolder, weights
 from aevb.training import Callback
 
@@ -67,6 +68,16 @@ def learner(optimizer=None, outside=None, encoder=None, posterior=None, **option
     return aevb.AEVB(model, q, optimizer=optimizer or aevb.Adam(0.02), **options)
 
 
+def asleep(algorithm=aevb.WakeSleep):
+    """Wake-sleep of coins."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        coins = families.Bernoulli()
+        prior = aevb.Unconditional(coins, D, learnt=True)
+        model = aevb.Model(prior, aevb.bernoulli(aevb.MLP(D, [5], X)))
+        return algorithm(model, amortized(aevb.MLP(X, [5], D), coins), optimizer=aevb.Adam(0.02))
+
+
 CASES = {
     "adam": (learner, PLAN),
     "several samples": (lambda: learner(objective=aevb.iwae), replace(PLAN, samples=3)),
@@ -80,6 +91,11 @@ CASES = {
     "torch's SGD with momentum": (
         lambda: learner(outside=lambda p: torch.optim.SGD(p, 0.05, momentum=0.9)),
         PLAN,
+    ),
+    "wake-sleep of discrete codes": (asleep, PLAN),
+    "reweighted wake-sleep": (
+        lambda: asleep(aevb.ReweightedWakeSleep),
+        replace(PLAN, samples=3),
     ),
     "free parameters": (
         lambda: learner(aevb.Adam(0.1), posterior=lambda: aevb.per_datum(32, D)),
