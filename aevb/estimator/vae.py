@@ -408,7 +408,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self,
         X: Any,
         *,
-        method: Literal["gibbs", "importance"] = "gibbs",
+        method: Literal["gibbs", "importance"] | None = None,
         samples: int = 100,
         random_state: Randomness = None,
     ) -> Array:

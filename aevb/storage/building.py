@@ -183,8 +183,9 @@ def settle_latents(settings: Settings) -> Settings:
     posterior = settings.posterior
     check_latents(posterior, settings.prior, settings.layers, settings.latent_dim)
     check_algorithm(settings)
-    prior = prior_for(posterior, settings.prior)
-    return settle_gradient(settings.model_copy(update={"prior": prior}))
+    prior, classes = prior_for(posterior, settings.prior), classes_of(settings)
+    settled = {"prior": prior, "latent_classes": classes if classes > 1 else None}
+    return settle_gradient(settings.model_copy(update=settled))
 
 
 def _decoder(settings: Settings, data: Dataset, family: Family) -> nn.Module:
