@@ -17,6 +17,7 @@ objective minimized                     test rows in training
 binarization drawn once, called fresh   the same row noise for all data
 sign in a density                       factor in a draw
 scale without gradient                  closed form the wrong way round
+chains begun anew at each visit         volume of a constrained scale left out
 """
 
 import math
@@ -35,7 +36,7 @@ from torch.distributions import Independent, Normal
 from zoo.table import draws, summing
 
 from aevb import data, distributions, families, model, objectives, portions
-from aevb.algorithms import AEVB
+from aevb.algorithms import AEVB, MonteCarloEM
 from aevb.algorithms import gradient as learner_module
 from aevb.data import dataset
 from aevb.distributions import divergences
@@ -226,12 +227,33 @@ def kl_of_numbers_reversed(patch):
     patch.setattr(divergences, "_of_numbers", lambda q, p: original(p, q))
 
 
+def chains_begun_anew(patch):
+    original = MonteCarloEM._walk
+
+    def walk(self, state, batch, eps):
+        before = state.extra["chains"].clone()
+        found = original(self, state, batch, eps)
+        state.extra["chains"].copy_(before)
+        return found
+
+    patch.setattr(MonteCarloEM, "_walk", walk)
+
+
+def volume_left_out(patch):
+    def log_density(self, state, batch):
+        return lambda u: self.terms(batch, u[None], None).objective
+
+    patch.setattr(MonteCarloEM, "_log_density", log_density)
+
+
 def wrong_gumbel(own, value):
     y = (value - own.loc) / own.scale
     return y - torch.exp(-y) - own.scale.log()
 
 
 BUGS = {
+    "chains begun anew at each visit": (chains_begun_anew, laws.chains_have_the_posterior),
+    "volume of a constrained scale left out": (volume_left_out, laws.chains_have_the_posterior),
     "missing half of the divergence": (
         kl_as(lambda kl, q, p: 2 * kl(q, p)),
         laws.bounds_equal_the_numpy_derivation,

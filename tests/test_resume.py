@@ -21,6 +21,7 @@ from torch import nn
 
 import aevb
 from aevb import cli
+from aevb.algorithms import MonteCarloEM
 from aevb.data import Binarization, Source, split
 from aevb.errors import Interrupted, ModelFileError, UsageError
 from aevb.evaluation import bound_parts
@@ -80,6 +81,10 @@ CASES = {
     "torch's SGD with momentum": (
         lambda: learner(outside=lambda p: torch.optim.SGD(p, 0.05, momentum=0.9)),
         PLAN,
+    ),
+    "Monte Carlo EM": (
+        lambda: MonteCarloEM(pair()[0], aevb.per_datum(32, D), optimizer=aevb.Adagrad(0.1)),
+        replace(PLAN, samples=2),
     ),
     "free parameters": (
         lambda: learner(aevb.Adam(0.1), posterior=lambda: aevb.per_datum(32, D)),
@@ -384,6 +389,7 @@ warnings.simplefilter("ignore")
 import torch._dynamo, torch._functorch.eager_transforms  # what the first step would import
 import aevb.data.readers, aevb.progress
 from aevb import cli
+from aevb.algorithms import MonteCarloEM
 from aevb.algorithms import AEVB
 from aevb.storage import RunFolder
 from aevb.workflow import training
