@@ -128,6 +128,12 @@ class PerDatum(Posterior):
             )
         return batch.rows
 
+    @property
+    def n(self) -> int:
+        """How many data have numbers."""
+        table: Any = self._first.network
+        return int(table.n)
+
     def put(self, numbers: Tensor) -> None:
         """Give the first M rows other numbers, (M, outputs)."""
         table: Any = self._first.network.table
