@@ -22,7 +22,7 @@ from aevb.algorithms.learner import State
 from aevb.algorithms.monotone import Expectation, Monotone
 from aevb.errors import UsageError
 from aevb.gaussian_mixture import GaussianMixture
-from aevb.posterior import ExactPosterior, Posterior
+from aevb.posterior import Batch, ExactPosterior, Posterior
 
 
 class NormalWishart(NamedTuple):
@@ -60,7 +60,7 @@ class NormalWishart(NamedTuple):
         """log det W^-1."""
         width = self.means.shape[-1]
         factor = torch.linalg.cholesky(self.covariances)
-        log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        log_det: Tensor = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return log_det + width * self.freedom.log()
 
     @property
@@ -73,13 +73,15 @@ class NormalWishart(NamedTuple):
         """(x - m)^T E[Lambda] (x - m) of each component, (N, X) to (N, K)."""
         factor = torch.linalg.cholesky(self.covariances)
         rest = (x.unsqueeze(-2) - self.means).movedim(0, -1)  # (K, X, N)
-        return torch.linalg.solve_triangular(factor, rest, upper=False).square().sum(-2).mT
+        white: Tensor = torch.linalg.solve_triangular(factor, rest, upper=False)
+        return white.square().sum(-2).mT
 
 
 def _digamma(freedom: Tensor, width: int) -> Tensor:
     """sum_i digamma((v + 1 - i) / 2), i = 1 ... X."""
     steps = torch.arange(width).to(freedom)
-    return torch.digamma((freedom.unsqueeze(-1) - steps) / 2).sum(-1)
+    total: Tensor = torch.digamma((freedom.unsqueeze(-1) - steps) / 2).sum(-1)
+    return total
 
 
 def divergence(q: NormalWishart, p: NormalWishart) -> Tensor:
@@ -102,7 +104,8 @@ def divergence(q: NormalWishart, p: NormalWishart) -> Tensor:
     scales = p.freedom / 2 * (q.log_det_inverse_scale - p.log_det_inverse_scale)
     gammas = torch.mvlgamma(p.freedom / 2, width) - torch.mvlgamma(q.freedom / 2, width)
     moved = (q.freedom - p.freedom) / 2 * _digamma(q.freedom, width)
-    return normal + scales + q.freedom / 2 * (trace - width) + gammas + moved
+    whole: Tensor = normal + scales + q.freedom / 2 * (trace - width) + gammas + moved
+    return whole
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,15 @@ class MeanField(Monotone[Coordinates]):
         """q(pi, mu, Lambda) of all components."""
         return NormalWishart(**{name: state.extra[name] for name in NormalWishart._fields})
 
-    def step(self, state: State, batch, noise=None, rate_factor=1.0, temper=1.0) -> None:  # type: ignore[no-untyped-def,override]  # noqa: ANN001
+    def step(
+        self,
+        state: State,
+        batch: Batch | Tensor,
+        noise: Tensor | None = None,
+        rate_factor: float = 1.0,
+        temper: float = 1.0,
+    ) -> None:
+        """One update of q(z) and one of q(pi, mu, Lambda), in place."""
         if not bool(state.extra["freedom"].any()):
             x = self._whole(batch)
             with torch.no_grad():
@@ -213,9 +224,8 @@ class MeanField(Monotone[Coordinates]):
         counts = seen.counts
         precision = p.precision + counts
         freedom = p.freedom + counts
-        means = (p.precision * p.means + counts.unsqueeze(-1) * seen.means) / precision.unsqueeze(
-            -1
-        )
+        sums = p.precision * p.means + counts.unsqueeze(-1) * seen.means
+        means = sums / precision.unsqueeze(-1)
         apart = seen.means - p.means
         outer = apart.unsqueeze(-1) * apart.unsqueeze(-2)
         pull = p.precision * counts / precision
