@@ -13,7 +13,7 @@ logging.getLogger("aevb").addHandler(logging.NullHandler())  # a library speaks 
 
 if TYPE_CHECKING:
     from aevb import codes, data, exchange, plots
-    from aevb.algorithms import AEVB
+    from aevb.algorithms import AEVB, ReweightedWakeSleep, WakeSleep
     from aevb.conditional import (
         Conditional,
         Unconditional,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         poisson,
         standard_normal,
     )
-    from aevb.estimator import VAE, VAEDetector
+    from aevb.estimator import VAE, SemiSupervisedVAE, VAEClassifier, VAEDetector
     from aevb.evaluation import calibrate, check, diagnose, estimate, evidence, score_rows
     from aevb.evaluation.gaps import gaps
     from aevb.imputation import denoise, impute
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from aevb.training import Plan, train
 
 _HOMES = {
-    "algorithms": ["AEVB"],
+    "algorithms": ["AEVB", "ReweightedWakeSleep", "WakeSleep"],
     "conditional": [
         "Conditional",
         "Unconditional",
@@ -52,7 +52,7 @@ _HOMES = {
         "poisson",
         "standard_normal",
     ],
-    "estimator": ["VAE", "VAEDetector"],
+    "estimator": ["VAE", "SemiSupervisedVAE", "VAEClassifier", "VAEDetector"],
     "evaluation": [
         "calibrate",
         "check",

@@ -20,11 +20,14 @@ from laws import dataset
 from torch import nn
 
 import aevb
-from aevb import cli
+from aevb import cli, families
+from aevb.algorithms import FullBayes, uncertain
 from aevb.data import Binarization, Source, split
 from aevb.errors import Interrupted, ModelFileError, UsageError
 from aevb.evaluation import bound_parts
 from aevb.objectives import learnt_baseline, score_function
+from aevb.posterior import amortized
+from aevb.refinement import Refined
 from aevb.storage import RunFolder, weights
 from aevb.training import Callback
 
@@ -75,6 +78,27 @@ def scored():
         return score_function(aevb.elbo_b, learnt_baseline(X))
 
 
+def full_bayes():
+    model, q = pair()
+    model = uncertain(model, draws=3)
+    return FullBayes(model, q, rows=32, optimizer=aevb.Adam(0.02))
+
+
+def semi_amortized():
+    model, q = pair()
+    return aevb.AEVB(model, Refined(q, model, 2), optimizer=aevb.Adam(0.02))
+
+
+def asleep(algorithm=aevb.WakeSleep):
+    """Wake-sleep of coins."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        coins = families.Bernoulli()
+        prior = aevb.Unconditional(coins, D, learnt=True)
+        model = aevb.Model(prior, aevb.bernoulli(aevb.MLP(D, [5], X)))
+        return algorithm(model, amortized(aevb.MLP(X, [5], D), coins), optimizer=aevb.Adam(0.02))
+
+
 CASES = {
     "adam": (learner, PLAN),
     "several samples": (lambda: learner(objective=aevb.iwae), replace(PLAN, samples=3)),
@@ -89,6 +113,13 @@ CASES = {
     "torch's SGD with momentum": (
         lambda: learner(outside=lambda p: torch.optim.SGD(p, 0.05, momentum=0.9)),
         PLAN,
+    ),
+    "a posterior over weights": (full_bayes, PLAN),
+    "semi-amortized": (semi_amortized, PLAN),
+    "wake-sleep of discrete codes": (asleep, PLAN),
+    "reweighted wake-sleep": (
+        lambda: asleep(aevb.ReweightedWakeSleep),
+        replace(PLAN, samples=3),
     ),
     "free parameters": (
         lambda: learner(aevb.Adam(0.1), posterior=lambda: aevb.per_datum(32, D)),

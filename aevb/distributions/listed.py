@@ -1,5 +1,7 @@
 """A law over values that can be listed: what Bayes' rule gives for codes that are few."""
 
+import math
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -10,6 +12,8 @@ from torch.distributions import Distribution, Independent, constraints
 from torch.distributions.kl import register_kl
 from torch.special import xlogy
 
+from aevb.distributions.chain import Chain
+from aevb.distributions.discrete import OneHotCategoricals
 from aevb.distributions.reparameterization import Remembering, expand_parameters
 from aevb.randomness import open_uniform
 
@@ -21,24 +25,55 @@ def listed(prior: Distribution) -> Tensor | None:
     """All codes of a prior over few of them, (P, *event), else None.
 
     Shapes: a vector of independent coins or classes gives V^D codes for V values of each, up to
-    65,536; a one-hot vector of K classes gives K.
+    65,536; a one-hot vector of K classes gives K, D of them side by side K^D; a chain of such parts
+    every combination of theirs.
     Example:
         >>> coins = Independent(torch.distributions.Bernoulli(torch.full((3,), 0.5)), 1)
         >>> listed(coins).shape
         torch.Size([8, 3])
     """
-    base = prior.base_dist if isinstance(prior, Independent) else prior
-    if prior.batch_shape or not base.has_enumerate_support:
+    return None if prior.batch_shape else _events(prior)
+
+
+def _events(law: Distribution) -> Tensor | None:
+    """All events of a law, the same for every element of its batch, where there are few."""
+    if isinstance(law, Chain):
+        return _of_chain(law)
+    if isinstance(law, OneHotCategoricals):
+        size, classes = law.logits.shape[-2:]
+        return _combined([torch.eye(classes).to(law.logits)] * size)
+    base = law.base_dist if isinstance(law, Independent) else law
+    if not base.has_enumerate_support:
         return None
     values = base.enumerate_support(expand=False)
-    if not isinstance(prior, Independent):
+    values = values.reshape(len(values), *base.event_shape)
+    if not isinstance(law, Independent):
         return values if len(values) <= MOST_POINTS else None
-    size = len(values) ** base.batch_shape.numel()
-    if len(base.batch_shape) != 1 or base.event_shape or size > MOST_POINTS:
+    if len(law.event_shape) != 1 or base.event_shape:
         return None
-    each = range(len(values))
-    index = torch.tensor(list(product(each, repeat=base.batch_shape[0])), device=values.device)
-    return values.reshape(-1)[index]
+    return _combined([values.unsqueeze(-1)] * law.event_shape[0])
+
+
+def _of_chain(chain: Chain) -> Tensor | None:
+    part, parts = _events(chain.first), []
+    for link in chain.links:
+        if part is None:
+            return None
+        parts.append(part)
+        part = _events(link(part[:1]))
+    if part is None:
+        return None
+    parts.append(part)
+    return _combined(parts[::-1] if chain.reverse else parts)
+
+
+def _combined(parts: Sequence[Tensor]) -> Tensor | None:
+    """Every choice of a row (E_i) of each part (P_i, E_i), side by side; None for too many."""
+    if math.prod(len(part) for part in parts) > MOST_POINTS:
+        return None
+    each = product(*(range(len(part)) for part in parts))
+    index = torch.tensor(list(each), device=parts[0].device).unbind(1)
+    return torch.cat([part[rows] for part, rows in zip(parts, index, strict=True)], dim=-1)
 
 
 class Listed(Remembering):

@@ -1,6 +1,6 @@
 """Families: how unconstrained numbers, as a network gives them, become distributions."""
 
-from aevb.families.classes import OneHotCategorical
+from aevb.families.classes import OneHotCategorical, OneHotCategoricals
 from aevb.families.combinators import Columns, Masked
 from aevb.families.elementwise import Elementwise
 from aevb.families.family import Family
@@ -58,6 +58,7 @@ __all__ = [
     "NegativeBinomial",
     "Normal",
     "OneHotCategorical",
+    "OneHotCategoricals",
     "Ordinal",
     "Planar",
     "Poisson",

@@ -1,18 +1,21 @@
 """A model, a posterior and their learner from the settings of a run, sized for its data."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from aevb.conditional import Conditional
+from aevb.algorithms import uncertain
+from aevb.conditional import Chain, Conditional, Informed, Unconditional, standard_normal
 from aevb.data import Binarization, Dataset
 from aevb.data.maps import rows_of
 from aevb.errors import DataError, UsageError
-from aevb.families import Family, Masked
+from aevb.families import Family, Masked, Normal, OneHotCategorical
 from aevb.model import Model
 from aevb.networks import (
     MLP,
@@ -23,14 +26,17 @@ from aevb.networks import (
     StandardizedInput,
     Standardizer,
 )
-from aevb.posterior import Posterior
+from aevb.posterior import Amortized, Posterior
 from aevb.priors import VampPrior
 from aevb.randomness import Stream, generator
+from aevb.refinement import refined
 from aevb.storage.description import ACTIVATIONS
 from aevb.storage.gradients import settle_gradient
 from aevb.storage.latents import (
+    check_algorithm,
     check_latents,
-    layer_sizes,
+    classes_of,
+    code_sizes,
     make_ladder,
     make_posterior,
     make_prior,
@@ -55,6 +61,37 @@ def build(settings: Settings, data: Dataset) -> tuple[Model, Posterior]:
     Errors: UsageError for unknown names, or a posterior and prior that do not go together;
     DataError for data outside the likelihood's domain.
     """
+    return _assembled(settings, data, settings.latent_dim, _latents)
+
+
+def build_with_class(settings: Settings, data: Dataset, classes: int) -> tuple[Model, Posterior]:
+    """The same for a code (y, z) that begins with one of so many classes, as a one-hot vector.
+
+        p(y) p(z) p(x given y, z),   q(y given x) q(z given x, y),   each class as likely as another
+
+    The widths of the settings are those of the classifier q(y given x), of what the encoder of z is
+    told of x, and, from the other end, of the decoder.
+    Errors: UsageError for other latents than mean-field under standard-normal in one layer; those
+    of `build`.
+    Source: Kingma et al. (2014), "Semi-supervised learning with deep generative models", section 3.
+    """
+    latents = settings.posterior, prior_for(settings.posterior, settings.prior), settings.layers
+    if latents != ("mean-field", "standard-normal", 1):
+        raise UsageError(
+            "a model with classes has --posterior mean-field, --prior standard-normal and one "
+            f"layer, found {settings.posterior}, {settings.prior} and {settings.layers}"
+        )
+    make = partial(_class_and_code, classes=classes)
+    return _assembled(settings, data, classes + settings.latent_dim, make)
+
+
+Latents = Callable[[Settings, Dataset], tuple[nn.Module, Posterior]]
+
+
+def _assembled(
+    settings: Settings, data: Dataset, code: int, latents: Latents
+) -> tuple[Model, Posterior]:
+    """A decoder of codes of that size, and prior and posterior over them."""
     if not data.is_image and settings.network == "convolutional":
         raise UsageError("--network convolutional needs images: the data are a table, choose mlp")
     pick(ACTIVATIONS, settings.activation, "--activation")
@@ -66,8 +103,8 @@ def build(settings: Settings, data: Dataset) -> tuple[Model, Posterior]:
     word = generator(settings.seed, Stream.INITIALIZATION).integers(2**63)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(word))
-        decoder = _decoder(settings, data, family)
-        prior, posterior = _latents(settings, data)
+        decoder = _decoder(settings.model_copy(update={"latent_dim": code}), data, family)
+        prior, posterior = latents(settings, data)
     model = Model(prior, Conditional(decoder, family))
     family.fit(first)
     for part in posterior.modules():
@@ -76,6 +113,10 @@ def build(settings: Settings, data: Dataset) -> tuple[Model, Posterior]:
     for part in (model.likelihood, model.prior):
         if isinstance(part, Conditional | VampPrior):
             part.start_at(first)
+    if settings.algorithm == "full-bayes":
+        model = uncertain(model, settings.weight_draws, settings.seed)
+    if settings.algorithm == "semi-amortized":
+        posterior = refined(posterior, model, settings.refine)
     # Parameters are float32 where products are in bfloat16.
     dtype = torch.float64 if settings.precision == "float64" else torch.float32
     return model.to(dtype), posterior.to(dtype)
@@ -135,21 +176,24 @@ def _check_resolution(data: Dataset) -> None:
 def settle_latents(settings: Settings) -> Settings:
     """Prior, objective and its gradient, where they were left open: those that suit the posterior.
 
-    The objective is estimator B where KL(q || p) has a closed form, else A, which samples it.
+    The objective is estimator B where KL(q || p) has a closed form, else A, which samples it; or
+    what the algorithm has for one.
     Errors: UsageError for names that there are not, or a combination that makes no sense.
     """
     posterior = settings.posterior
     check_latents(posterior, settings.prior, settings.layers, settings.latent_dim)
-    prior = prior_for(posterior, settings.prior)
-    return settle_gradient(settings.model_copy(update={"prior": prior}))
+    check_algorithm(settings)
+    prior, classes = prior_for(posterior, settings.prior), classes_of(settings)
+    settled = {"prior": prior, "latent_classes": classes if classes > 1 else None}
+    return settle_gradient(settings.model_copy(update=settled))
 
 
 def _decoder(settings: Settings, data: Dataset, family: Family) -> nn.Module:
-    width = math.prod(data.shape)
+    width, size = math.prod(data.shape), code_sizes(settings)[0]
     outputs, activation = family.outputs(width), ACTIVATIONS[settings.activation]
     network: nn.Module
     if settings.network == "mlp":
-        network = MLP(settings.latent_dim, settings.hidden[::-1], outputs, activation)
+        network = MLP(size, settings.hidden[::-1], outputs, activation)
     elif outputs % width:
         raise UsageError(
             f"--network convolutional cannot give the {outputs} numbers of --likelihood "
@@ -157,14 +201,14 @@ def _decoder(settings: Settings, data: Dataset, family: Family) -> nn.Module:
         )
     else:
         network = ConvolutionalDecoder(
-            settings.latent_dim, settings.hidden, data.shape, outputs // width, activation
+            size, settings.hidden, data.shape, outputs // width, activation
         )
-    return network if settings.layers == 1 else Leading(network, settings.latent_dim)
+    return network if settings.layers == 1 else Leading(network, size)
 
 
 def _latents(settings: Settings, data: Dataset) -> tuple[nn.Module, Posterior]:
     """Prior and posterior; of two that share parameters, the one that has them is made first."""
-    sizes = layer_sizes(settings.latent_dim, settings.layers)
+    sizes, classes = code_sizes(settings), classes_of(settings)
     hidden = settings.hidden if settings.network == "mlp" else ()
     between = hidden or (BETWEEN,)
     width, rows = math.prod(data.shape), len(data.train)
@@ -177,8 +221,21 @@ def _latents(settings: Settings, data: Dataset) -> tuple[nn.Module, Posterior]:
     if settings.posterior == "ladder":
         prior = make_prior(name, sizes, between, None, width, unit)
         return prior, make_ladder(sizes, between, prior, encoder)
-    posterior = make_posterior(settings.posterior, sizes, between, rows, encoder)
-    return make_prior(name, sizes, between, posterior.conditional, width, unit), posterior
+    posterior = make_posterior(settings.posterior, sizes, between, rows, encoder, classes)
+    prior = make_prior(name, sizes, between, posterior.conditional, width, unit, classes)
+    return prior, posterior
+
+
+def _class_and_code(settings: Settings, data: Dataset, classes: int) -> tuple[nn.Module, Posterior]:
+    """Prior and posterior over a class and a code."""
+    activation, sizes = ACTIVATIONS[settings.activation], [classes, settings.latent_dim]
+    width = settings.hidden[0] if settings.network == "mlp" and settings.hidden else BETWEEN
+    classifier = Conditional(_encoder(settings, data, classes), OneHotCategorical())
+    about = MLP(width + classes, (width,), 2 * settings.latent_dim, activation)
+    told = _encoder(settings, data, width)
+    posterior = Amortized(Informed([classifier, Conditional(about, Normal())], sizes, told))
+    either = Unconditional(OneHotCategorical(), classes), standard_normal(settings.latent_dim)
+    return Chain(either, sizes), posterior
 
 
 def _encoder(settings: Settings, data: Dataset, outputs: int) -> nn.Module:

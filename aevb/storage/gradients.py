@@ -32,7 +32,7 @@ from aevb.objectives import (
 )
 from aevb.randomness import Stream, generator
 from aevb.storage.latents import has_closed_divergence, laws_of
-from aevb.storage.settings import Settings, pick
+from aevb.storage.settings import Settings, as_option, pick
 
 OBJECTIVES: dict[str, Objective] = {"elbo-a": elbo_a, "elbo-b": elbo_b, "iwae": iwae}
 GRADIENTS = {
@@ -46,6 +46,12 @@ GRADIENTS = {
     "enumeration": ("elbo-b", "elbo-a"),
 }
 """Estimators of the gradient, and the objectives that each is of, the usual one first."""
+OWN = {
+    "wake-sleep": "wake-sleep",
+    "reweighted-wake-sleep": "reweighted-wake-sleep",
+    "monte-carlo-em": "log-joint",
+}
+"""Algorithms that climb what no option changes, and what it is called."""
 BASELINES = ("none", "running-mean", "learnt", "leave-one-out")
 TEMPERATURE = 0.5
 
@@ -59,9 +65,11 @@ def settle_gradient(settings: Settings) -> Settings:
 
     Errors: UsageError for names that there are not, or a combination that makes no sense.
     """
-    if settings.algorithm != "aevb":
+    if settings.algorithm in OWN:
+        return _with_its_own(settings)
+    if settings.algorithm not in ("aevb", "mean-field"):
         _refuse_gradient(settings)
-        return settings.model_copy(update={"objective": _objective(settings, "reparameterized")})
+        return settings
     pick({"auto": None, **GRADIENTS}, settings.gradient, "--gradient")
     pick(dict.fromkeys(("auto", *BASELINES)), settings.baseline, "--baseline")
     q, p = laws_of(settings)
@@ -75,6 +83,27 @@ def settle_gradient(settings: Settings) -> Settings:
     _check_options(settled)
     _estimator(settled, 1).check(q, p, settings.samples)
     return settled
+
+
+def _with_its_own(settings: Settings) -> Settings:
+    """The objective of an algorithm that has its own; UsageError for an option that would be of
+    another."""
+    objective = OWN[settings.algorithm]
+    for option, given, usual in (
+        ("--objective", settings.objective, ("auto", objective)),
+        ("--gradient", settings.gradient, ("auto",)),
+        ("--baseline", settings.baseline, ("auto",)),
+        ("--temperature", settings.temperature, (None,)),
+        ("--beta", settings.beta, (1,)),
+        ("--warmup-steps", settings.warmup_steps, (0,)),
+        ("--free-bits", settings.free_bits, (0,)),
+    ):
+        if given not in usual:
+            raise UsageError(
+                f"{option} {given} says nothing to --algorithm {settings.algorithm}, which climbs "
+                f"{objective}: leave it out"
+            )
+    return settings.model_copy(update={"objective": objective})
 
 
 def objective_of(settings: Settings) -> Objective:
@@ -177,9 +206,9 @@ def _check_options(settled: Settings) -> None:
 
 def _refuse_gradient(settings: Settings) -> None:
     """UsageError for an option of AEVB beside another algorithm."""
-    for option in ("gradient", "baseline", "temperature"):
-        if getattr(settings, option) not in ("auto", None):
+    for option in ("gradient", "baseline", "temperature", "objective", "free_bits"):
+        if getattr(settings, option) not in ("auto", None, 0):
             raise UsageError(
-                f"--{option} is for --algorithm aevb, and says nothing to {settings.algorithm}: "
-                "leave it out"
+                f"{as_option(option)} is for --algorithm aevb, and says nothing to "
+                f"{settings.algorithm}: leave it out"
             )
