@@ -1,5 +1,7 @@
 """The model p: log p(x, z) = log p(z) + log p(x given z)."""
 
+from operator import attrgetter
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -7,6 +9,7 @@ from torch.distributions import Distribution
 
 from aevb.devices import parameter_of
 from aevb.distributions import route
+from aevb.distributions.combinators import Average
 from aevb.errors import DataError
 from aevb.families import Family
 
@@ -71,7 +74,9 @@ class Model(nn.Module):
     def moments(self, z: Tensor) -> Tensor:
         """Numbers of p(x given z) that may be averaged over z, (..., M): its mean, for most."""
         p: Distribution = self.likelihood(z)
-        return p.mean if self.family is None else self.family.moments(p)
+        laws = p.parts if isinstance(p, Average) else [p]
+        of = self.family.moments if self.family is not None else attrgetter("mean")
+        return torch.stack([of(law) for law in laws]).mean(0)
 
     def summarize(self, moments: Tensor) -> Tensor:
         """What to show for moments, averaged over draws of z or not, (..., *X)."""

@@ -21,10 +21,12 @@ from torch import nn
 
 import aevb
 from aevb import cli
+from aevb.algorithms import FullBayes, uncertain
 from aevb.data import Binarization, Source, split
 from aevb.errors import Interrupted, ModelFileError, UsageError
 from aevb.evaluation import bound_parts
 from aevb.objectives import learnt_baseline, score_function
+from aevb.refinement import Refined
 from aevb.storage import RunFolder, weights
 from aevb.training import Callback
 
@@ -75,6 +77,17 @@ def scored():
         return score_function(aevb.elbo_b, learnt_baseline(X))
 
 
+def full_bayes():
+    model, q = pair()
+    model = uncertain(model, draws=3)
+    return FullBayes(model, q, rows=32, optimizer=aevb.Adam(0.02))
+
+
+def semi_amortized():
+    model, q = pair()
+    return aevb.AEVB(model, Refined(q, model, 2), optimizer=aevb.Adam(0.02))
+
+
 CASES = {
     "adam": (learner, PLAN),
     "several samples": (lambda: learner(objective=aevb.iwae), replace(PLAN, samples=3)),
@@ -90,6 +103,8 @@ CASES = {
         lambda: learner(outside=lambda p: torch.optim.SGD(p, 0.05, momentum=0.9)),
         PLAN,
     ),
+    "a posterior over weights": (full_bayes, PLAN),
+    "semi-amortized": (semi_amortized, PLAN),
     "free parameters": (
         lambda: learner(aevb.Adam(0.1), posterior=lambda: aevb.per_datum(32, D)),
         PLAN,

@@ -3,6 +3,7 @@
 from aevb.algorithms.aevb import AEVB
 from aevb.algorithms.em import EM
 from aevb.algorithms.em_gradient import GeneralizedEM
+from aevb.algorithms.full_bayes import FullBayes, uncertain
 from aevb.algorithms.gradient import GradientLearner
 from aevb.algorithms.learner import Learner, State
 from aevb.algorithms.monte_carlo_em import MonteCarloEM
@@ -11,6 +12,7 @@ from aevb.algorithms.wake_sleep import ReweightedWakeSleep, WakeSleep
 __all__ = [
     "AEVB",
     "EM",
+    "FullBayes",
     "GeneralizedEM",
     "GradientLearner",
     "Learner",
@@ -18,4 +20,5 @@ __all__ = [
     "ReweightedWakeSleep",
     "State",
     "WakeSleep",
+    "uncertain",
 ]

@@ -10,6 +10,7 @@ from aevb.cli.root import (
     Json,
     Limit,
     Quiet,
+    Refine,
     RowsOf,
     Run,
     Seed,
@@ -62,6 +63,7 @@ def evaluate(
             "prior (a tenth)."
         ),
     ] = "encoder",
+    refine: Refine = None,
     split: Annotated[Literal["test", "validation", "train"], typer.Option()] = "test",
     data_limit: Limit = None,
     seed: Seed = 0,
@@ -99,6 +101,7 @@ def evaluate(
             *(folder, methods, asked),
             split=split,
             limit=data_limit,
+            refine=refine,
             device=device,
             progress=progress,
         )

@@ -107,8 +107,18 @@ def train(
     samples: Annotated[int, typer.Option(help="L, posterior samples per datum and step.")] = 1,
     algorithm: Annotated[
         str,
-        typer.Option(help="aevb, wake-sleep, reweighted-wake-sleep, monte-carlo-em, mean-field."),
+        typer.Option(
+            help="aevb, semi-amortized, full-bayes, wake-sleep, reweighted-wake-sleep, "
+            "monte-carlo-em, mean-field."
+        ),
     ] = "aevb",
+    weight_draws: Annotated[
+        int, typer.Option(help="Of full-bayes: draws of the weights that the model averages over.")
+    ] = 10,
+    refine: Annotated[
+        int | None,
+        typer.Option(help="Of semi-amortized: steps for each datum [default: 10]."),
+    ] = None,
     beta: Annotated[float, typer.Option(help="Weight of the divergence in the objective.")] = 1.0,
     warmup_steps: Annotated[int, typer.Option(help="Steps until beta has its full value.")] = 0,
     free_bits: Annotated[float, typer.Option(help="Nats free of charge per dimension.")] = 0.0,

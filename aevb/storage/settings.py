@@ -45,6 +45,8 @@ class Settings(BaseModel):
     baseline: str = "auto"
     temperature: float | None = Field(None, gt=0, allow_inf_nan=False)
     algorithm: str = "aevb"
+    weight_draws: int = Field(10, ge=1, le=1000)
+    refine: int | None = Field(None, ge=0, le=1000)
     samples: int = Field(1, ge=1, le=100_000)
     beta: float = Field(1.0, ge=0, allow_inf_nan=False)
     warmup_steps: int = Field(0, ge=0)

@@ -10,6 +10,8 @@ def evaluation_table(report: Mapping[str, Any]) -> str:
     """The report of `score` as lines for a person."""
     estimates = report["estimates"]
     lines = [f"{report['data']}, {report['n']} rows, binarize {report['binarize']}"]
+    if report.get("refine") is not None:
+        lines[0] += f", each posterior refined by {report['refine']} steps"
     bounds = [found for found in estimates if found["method"] == "elbo"]
     for found in estimates:
         if found not in bounds:
