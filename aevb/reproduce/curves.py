@@ -26,9 +26,7 @@ class Panel:
     curves: Mapping[str, Curve]
 
 
-def panels_of_curves(
-    these: Sequence[Panel], measures: Sequence[str], label: str
-) -> Axes:
+def panels_of_curves(these: Sequence[Panel], measures: Sequence[str], label: str) -> Axes:
     """A panel for each, a color for each algorithm, a kind of line for each measure.
 
     The lower limit leaves out what lies far below where the curves end.

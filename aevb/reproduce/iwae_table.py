@@ -145,12 +145,10 @@ def build(data: Dataset, seed: int) -> tuple[Model, Posterior]:
     """Networks begun at Glorot's law, the last bias at the mean of the training rows."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator(seed, Stream.INITIALIZATION).integers(2**63)))
-        model = Model(
-            standard_normal(LATENTS), bernoulli(MLP(LATENTS, HIDDEN, data.train.width))
-        )
+        likelihood = bernoulli(MLP(LATENTS, HIDDEN, data.train.width))
         posterior = mean_field(MLP(data.train.width, HIDDEN, 2 * LATENTS))
-    model.likelihood.start_at(judged(data.train, ROWS_FOR_BIAS).all())
-    return model, posterior
+    likelihood.start_at(judged(data.train, ROWS_FOR_BIAS).all())
+    return Model(standard_normal(LATENTS), likelihood), posterior
 
 
 def schedule(stages: int) -> Callable[[float], float]:
@@ -201,7 +199,9 @@ def _rising(
 ) -> Expectation:
     numbers = {f"{objective} {k}": float(values[objective, k]) for objective, k in cells}
     steps = np.diff(list(numbers.values()))
-    return Expectation(sentence, bool((steps > 0).all() if strictly else (steps >= 0).all()), numbers)
+    return Expectation(
+        sentence, bool((steps > 0).all() if strictly else (steps >= 0).all()), numbers
+    )
 
 
 def cells_of(results: Results, data: str) -> dict[Cell, Mapping[str, Any]]:
