@@ -13,7 +13,7 @@ logging.getLogger("aevb").addHandler(logging.NullHandler())  # a library speaks 
 
 if TYPE_CHECKING:
     from aevb import codes, data, exchange, plots
-    from aevb.algorithms import AEVB
+    from aevb.algorithms import AEVB, ReweightedWakeSleep, WakeSleep
     from aevb.conditional import (
         Conditional,
         Unconditional,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from aevb.training import Plan, train
 
 _HOMES = {
-    "algorithms": ["AEVB"],
+    "algorithms": ["AEVB", "ReweightedWakeSleep", "WakeSleep"],
     "conditional": [
         "Conditional",
         "Unconditional",

@@ -46,6 +46,10 @@ class Model(nn.Module):
         prior: Distribution = self.prior()
         return prior.log_prob(z) + self.log_likelihood(x, z)
 
+    def posterior_given(self, x: Tensor) -> Distribution | None:
+        """p(z given x) in closed form, batch (N,), where the model has one."""
+        return None
+
     def _check(self, x: Tensor, p: Distribution) -> None:
         # Without this a row of the wrong length would broadcast, and a grey pixel would get a
         # number from a Bernoulli. It costs one pass over (N, X) and is left out of compiled steps.

@@ -3,6 +3,7 @@
 amortized    its numbers are a network's of x
 per datum    each row has numbers of its own, found by its place in the data set
 global       one distribution for all rows
+exact        Bayes' rule itself, over codes that can be listed or in closed form
 """
 
 from abc import ABC, abstractmethod
@@ -16,8 +17,11 @@ from torch.distributions import Distribution, Independent
 
 from aevb import distributions
 from aevb.conditional import Chain, Conditional, for_densities
+from aevb.distributions.listed import Listed
+from aevb.enumeration import enumerate_codes
 from aevb.errors import UsageError
 from aevb.families import Family, MultivariateNormal, Normal
+from aevb.model import Model
 
 
 class Batch(NamedTuple):
@@ -124,6 +128,12 @@ class PerDatum(Posterior):
             )
         return batch.rows
 
+    @property
+    def n(self) -> int:
+        """How many data have numbers."""
+        table: Any = self._first.network
+        return int(table.n)
+
     def put(self, numbers: Tensor) -> None:
         """Give the first M rows other numbers, (M, outputs)."""
         table: Any = self._first.network.table
@@ -165,6 +175,53 @@ class FromPrior(Posterior):
         law: Any = self._shared[0]()
         distribution: Distribution = law.expand((len(self.condition(as_batch(batch))),))
         return distribution
+
+
+class ExactPosterior(Posterior):
+    """p(z given x) by Bayes' rule, at the model's present numbers.
+
+        q(z given x) = p(x, z) / p(x)
+
+    The model's codes can be listed, so that p(x) is a sum, or it has a closed form of its own, as a
+    linear-Gaussian model has. The bound is log p(x) itself. Over codes it has no parameters, and
+    gives the model's no gradient: there the bound is stationary in q, so that the gradient of
+    log p(x, z) at draws, or over all codes, is that of log p(x) (Fisher's identity).
+    Shapes: as any posterior; over listed codes each datum takes a pass over all of them. Errors:
+    UsageError for a model of neither kind.
+    Source: Dempster, Laird & Rubin (1977), the E step.
+    Example:
+        >>> from aevb import bernoulli, families
+        >>> from aevb.conditional import Unconditional
+        >>> model = Model(Unconditional(families.Bernoulli(), 3), bernoulli(nn.Linear(3, 5)))
+        >>> ExactPosterior(model)(torch.ones(2, 5)).probs.shape
+        torch.Size([2, 8])
+    """
+
+    def __init__(self, model: Model) -> None:
+        nn.Module.__init__(self)
+        self._shared = (model,)  # its parameters are not counted twice
+
+    @property
+    def model(self) -> Model:
+        """The model whose posterior it is."""
+        return self._shared[0]
+
+    def condition(self, batch: Batch) -> Tensor:
+        return batch.x
+
+    def forward(self, batch: Batch | Tensor) -> Distribution:
+        x = self.condition(as_batch(batch))
+        with torch.no_grad():
+            closed = self.model.posterior_given(x)
+            if closed is not None:
+                return closed
+            table = enumerate_codes(self.model, x)
+        if table is None:
+            raise UsageError(
+                "the exact posterior needs codes that can be listed, at most 65,536 of them, or a "
+                "model that has a closed form of it: choose another posterior"
+            )
+        return Listed(table.codes, table.log_joint.mT, validate_args=False)
 
 
 class FreeParameters(nn.Module):

@@ -39,6 +39,7 @@ class Stream(IntEnum):
     SIMULATION = 13
     CALIBRATION = 14
     CHECK = 15
+    GRADIENTS = 16
 
 
 def generator(seed: int, stream: Stream, *counter: int) -> np.random.Generator:

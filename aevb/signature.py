@@ -24,8 +24,9 @@ from torch.distributions import kl
 
 _ROOMS = (
     *("algorithms", "compilation", "conditional", "data.dataset", "devices", "distributions"),
-    *("evaluation", "families", "flows", "library", "model", "networks", "objectives"),
-    *("optimizers", "posterior", "priors", "products", "randomness", "refinement", "signature"),
+    *("enumeration", "evaluation", "families", "flows", "gaussian_mixture", "library", "mcmc"),
+    *("model", "networks", "objectives", "optimizers", "posterior", "priors", "products"),
+    *("randomness", "refinement", "signature"),
 )
 """The modules of this library whose functions a graph is traced through, or made by."""
 

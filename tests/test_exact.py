@@ -16,11 +16,12 @@ from torch.distributions import Bernoulli, Distribution, Independent
 
 import aevb
 from aevb import distributions as zoo
+from aevb import enumeration
 from aevb.conditional import Conditional, Unconditional
 from aevb.data import Rows
+from aevb.enumeration import enumerate_codes
 from aevb.errors import DataError, UsageError
-from aevb.evaluation import enumeration, evidence, exact, lattice
-from aevb.evaluation.enumeration import enumerate_codes
+from aevb.evaluation import evidence, exact, lattice
 from aevb.families import Elementwise, Normal
 from aevb.linear_gaussian import linear_gaussian
 

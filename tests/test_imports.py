@@ -20,8 +20,9 @@ ORDER = [
     {"families"},
     {"conditional"},
     {"model", "priors"},
+    {"enumeration"},
     {"posterior"},
-    {"linear_gaussian"},
+    {"gaussian_mixture", "linear_gaussian"},
     {"objectives"},
     {"refinement"},
     {"algorithms", "evaluation"},
@@ -32,6 +33,7 @@ ORDER = [
     {"plots"},
     {"estimator", "report"},
     {"workflow"},
+    {"reproduce"},
     {"progress"},
     {"cli"},
 ]

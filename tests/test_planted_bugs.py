@@ -17,6 +17,8 @@ objective minimized                     test rows in training
 binarization drawn once, called fresh   the same row noise for all data
 sign in a density                       factor in a draw
 scale without gradient                  closed form the wrong way round
+log q not held on the path              weights of the path not squared
+own sample in its baseline              value of the surrogate
 """
 
 import math
@@ -27,6 +29,7 @@ import laws
 import numpy as np
 import pytest
 import test_divergences
+import test_gradient_estimators as estimators
 import test_zoo
 import test_zoo_gradients as gradients
 import torch
@@ -41,7 +44,7 @@ from aevb.data import dataset
 from aevb.distributions import divergences
 from aevb.evaluation import estimates
 from aevb.families import observations
-from aevb.objectives import Draw, Objective, Terms
+from aevb.objectives import Draw, Objective, Terms, bounds, pathwise, score
 
 
 def kl_as(change):
@@ -49,7 +52,7 @@ def kl_as(change):
     original = divergences.kl_by_dimension
 
     def plant(patch):
-        for module in (divergences, objectives, laws):
+        for module in (divergences, bounds, laws):
             patch.setattr(module, "kl_by_dimension", lambda q, p: change(original, q, p))
 
     return plant
@@ -99,7 +102,7 @@ def detached_encoder(patch):
         base = q.base_dist
         return original(Independent(Normal(base.loc.detach(), base.scale.detach()), 1), noise)
 
-    patch.setattr(objectives, "reparameterize", reparameterize)
+    patch.setattr(bounds, "reparameterize", reparameterize)
 
 
 def softmax_over_elements(patch):
@@ -226,6 +229,12 @@ def kl_of_numbers_reversed(patch):
     patch.setattr(divergences, "_of_numbers", lambda q, p: original(p, q))
 
 
+def own_sample_in_its_baseline(patch):
+    form = score._FORMS["elbo_b"]
+    own = form._replace(from_others=lambda f: f.mean(0).expand_as(f))
+    patch.setitem(score._FORMS, "elbo_b", own)
+
+
 def wrong_gumbel(own, value):
     y = (value - own.loc) / own.scale
     return y - torch.exp(-y) - own.scale.log()
@@ -279,13 +288,13 @@ BUGS = {
         laws.the_prior_of_the_model_is_used,
     ),
     "noise not used": (
-        attribute(objectives, "reparameterize", lambda q, eps: q.mean + 0 * eps),
+        attribute(bounds, "reparameterize", lambda q, eps: q.mean + 0 * eps),
         laws.noise_is_fresh_and_used,
     ),
     "noise of the first step reused": (first_noise_reused, laws.noise_is_fresh_and_used),
     "draws without gradient": (
         attribute(
-            objectives,
+            bounds,
             "reparameterize",
             lambda q, eps: distributions.reparameterize(q, eps).detach(),
         ),
@@ -362,6 +371,30 @@ BUGS = {
     "closed form the wrong way round": (
         kl_of_numbers_reversed,
         of_the_zoo(test_divergences.test_divergences_of_numbers_equal_quadrature, "gamma"),
+    ),
+    "log q not held on the path": (
+        attribute(pathwise, "held", lambda posterior, model, batch: posterior(batch)),
+        lambda: estimators.no_noise_at_the_exact_posterior(objectives.path_derivative()),
+    ),
+    "weights of the path not squared": (
+        attribute(pathwise, "_scaled", lambda z, factor: z),
+        lambda: estimators.mean_is_the_gradient(
+            objectives.doubly_reparameterized, estimators.line, samples=2, n=20_000
+        ),
+    ),
+    "own sample in its baseline": (
+        own_sample_in_its_baseline,
+        lambda: estimators.mean_is_the_gradient(
+            objectives.score_function(baseline=objectives.LeaveOneOut()),
+            estimators.coins,
+            n=20_000,
+        ),
+    ),
+    "value of the surrogate": (
+        attribute(score, "with_gradient_of", lambda value, surrogate: surrogate),
+        lambda: estimators.value_is_the_bound(
+            objectives.score_function(), objectives.elbo_b, estimators.coins, 1.0
+        ),
     ),
 }
 

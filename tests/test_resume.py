@@ -25,6 +25,7 @@ from aevb.algorithms import FullBayes, uncertain
 from aevb.data import Binarization, Source, split
 from aevb.errors import Interrupted, ModelFileError, UsageError
 from aevb.evaluation import bound_parts
+from aevb.objectives import learnt_baseline, score_function
 from aevb.refinement import Refined
 from aevb.storage import RunFolder, weights
 from aevb.training import Callback
@@ -69,6 +70,13 @@ def learner(optimizer=None, outside=None, encoder=None, posterior=None, **option
     return aevb.AEVB(model, q, optimizer=optimizer or aevb.Adam(0.02), **options)
 
 
+def scored():
+    """An objective that learns a baseline, with a memory of its own, along with the rest."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return score_function(aevb.elbo_b, learnt_baseline(X))
+
+
 def full_bayes():
     model, q = pair()
     model = uncertain(model, draws=3)
@@ -83,6 +91,7 @@ def semi_amortized():
 CASES = {
     "adam": (learner, PLAN),
     "several samples": (lambda: learner(objective=aevb.iwae), replace(PLAN, samples=3)),
+    "a learnt baseline": (lambda: learner(objective=scored()), PLAN),
     "adagrad": (lambda: learner(aevb.Adagrad(0.1)), PLAN),
     "clipped, with a weight prior": (lambda: learner(clip=0.5, weight_prior_rows=32), PLAN),
     "warm-up": (learner, replace(PLAN, warmup_steps=13, beta=0.7)),

@@ -44,6 +44,7 @@ from aevb.families import (
     MultivariateNormal,
     NegativeBinomial,
     Normal,
+    OneHotCategorical,
     Ordinal,
     Planar,
     Poisson,
@@ -54,6 +55,7 @@ from aevb.families import (
     VonMisesFisher,
     ZeroInflatedNegativeBinomial,
 )
+from aevb.gaussian_mixture import GaussianMixture
 from aevb.linear_gaussian import LinearGaussian
 from aevb.networks import Leading, ObservedInput, StandardizedInput
 from aevb.posterior import Amortized, Batch, Ladder, PerDatum, everywhere
@@ -80,6 +82,10 @@ def grey(generator):
 
 def counts(generator):
     return torch.randint(0, 4, (N, X), generator=generator).float()
+
+
+def one_hot(generator):
+    return torch.eye(X)[torch.randint(0, X, (N,), generator=generator)]
 
 
 def encoder(outputs=2 * D):
@@ -185,6 +191,11 @@ def levels():
     return aevb.Model(aevb.standard_normal(D), likelihood), everywhere(D)
 
 
+def mixed_gaussians():
+    model = GaussianMixture(D, X)
+    return model, model.exact_posterior()
+
+
 def oracle():
     model = LinearGaussian(D, X, (X,))
     return model, model.exact_posterior()
@@ -192,6 +203,7 @@ def oracle():
 
 PAIRS = {
     "linear-gaussian": (oracle, real),
+    "gaussian-mixture": (mixed_gaussians, real),
     "vamp": (vamp, binary),
     "layered": (layered, binary),
     "levels": (levels, binary),
@@ -224,6 +236,7 @@ PAIRS = {
     "gaussian": (plain(lambda: aevb.gaussian(decoder(2 * X))), real),
     "shared-noise": (shared_noise, grey),
     "full-covariance": (full, real),
+    "one-hot": (plain(lambda: aevb.Conditional(decoder(), OneHotCategorical())), one_hot),
     "categorical": (plain(lambda: aevb.categorical(decoder(4 * X), 4)), counts),
     "negative-binomial": (plain(lambda: aevb.negative_binomial(decoder(2 * X))), counts),
     "per-datum": (free, counts),

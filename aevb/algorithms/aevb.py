@@ -7,7 +7,7 @@ repeat   X^M: a random minibatch of M data;   noise: L draws of p(noise) for eac
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from aevb.algorithms.gradient import GradientLearner
 from aevb.distributions.reparameterization import Noise
@@ -19,7 +19,8 @@ from aevb.posterior import Batch
 class AEVB(GradientLearner):
     """The learner of the paper: the gradient of a bound, in model and posterior together.
 
-    All else is as `GradientLearner` says.
+    What estimates the gradient is the objective's affair; what it has to learn for that, such as a
+    baseline, is learned and checkpointed with the rest. All else is as `GradientLearner` says.
     Shapes: a batch of M data, noise (L, M, D). Units: nats per datum.
     Errors: those of the objective and of `GradientLearner`.
     Source: Kingma & Welling (2013), algorithm 1 and section 5.
@@ -38,6 +39,9 @@ class AEVB(GradientLearner):
 
     def terms(self, batch: Batch, noise: Tensor, temper: Tensor) -> Terms:
         return self.objective.terms(self.model, self.posterior, batch, noise, temper)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {**super().modules(), **self.objective.modules()}
 
     def noise(self, batch: Batch) -> Noise:
         return self.objective.noise(self.model, self.posterior, batch)

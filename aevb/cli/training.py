@@ -31,6 +31,10 @@ def train(
     ctx: typer.Context,
     data: Annotated[str, typer.Argument(help="A data set's name, or a file.")] = "digits",
     latent_dim: Annotated[int, typer.Option(help="Latent dimensions.")] = 20,
+    latent_classes: Annotated[
+        int | None,
+        typer.Option(help="Of each latent, with --posterior categorical [default: 10]."),
+    ] = None,
     hidden: Annotated[
         str | None,
         typer.Option(help="Widths, encoder first, like 200,200 [default: 500; channels 32,64]."),
@@ -63,14 +67,17 @@ def train(
         typer.Option(
             help="mean-field, low-rank, full-covariance, mixture, planar, radial, householder, "
             "sylvester, real-nvp, iaf, ladder, von-mises-fisher, dirichlet, or a family such as "
-            "laplace or gamma; per-datum:FAMILY and global:FAMILY have free parameters."
+            "laplace or gamma; bernoulli and categorical for discrete codes; per-datum:FAMILY and "
+            "global:FAMILY have free parameters; auto: mean-field, or per-datum where the "
+            "algorithm has no recognition model."
         ),
-    ] = "mean-field",
+    ] = "auto",
     prior: Annotated[
         str,
         typer.Option(
             help="standard-normal, learnt-normal, mixture, vamp, flow, autoregressive, or a family "
-            "such as gamma; auto: the usual one where the posterior's draws lie."
+            "such as gamma; of discrete codes bernoulli, categorical, learnt-bernoulli, "
+            "learnt-categorical; auto: the usual one where the posterior's draws lie."
         ),
     ] = "auto",
     layers: Annotated[
@@ -80,8 +87,31 @@ def train(
         str,
         typer.Option(help="elbo-a, elbo-b, iwae; auto: b where KL(q || p) has a closed form."),
     ] = "auto",
+    gradient: Annotated[
+        str,
+        typer.Option(
+            help="reparameterized, score-function, path-derivative, doubly-reparameterized, vimco, "
+            "gumbel-softmax, straight-through, enumeration; auto: the first where draws have one."
+        ),
+    ] = "auto",
+    baseline: Annotated[
+        str,
+        typer.Option(
+            help="Of score-function: none, running-mean, learnt, leave-one-out; auto: the last, "
+            "where there are 2 samples."
+        ),
+    ] = "auto",
+    temperature: Annotated[
+        float | None, typer.Option(help="Of gumbel-softmax [default: 0.5].")
+    ] = None,
     samples: Annotated[int, typer.Option(help="L, posterior samples per datum and step.")] = 1,
-    algorithm: Annotated[str, typer.Option(help="aevb, full-bayes, semi-amortized.")] = "aevb",
+    algorithm: Annotated[
+        str,
+        typer.Option(
+            help="aevb, semi-amortized, full-bayes, wake-sleep, reweighted-wake-sleep, "
+            "monte-carlo-em, mean-field."
+        ),
+    ] = "aevb",
     weight_draws: Annotated[
         int, typer.Option(help="Of full-bayes: draws of the weights that the model averages over.")
     ] = 10,
@@ -175,8 +205,10 @@ def train(
         print_json(result)
     else:
         last, best = result["train"], result["validation"] or {}
+        name = "objective" if last["elbo"] is None else "elbo"
+        said = {"objective": "mean log p(x, z)", "elbo": "training bound"}[name]
         print(
-            f"{folder.path}: {result['epochs']} epochs, training bound {last['elbo']:.2f} nats"
+            f"{folder.path}: {result['epochs']} epochs, {said} {last[name]:.2f} nats"
             + (f", validation bound {best['elbo']:.2f} nats" if best else "")
         )
         print(

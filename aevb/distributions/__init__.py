@@ -29,6 +29,7 @@ from aevb.distributions.continuous_bernoulli import (
 )
 from aevb.distributions.discrete import (
     BernoulliStraightThrough,
+    OneHotCategoricals,
     OneHotCategoricalStraightThrough,
     RelaxedBernoulli,
     RelaxedOneHotCategorical,
@@ -118,6 +119,7 @@ __all__ = [
     "NegativeBinomial",
     "Normal",
     "OneHotCategoricalStraightThrough",
+    "OneHotCategoricals",
     "Ordinal",
     "Pareto",
     "Poisson",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,8 @@ class Chain(Remembering):
     (*sample, N, sizes[k - 1]), to a distribution over sizes[k] numbers; z is (*sample, N, D), the
     parts side by side in the order of drawing, or, with `reverse`, in the other one, so that a
     generative chain and an inference chain that go opposite ways share their z. `noises` are the
-    noise of each part, found by asking once where they are left out.
+    noise of each part, found by asking once where they are left out. Parts lie in sets of one kind:
+    a chain of Gaussians, or of coins.
     Units: nats, the sum over the parts.
     Source: Rezende et al. (2014), "Stochastic backpropagation", section 2; Burda et al. (2015),
     equation 1.
@@ -43,7 +45,6 @@ class Chain(Remembering):
 
     route = "composition"
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012  # as torch has it
-    support = constraints.real_vector
 
     def __init__(
         self,
@@ -81,6 +82,11 @@ class Chain(Remembering):
             total = total + q.log_prob(parts[-1])
         z = torch.cat(parts[::-1] if self.reverse else parts, dim=-1)
         return self.remember(z, total)
+
+    @property
+    def support(self) -> Any:
+        """That of the first part, which is of the kind of all."""
+        return self.first.support
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]

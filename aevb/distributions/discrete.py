@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch import distributions as td
-from torch.distributions import TransformedDistribution
+from torch.distributions import TransformedDistribution, constraints
 
 from aevb.distributions.reparameterization import ROUTES, Reparameterized
 from aevb.randomness import open_uniform
@@ -221,6 +221,77 @@ class _HardOneHot(Reparameterized, td.OneHotCategorical):
     def transform(self, noise: Tensor) -> Tensor:
         classes = torch.arange(self.event_shape[0], device=noise.device)
         return (classes == _class_of(noise, self.probs).unsqueeze(-1)).to(noise.dtype)
+
+
+class OneHots(constraints.Constraint):
+    """Vectors of blocks, each zeros and a single one."""
+
+    is_discrete = True
+    event_dim = 1
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        found: Tensor = constraints.one_hot.check(value.unflatten(-1, (-1, self.classes))).all(-1)
+        return found
+
+
+class OneHotCategoricals(Reparameterized):
+    """Independent classes, each as a one-hot vector, side by side in one vector.
+
+        log p(z) = sum_d sum_k z_dk log pi_dk,   pi_d = softmax(l_d)
+
+    Shapes: logits l (*batch, D, K); events (D K,), the K numbers of each class together.
+    Units: nats.
+    Source: Bishop (2006), "Pattern recognition and machine learning", equation 2.26.
+    Example:
+        >>> law = OneHotCategoricals(torch.zeros(2, 3))
+        >>> law.transform(torch.tensor([0.1, 0.9]))
+        tensor([1., 0., 0., 0., 0., 1.])
+    """
+
+    route = "hard"
+    has_rsample = False
+    law = staticmethod(open_uniform)
+    arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012  # as torch has it
+
+    def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
+        self.logits = torch.log_softmax(logits, -1)
+        event = torch.Size([logits.shape[-2:].numel()])
+        super().__init__(logits.shape[:-2], event, validate_args)
+
+    @property
+    def support(self) -> Any:
+        return OneHots(self.logits.shape[-1])
+
+    @property
+    def probs(self) -> Tensor:
+        """The probabilities of the classes, (*batch, D, K)."""
+        return self.logits.exp()
+
+    @property
+    def mean(self) -> Tensor:
+        return self.probs.flatten(-2)
+
+    @property
+    def variance(self) -> Tensor:
+        return self.mean * (1 - self.mean)
+
+    def noise_shape(self) -> torch.Size:
+        return self.logits.shape[-2:-1]
+
+    def transform(self, noise: Tensor) -> Tensor:
+        classes = torch.arange(self.logits.shape[-1], device=noise.device)
+        chosen = classes == _class_of(noise, self.probs).unsqueeze(-1)
+        return chosen.to(noise.dtype).flatten(-2)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        each: Tensor = value.unflatten(-1, self.logits.shape[-2:]) * self.logits
+        return each.sum((-2, -1))
 
 
 def _class_of(u: Tensor, probs: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ from torch.special import xlogy
 
 from aevb.distributions.composition import LogitNormal
 from aevb.distributions.cross_entropies import EXPECTED
+from aevb.distributions.discrete import OneHotCategoricals
 from aevb.distributions.erlang import Erlang
 from aevb.distributions.expectations import EULER, find, gamma_parameters, weibull_parameters
 from aevb.distributions.inverse_cdf import Logistic, Rayleigh, Reciprocal
@@ -205,6 +206,13 @@ def _sphere_sphere(q: Any, p: Any) -> Tensor | None:
     return divergence
 
 
+def _classes_classes(q: Any, p: Any) -> Tensor | None:
+    if q.logits.shape[-2:] != p.logits.shape[-2:]:
+        return None
+    divergence: Tensor = (q.probs * (q.logits - p.logits)).sum((-2, -1))
+    return divergence
+
+
 _GAMMAS = (td.Gamma, td.Exponential, Erlang)
 _WEIBULLS = (td.Weibull, Rayleigh)
 
@@ -222,6 +230,7 @@ _PAIRS: dict[tuple[type[Distribution], type[Distribution]], Formula] = {
     (LogitNormal, LogitNormal): _normal_normal,
     (VonMisesFisher, VonMisesFisher): _sphere_sphere,
     (td.Poisson, td.Poisson): _poisson_poisson,
+    (OneHotCategoricals, OneHotCategoricals): _classes_classes,
     (td.Kumaraswamy, td.Kumaraswamy): _none,
     **{(q, p): _gamma_gamma for q in _GAMMAS for p in _GAMMAS},
     **{(q, p): _weibull_weibull for q in _WEIBULLS for p in _WEIBULLS},

@@ -171,7 +171,10 @@ def side_by_side(noises: Sequence[Noise]) -> Noise:
 
     def law(generator: np.random.Generator, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         lead = tuple(shape[:-1])
-        drawn = [noise.draw(generator, lead, dtype).reshape(*lead, -1) for noise in noises]
+        drawn = [
+            noise.draw(generator, lead, dtype).reshape(*lead, noise.shape.numel())
+            for noise in noises
+        ]
         return torch.cat(drawn, dim=-1)
 
     size = torch.Size((sum(noise.shape.numel() for noise in noises),))
@@ -181,7 +184,8 @@ def side_by_side(noises: Sequence[Noise]) -> Noise:
 def apart(vector: Tensor, noises: Sequence[Noise]) -> list[Tensor]:
     """The noise of each draw, (*lead, *shape), from one vector (*lead, E) of all of them."""
     pieces = vector.split([noise.shape.numel() for noise in noises], dim=-1)
-    return [p.unflatten(-1, n.shape) for p, n in zip(pieces, noises, strict=True)]
+    lead = vector.shape[:-1]
+    return [p.reshape(*lead, *n.shape) for p, n in zip(pieces, noises, strict=True)]
 
 
 class Route(NamedTuple):

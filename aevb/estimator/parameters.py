@@ -20,6 +20,7 @@ SETTINGS = {
     "prior": "prior",
     "layers": "layers",
     "objective": "objective",
+    "gradient": "gradient",
     "samples": "samples",
     "beta": "beta",
     "algorithm": "algorithm",

@@ -35,9 +35,10 @@ from aevb.storage import (
     build,
     check_domain,
     check_settings,
+    code_sizes,
     facts_of,
-    layer_sizes,
     learner,
+    passes_of,
     settle_latents,
 )
 from aevb.training import Plan, train, usual_epochs, work_of
@@ -54,9 +55,11 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     their `activation`; `likelihood` ("auto" looks at the data: bernoulli, continuous-bernoulli,
     gaussian, negative-binomial, categorical or, column by column, mixed; poisson and full-gaussian
     are there too); `posterior` mean-field, full-covariance, iaf and many more (see the page
-    "Which posterior, which prior"); `prior` ("auto" is the usual one where the posterior's draws
-    lie); `layers` of codes, each half as wide as the one before; `objective`
-    elbo-a, elbo-b, iwae or auto, over `samples` draws; `beta` on the divergence; `algorithm`;
+    "Which posterior, which prior"; "auto" is mean-field, or per-datum where the `algorithm` has no
+    encoder); `prior` ("auto" is the usual one where the posterior's draws lie); `layers` of codes,
+    each half as wide as the one before; `objective`
+    elbo-a, elbo-b, iwae or auto, over `samples` draws, with the `gradient` of the page "Which
+    gradient" (auto: reparameterized where draws have one); `beta` on the divergence; `algorithm`;
     `learning_rate` of Adam (None: its usual one); `epochs` (None: 100 to 400 by the number of rows)
     of minibatches of `batch_size`; `patience` epochs without a better bound on `X_val` end the fit;
     `allow_nan` takes NaN for a cell that was not observed, which is then integrated out; `device`
@@ -84,10 +87,11 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         hidden: Sequence[int] = (500,),
         activation: str = "relu",
         likelihood: str = "auto",
-        posterior: str = "mean-field",
+        posterior: str = "auto",
         prior: str = "auto",
         layers: int = 1,
         objective: str = "auto",
+        gradient: str = "auto",
         samples: int = 1,
         beta: float = 1.0,
         algorithm: str = "aevb",
@@ -107,6 +111,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self.prior = prior
         self.layers = layers
         self.objective = objective
+        self.gradient = gradient
         self.samples = samples
         self.beta = beta
         self.algorithm = algorithm
@@ -144,7 +149,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             seed=settings.seed,
         )
         with spelled():
-            work = work_of(self.model_, self.posterior_, data.train, plan, settings.device)
+            passes = passes_of(settings)
+            work = work_of(self.model_, self.posterior_, data.train, plan, settings.device, passes)
             modules = self.model_.to(work.device), self.posterior_.to(work.device)
             algorithm = learner(settings, *modules, len(data.train))
         algorithm.compiled, algorithm.precision = work.worth_compiling, work.precision
@@ -288,7 +294,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     @property
     def _n_features_out(self) -> int:
-        return sum(layer_sizes(self.settings_.latent_dim, self.settings_.layers))
+        return sum(code_sizes(self.settings_))
 
     # -- codes ------------------------------------------------------------------------------------
 

@@ -1,11 +1,11 @@
 """Estimates of log p(x) with their certificate, and diagnosis."""
 
+from aevb.enumeration import enumerate_codes
 from aevb.evaluation.annealing import Annealing, annealed, bidirectional, simulate
 from aevb.evaluation.batches import batch_for, evaluating, first_batch
 from aevb.evaluation.calibration import Calibration, calibrate
 from aevb.evaluation.certificate import Certificate, treatment
 from aevb.evaluation.diagnosis import Diagnosis, diagnose
-from aevb.evaluation.enumeration import enumerate_codes
 from aevb.evaluation.estimates import (
     Evidence,
     bound_parts,
@@ -26,6 +26,7 @@ from aevb.evaluation.estimation import (
 from aevb.evaluation.exact import exact
 from aevb.evaluation.examination import Examination, check
 from aevb.evaluation.gaps import Gaps, gaps
+from aevb.evaluation.gradients import Comparison, compare_gradients
 from aevb.evaluation.reciprocal import reciprocal
 from aevb.evaluation.refit import refit
 from aevb.evaluation.work import operations, worth_compiling
@@ -36,6 +37,7 @@ __all__ = [
     "Asked",
     "Calibration",
     "Certificate",
+    "Comparison",
     "Diagnosis",
     "Estimates",
     "Evidence",
@@ -50,6 +52,7 @@ __all__ = [
     "calibrate",
     "check",
     "check_methods",
+    "compare_gradients",
     "diagnose",
     "enumerate_codes",
     "estimate",

@@ -13,11 +13,12 @@ from torch.distributions import Independent
 
 from aevb.data import Rows
 from aevb.distributions import Bernoulli, center, on_reals
+from aevb.distributions.listed import listed
+from aevb.enumeration import enumerate_codes
 from aevb.errors import UsageError
 from aevb.evaluation.batches import batch_for, evaluating
 from aevb.evaluation.certificate import Certificate, treatment
 from aevb.evaluation.chunks import Kept, Progress, by_chunks
-from aevb.evaluation.enumeration import enumerate_codes, listed
 from aevb.evaluation.lattice import Region, integrate
 from aevb.linear_gaussian import as_linear_gaussian
 from aevb.model import Model

@@ -1,5 +1,6 @@
 """Families: how unconstrained numbers, as a network gives them, become distributions."""
 
+from aevb.families.classes import OneHotCategorical, OneHotCategoricals
 from aevb.families.combinators import Columns, Masked
 from aevb.families.elementwise import Elementwise
 from aevb.families.family import Family
@@ -56,6 +57,8 @@ __all__ = [
     "MultivariateNormal",
     "NegativeBinomial",
     "Normal",
+    "OneHotCategorical",
+    "OneHotCategoricals",
     "Ordinal",
     "Planar",
     "Poisson",

@@ -13,14 +13,14 @@ from aevb.families.family import Family, blocks, positive
 from aevb.families.gaussian import SHARE, MultivariateNormal
 
 
-class _Latent(Family):
+class Latent(Family):
     """A family for latent vectors: no column of data is ever an element of it."""
 
     def encode_marginals(self, x: Tensor) -> Tensor:
         raise UsageError(f"{type(self).__name__} is a family for codes, not for data")
 
 
-class LowRankMultivariateNormal(_Latent):
+class LowRankMultivariateNormal(Latent):
     """A Gaussian whose covariance is a diagonal and `rank` directions more.
 
         N(z; mean, W W^T + diag(d)),   z = mean + W e + sqrt(d) e',   W_jk = sqrt(d_j) raw_jk / 10
@@ -53,7 +53,7 @@ class LowRankMultivariateNormal(_Latent):
         return zoo.LowRankMultivariateNormal(loc, factor, scale.square(), validate_args=False)
 
 
-class Elliptical(_Latent):
+class Elliptical(Latent):
     """A full covariance with heavier tails than a Gaussian's: the radius is gamma, not chi.
 
         z = mean + r L s,  s uniform on the unit sphere, r ~ Gamma(D, 1)
@@ -91,7 +91,7 @@ class Elliptical(_Latent):
         return made
 
 
-class Dirichlet(_Latent):
+class Dirichlet(Latent):
     """Shares that add up to one, Dirichlet(concentration), concentration = exp(raw).
 
     Shapes: raw (*batch, D) logs of the concentrations, held to [-15, 15]; z on the simplex of D
@@ -112,7 +112,7 @@ class Dirichlet(_Latent):
         return zoo.Dirichlet(positive(raw.flatten(batch_ndim)), validate_args=False)
 
 
-class VonMisesFisher(_Latent):
+class VonMisesFisher(Latent):
     """Directions around a middle one, on the unit sphere of D dimensions.
 
         p(z) ~ exp(k m^T z),  m = raw_1..D / |raw_1..D|,  k = softplus(raw_D+1) + 1
@@ -144,7 +144,7 @@ class VonMisesFisher(_Latent):
         return zoo.VonMisesFisher(direction, concentration, validate_args=False)
 
 
-class HypersphericalUniform(_Latent):
+class HypersphericalUniform(Latent):
     """The same density for all directions: the prior of codes on a sphere. It takes no numbers.
 
     Example:
@@ -169,7 +169,7 @@ class HypersphericalUniform(_Latent):
         )
 
 
-class Mixture(_Latent):
+class Mixture(Latent):
     """A mixture of diagonal Gaussians over `size` dimensions, with K = `components` of them.
 
         p(z) = sum_k pi_k N(z; m_k, diag(s_k^2)),   (pi, m, s) = base + raw

@@ -6,8 +6,8 @@ from aevb.storage.building import (
     settle_latents,
 )
 from aevb.storage.facts import facts_of
-from aevb.storage.latents import has_closed_divergence, layer_sizes
-from aevb.storage.learners import learner, pick_schedule
+from aevb.storage.latents import code_sizes, has_closed_divergence, layer_sizes
+from aevb.storage.learners import learner, passes_of, pick_schedule
 from aevb.storage.run import RunFolder
 from aevb.storage.settings import Settings, check_settings
 from aevb.storage.unfinished import Unfinished
@@ -20,11 +20,13 @@ __all__ = [
     "build",
     "check_domain",
     "check_settings",
+    "code_sizes",
     "facts_of",
     "has_closed_divergence",
     "layer_sizes",
     "learner",
     "load",
+    "passes_of",
     "pick_schedule",
     "save",
     "settle_latents",

@@ -29,10 +29,12 @@ from aevb.priors import VampPrior
 from aevb.randomness import Stream, generator
 from aevb.refinement import refined
 from aevb.storage.description import ACTIVATIONS
+from aevb.storage.gradients import settle_gradient
 from aevb.storage.latents import (
+    check_algorithm,
     check_latents,
-    has_closed_divergence,
-    layer_sizes,
+    classes_of,
+    code_sizes,
     make_ladder,
     make_posterior,
     make_prior,
@@ -139,31 +141,25 @@ def _check_resolution(data: Dataset) -> None:
 
 
 def settle_latents(settings: Settings) -> Settings:
-    """Prior and objective, where they were left open: those that suit the posterior.
+    """Prior, objective and its gradient, where they were left open: those that suit the posterior.
 
-    The objective is estimator B where KL(q || p) has a closed form, else A, which samples it.
+    The objective is estimator B where KL(q || p) has a closed form, else A, which samples it; or
+    what the algorithm has for one.
     Errors: UsageError for names that there are not, or a combination that makes no sense.
     """
-    posterior, objective = settings.posterior, settings.objective
+    posterior = settings.posterior
     check_latents(posterior, settings.prior, settings.layers, settings.latent_dim)
+    check_algorithm(settings)
     prior = prior_for(posterior, settings.prior)
-    if objective in ("auto", "elbo-b"):
-        closed = has_closed_divergence(settings)
-        if objective == "elbo-b" and not closed:
-            raise UsageError(
-                f"--objective elbo-b needs KL(q || p) in closed form, and there is none between "
-                f"{posterior} and {prior}: choose elbo-a, which estimates it by samples"
-            )
-        objective = "elbo-b" if closed else "elbo-a"
-    return settings.model_copy(update={"prior": prior, "objective": objective})
+    return settle_gradient(settings.model_copy(update={"prior": prior}))
 
 
 def _decoder(settings: Settings, data: Dataset, family: Family) -> nn.Module:
-    width = math.prod(data.shape)
+    width, size = math.prod(data.shape), code_sizes(settings)[0]
     outputs, activation = family.outputs(width), ACTIVATIONS[settings.activation]
     network: nn.Module
     if settings.network == "mlp":
-        network = MLP(settings.latent_dim, settings.hidden[::-1], outputs, activation)
+        network = MLP(size, settings.hidden[::-1], outputs, activation)
     elif outputs % width:
         raise UsageError(
             f"--network convolutional cannot give the {outputs} numbers of --likelihood "
@@ -171,14 +167,14 @@ def _decoder(settings: Settings, data: Dataset, family: Family) -> nn.Module:
         )
     else:
         network = ConvolutionalDecoder(
-            settings.latent_dim, settings.hidden, data.shape, outputs // width, activation
+            size, settings.hidden, data.shape, outputs // width, activation
         )
-    return network if settings.layers == 1 else Leading(network, settings.latent_dim)
+    return network if settings.layers == 1 else Leading(network, size)
 
 
 def _latents(settings: Settings, data: Dataset) -> tuple[nn.Module, Posterior]:
     """Prior and posterior; of two that share parameters, the one that has them is made first."""
-    sizes = layer_sizes(settings.latent_dim, settings.layers)
+    sizes, classes = code_sizes(settings), classes_of(settings)
     hidden = settings.hidden if settings.network == "mlp" else ()
     between = hidden or (BETWEEN,)
     width, rows = math.prod(data.shape), len(data.train)
@@ -191,8 +187,9 @@ def _latents(settings: Settings, data: Dataset) -> tuple[nn.Module, Posterior]:
     if settings.posterior == "ladder":
         prior = make_prior(name, sizes, between, None, width, unit)
         return prior, make_ladder(sizes, between, prior, encoder)
-    posterior = make_posterior(settings.posterior, sizes, between, rows, encoder)
-    return make_prior(name, sizes, between, posterior.conditional, width, unit), posterior
+    posterior = make_posterior(settings.posterior, sizes, between, rows, encoder, classes)
+    prior = make_prior(name, sizes, between, posterior.conditional, width, unit, classes)
+    return prior, posterior
 
 
 def _encoder(settings: Settings, data: Dataset, outputs: int) -> nn.Module:

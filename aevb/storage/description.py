@@ -18,6 +18,7 @@ from torch.distributions import Distribution
 from aevb import conditional, families, networks, posterior, priors, refinement
 from aevb import distributions as zoo
 from aevb.errors import AevbError, ModelFileError
+from aevb.gaussian_mixture import Components, GaussianMixture
 from aevb.linear_gaussian import LinearGaussian
 from aevb.model import Model
 from aevb.storage.files import name_shortly, reason, shortly
@@ -27,6 +28,8 @@ CLASSES: dict[str, type[nn.Module]] = {
     for kind in (
         Model,
         LinearGaussian,
+        GaussianMixture,
+        Components,
         conditional.Conditional,
         conditional.Unconditional,
         conditional.Chain,
@@ -35,6 +38,7 @@ CLASSES: dict[str, type[nn.Module]] = {
         posterior.Amortized,
         posterior.PerDatum,
         posterior.Global,
+        posterior.ExactPosterior,
         posterior.Ladder,
         refinement.Refined,
         posterior.FreeParameters,
@@ -51,6 +55,8 @@ CLASSES: dict[str, type[nn.Module]] = {
         families.Bernoulli,
         families.ContinuousBernoulli,
         families.Categorical,
+        families.OneHotCategorical,
+        families.OneHotCategoricals,
         families.Poisson,
         families.NegativeBinomial,
         families.Elementwise,

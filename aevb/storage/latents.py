@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributions import Distribution
 
 from aevb import distributions as zoo
 from aevb import families
@@ -21,7 +22,7 @@ from aevb.families import Elementwise, Family, Normal
 from aevb.networks import MLP
 from aevb.posterior import Amortized, FreeParameters, Global, Ladder, PerDatum, Posterior
 from aevb.priors import VampPrior
-from aevb.storage.settings import Settings, pick
+from aevb.storage.settings import POSTERIOR_DEFAULTS, Settings, pick
 
 STEPS = 8
 """Of a flow made of small maps; the larger ones take a quarter."""
@@ -35,6 +36,10 @@ PRIOR_COMPONENTS = 500
 """Of a prior that is a mixture, and pseudo-inputs of a VampPrior (Tomczak & Welling 2018)."""
 WIDTH = 128
 """Of the networks of a flow."""
+CLASSES = 10
+"""Of a latent that is one of several."""
+LEARNT = "learnt-"
+"""Begins the names of priors with numbers of their own."""
 
 FAMILIES: dict[str, tuple[str, Callable[[int], Family]]] = {
     "mean-field": ("real", lambda size: Normal()),
@@ -71,8 +76,13 @@ FAMILIES: dict[str, tuple[str, Callable[[int], Family]]] = {
     "von-mises-fisher": ("sphere", lambda size: families.VonMisesFisher()),
 }
 """The families of z by name, with the set that their draws fill."""
+DISCRETE: dict[str, tuple[str, Callable[[int], Family]]] = {
+    "bernoulli": ("bits", lambda classes: families.Bernoulli()),
+    "categorical": ("classes", lambda classes: families.OneHotCategoricals(classes)),
+}
+"""Those whose draws have no gradient, by the classes that a latent has; priors of the same name."""
 WAYS = ("per-datum", "global")
-POSTERIORS = (*FAMILIES, "ladder", *WAYS)
+POSTERIORS = (*FAMILIES, *DISCRETE, "ladder", *WAYS)
 FIXED = {
     name: FAMILIES[name]
     for name in (
@@ -114,12 +124,18 @@ PRIORS: dict[str, tuple[str, Callable[[int], Unconditional]]] = {
         for name, (space, make) in FIXED.items()
     },
 }
+DISCRETE_PRIORS = {
+    f"{way}{name}": (space, name) for name, (space, _) in DISCRETE.items() for way in ("", LEARNT)
+}
+"""Fair ones, and learnt ones: the set and the family."""
 SPACES = {
     "real": ("any real numbers", "standard-normal"),
     "positive": ("positive numbers", "exponential"),
     "unit": ("numbers between 0 and 1", "beta"),
     "simplex": ("shares that add up to 1", "dirichlet"),
     "sphere": ("directions of length 1", "uniform-sphere"),
+    "bits": ("zeros and ones", "bernoulli"),
+    "classes": ("one of several classes", "categorical"),
 }
 """Where codes may lie, in words, and the prior there where none was asked for."""
 
@@ -140,7 +156,7 @@ def way_and_family(posterior: str) -> tuple[str, str]:
 
 def _space(family: str) -> str:
     """The set that draws of a family fill; a ladder is of Gaussians."""
-    return "real" if family == "ladder" else FAMILIES[family][0]
+    return "real" if family == "ladder" else {**FAMILIES, **DISCRETE}[family][0]
 
 
 def prior_for(posterior: str, prior: str) -> str:
@@ -152,7 +168,7 @@ def prior_for(posterior: str, prior: str) -> str:
     space = _space(name)
     if prior == "auto":
         return HEAVY[name][0] if name in HEAVY else SPACES[space][1]
-    known = {**PRIORS, "vamp": ("real", None)}
+    known = {**PRIORS, **DISCRETE_PRIORS, "vamp": ("real", None)}
     own = pick(known, prior, "--prior")[0]
     if own != space:
         fitting = ", ".join(p for p, (s, _) in known.items() if s == space)
@@ -173,11 +189,11 @@ def check_latents(posterior: str, prior: str, layers: int, size: int) -> None:
     way, name = way_and_family(posterior)
     prior = prior_for(posterior, prior)
     space = _space(name)
-    if layers > 1 and space != "real":
+    if layers > 1 and space != "real" and name not in DISCRETE:
         raise UsageError(
             f"--layers {layers} needs codes that may be any real numbers, since each layer's "
-            f"middle is given by the one above, and --posterior {posterior} draws "
-            f"{SPACES[space][0]}"
+            f"middle is given by the one above, or discrete ones ({', '.join(DISCRETE)}), and "
+            f"--posterior {posterior} draws {SPACES[space][0]}"
         )
     if layers > 1 and name in HEAVY:
         raise UsageError(
@@ -205,6 +221,26 @@ def check_latents(posterior: str, prior: str, layers: int, size: int) -> None:
         )
 
 
+def check_algorithm(settings: Settings) -> None:
+    """UsageError for a posterior, or an objective, that the algorithm has no use for."""
+    algorithm, posterior = settings.algorithm, settings.posterior
+    if algorithm not in POSTERIOR_DEFAULTS:
+        return
+    way, name = way_and_family(posterior)
+    if way != "per-datum":
+        raise UsageError(
+            f"--algorithm {algorithm} has no recognition model, and --posterior {posterior} is one "
+            "for all rows: leave it out, or choose per-datum:FAMILY"
+        )
+    factors = name != "ladder" and isinstance(FAMILIES[name][1](2), Normal | Elementwise)
+    if algorithm == "mean-field" and not factors:
+        raise UsageError(
+            f"--algorithm mean-field has a posterior that factorizes over dimensions, and that of "
+            f"--posterior {posterior} does not: choose a family such as per-datum:laplace, or "
+            "--algorithm aevb"
+        )
+
+
 def layer_sizes(size: int, layers: int) -> list[int]:
     """The dimensions of z_1, ..., z_L: each layer has half of those below it, at least one."""
     sizes = [size]
@@ -213,29 +249,79 @@ def layer_sizes(size: int, layers: int) -> list[int]:
     return sizes
 
 
+def code_sizes(settings: Settings) -> list[int]:
+    """The numbers of z_1, ..., z_L: of a latent that is one of K classes, K numbers."""
+    sizes = layer_sizes(settings.latent_dim, settings.layers)
+    return [classes_of(settings) * size for size in sizes]
+
+
+def classes_of(settings: Settings) -> int:
+    """The classes K of a latent that is one of several; 1 for a latent that is a number.
+
+    Errors: UsageError where they were asked for, and there are none.
+    """
+    if way_and_family(settings.posterior)[1] == "categorical":
+        return settings.latent_classes or CLASSES
+    if settings.latent_classes is not None:
+        raise UsageError(
+            f"--latent-classes {settings.latent_classes} is for latents that are one of several "
+            f"classes, and --posterior {settings.posterior} draws "
+            f"{SPACES[_space(way_and_family(settings.posterior)[1])][0]}: add --posterior "
+            "categorical, or leave it out"
+        )
+    return 1
+
+
 def has_closed_divergence(settings: Settings) -> bool:
     """Whether KL(q || p) of the settings has a closed form, which estimator B needs."""
-    posterior, size = settings.posterior, settings.latent_dim
-    _, name = way_and_family(posterior)
-    prior = prior_for(posterior, settings.prior)
-    if settings.layers > 1 or prior == "vamp":
+    if settings.layers > 1 or prior_for(settings.posterior, settings.prior) == "vamp":
         return False
+    return kl(*laws_of(settings)) is not None
+
+
+def laws_of(settings: Settings) -> tuple[Distribution, Distribution]:
+    """q for one datum and p, at some numbers: what they can do says what may be asked of them.
+
+    Of several layers it is the one that x speaks to; of a prior made of the encoder and of a
+    ladder they are Gaussians.
+    """
+    _, name = way_and_family(settings.posterior)
+    size, classes = code_sizes(settings)[0], classes_of(settings)
+    prior = prior_for(settings.posterior, settings.prior)
     with torch.random.fork_rng(devices=[]):
-        family = FAMILIES[name][1](size)
-        p = PRIORS[prior][1](size)()
-        return kl(family(torch.rand(1, family.outputs(size)), 1), p) is not None
+        family = _family("mean-field" if name == "ladder" else name, size, classes)
+        p = _top("standard-normal" if prior == "vamp" else prior, size, classes)()
+        return family(torch.rand(1, family.outputs(size)), 1), p
 
 
 Encoder = Callable[[int], nn.Module]
 """Makes a network from x to so many numbers."""
 
 
+def _family(name: str, size: int, classes: int) -> Family:
+    """The family of codes of so many numbers, of latents with so many classes each."""
+    return DISCRETE[name][1](classes) if name in DISCRETE else FAMILIES[name][1](size)
+
+
+def _top(prior: str, size: int, classes: int) -> Unconditional:
+    """The prior of one layer, by its name."""
+    if prior not in DISCRETE_PRIORS:
+        return PRIORS[prior][1](size)
+    family = DISCRETE[DISCRETE_PRIORS[prior][1]][1](classes)
+    return Unconditional(family, size, learnt=prior.startswith(LEARNT))
+
+
 def make_posterior(
-    posterior: str, sizes: list[int], hidden: tuple[int, ...], rows: int, encoder: Encoder
+    posterior: str,
+    sizes: list[int],
+    hidden: tuple[int, ...],
+    rows: int,
+    encoder: Encoder,
+    classes: int = 1,
 ) -> Posterior:
     """The posterior over all layers, but for a ladder, which needs the prior."""
     way, name = way_and_family(posterior)
-    made = [FAMILIES[name][1](size) for size in sizes]
+    made = [_family(name, size, classes) for size in sizes]
     numbers = made[0].outputs(sizes[0])
     conditional: nn.Module
     if way == "amortized":
@@ -262,14 +348,23 @@ def make_ladder(
 
 
 def make_prior(
-    prior: str, sizes: list[int], hidden: tuple[int, ...], encoder: Any, width: int, unit: bool
+    prior: str,
+    sizes: list[int],
+    hidden: tuple[int, ...],
+    encoder: Any,
+    width: int,
+    unit: bool,
+    classes: int = 1,
 ) -> nn.Module:
-    """The prior over all layers: by its name that of the last, Gaussians given the one above."""
+    """The prior over all layers: by its name that of the last; given the one above they are
+    Gaussians, or discrete as it is."""
     if prior == "vamp":
         return VampPrior(encoder, PRIOR_COMPONENTS, width, unit)
-    top = PRIORS[prior][1](sizes[-1])
+    top = _top(prior, sizes[-1], classes)
     if len(sizes) == 1:
         return top
-    downwards = sizes[::-1]
-    links = [Conditional(MLP(n, hidden[::-1], 2 * m), Normal()) for n, m in pairwise(downwards)]
+    downwards, family = sizes[::-1], top.family if prior in DISCRETE_PRIORS else Normal()
+    links = [
+        Conditional(MLP(n, hidden[::-1], family.outputs(m)), family) for n, m in pairwise(downwards)
+    ]
     return Chain([top, *links], downwards, reverse=True)

@@ -3,15 +3,22 @@
 from collections.abc import Callable
 from typing import Any
 
-from aevb.algorithms import AEVB, FullBayes, Learner
+from aevb.algorithms import (
+    AEVB,
+    FullBayes,
+    Learner,
+    MonteCarloEM,
+    ReweightedWakeSleep,
+    WakeSleep,
+)
+from aevb.algorithms.monte_carlo_em import PASSES
 from aevb.errors import UsageError
 from aevb.model import Model
-from aevb.objectives import Objective, elbo_a, elbo_b, free_bits, iwae
 from aevb.optimizers import SGD, Adagrad, Adam, Optimizer, Schedule, constant, cosine, linear, steps
 from aevb.posterior import Posterior
+from aevb.storage.gradients import estimator_of, objective_of
 from aevb.storage.settings import Settings, pick
 
-OBJECTIVES: dict[str, Objective] = {"elbo-a": elbo_a, "elbo-b": elbo_b, "iwae": iwae}
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adagrad": Adagrad, "sgd": SGD}
 SCHEDULES: dict[str, Schedule] = {
     "constant": constant,
@@ -50,18 +57,23 @@ def gradient_options(settings: Settings, rows: int) -> dict[str, Any]:
     }
 
 
-def objective_of(settings: Settings) -> Objective:
-    """The objective that the settings name."""
-    objective: Objective = pick(OBJECTIVES, settings.objective, "--objective")
-    if not settings.free_bits:
-        return objective
-    if settings.objective != "elbo-b":
-        raise UsageError("--free-bits needs --objective elbo-b: it bounds KL(q || p) from below")
-    return free_bits(settings.free_bits)
-
-
 def _aevb(settings: Settings, model: Model, posterior: Posterior, rows: int) -> Learner:
-    return AEVB(model, posterior, objective_of(settings), **gradient_options(settings, rows))
+    objective = estimator_of(settings, model)
+    return AEVB(model, posterior, objective, **gradient_options(settings, rows))
+
+
+def _wake_sleep(kind: type[WakeSleep]) -> "Make":
+    """A learner that has no objective to choose."""
+
+    def make(settings: Settings, model: Model, posterior: Posterior, rows: int) -> Learner:
+        return kind(model, posterior, **gradient_options(settings, rows))
+
+    return make
+
+
+def _monte_carlo_em(settings: Settings, model: Model, posterior: Posterior, rows: int) -> Learner:
+    options = gradient_options(settings, rows)
+    return MonteCarloEM(model, posterior, **options, seed=settings.seed)
 
 
 def _full_bayes(settings: Settings, model: Model, posterior: Posterior, rows: int) -> Learner:
@@ -73,6 +85,15 @@ Make = Callable[[Settings, Model, Posterior, int], Learner]
 """Settings, model, posterior and the number of training rows to a learner."""
 ALGORITHMS: dict[str, Make] = {
     "aevb": _aevb,
-    "full-bayes": _full_bayes,
     "semi-amortized": _aevb,
+    "full-bayes": _full_bayes,
+    "wake-sleep": _wake_sleep(WakeSleep),
+    "reweighted-wake-sleep": _wake_sleep(ReweightedWakeSleep),
+    "mean-field": _aevb,
+    "monte-carlo-em": _monte_carlo_em,
 }
+
+
+def passes_of(settings: Settings) -> int:
+    """How often a step goes forward and back through the networks."""
+    return PASSES if settings.algorithm == "monte-carlo-em" else 1

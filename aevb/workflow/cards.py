@@ -128,10 +128,9 @@ def card(folder: RunFolder, trained: Mapping[str, Any], evaluated: Mapping[str, 
     for name in ("train", "validation"):
         parts = trained[name]
         if parts is not None:
-            lines.append(
-                f"| {name} | {parts['elbo']:.3f} | {parts['reconstruction']:.3f} | "
-                f"{parts['kl']:.3f} |"
-            )
+            cells = (parts[key] for key in ("elbo", "reconstruction", "kl"))
+            shown = ("" if cell is None else f"{cell:.3f}" for cell in cells)
+            lines.append(f"| {name} | {' | '.join(shown)} |")
     if evaluated is not None:
         lines += ["", "```", evaluation_table(evaluated), "```"]
     return "\n".join(lines) + "\n"

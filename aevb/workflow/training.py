@@ -27,6 +27,7 @@ from aevb.storage import (
     facts_of,
     has_closed_divergence,
     learner,
+    passes_of,
     pick_schedule,
     settle_latents,
 )
@@ -93,6 +94,7 @@ def resolve(settings: Settings) -> tuple[Settings, Dataset]:
     A Bernoulli gets binarized data; grey levels that stay grey get a Gaussian
     whose mean stays between 0 and 1.
     """
+    settings = settle_latents(settings)  # what makes no sense is refused before anything is read
     source = settings.open_data()
     binarize, likelihood = settings.binarize, settings.likelihood
     if binarize is None:
@@ -106,7 +108,6 @@ def resolve(settings: Settings) -> tuple[Settings, Dataset]:
             likelihood = source.likelihood
     data = split(source, Binarization(binarize), limit=settings.data_limit)
     epochs = settings.epochs or usual_epochs(len(data.train), settings.batch_size)
-    settings = settle_latents(settings)
     settled = {"binarize": binarize, "likelihood": likelihood, "epochs": epochs}
     return settings.model_copy(update=settled), data
 
@@ -139,7 +140,9 @@ def fit(
     model, posterior = build(settings, data)
     check_domain(model, data)
     plan = plan_of(settings)
-    settings = _decide(settings, work_of(model, posterior, data.train, plan, settings.device))
+    passes = passes_of(settings)
+    work = work_of(model, posterior, data.train, plan, settings.device, passes)
+    settings = _decide(settings, work)
     assert settings.threads is not None
     torch.set_num_threads(settings.threads)
     modules = model.to(settings.device), posterior.to(settings.device)
@@ -149,7 +152,9 @@ def fit(
         folder.write_config(model, posterior, facts_of(settings, data))
     try:
         with ExitStack() as stack:
-            followers = [*callbacks, _snapshots(folder, settings, data, model, posterior)]
+            followers = [*callbacks]
+            if algorithm.learns_posterior:  # else its codes would stay where they began
+                followers.append(_snapshots(folder, settings, data, model, posterior))
             if tensorboard:
                 rate = algorithm.learning_rate
                 followers.append(stack.enter_context(_tensorboard(folder, settings, rate)))
@@ -246,6 +251,7 @@ def training_report(
         "threads": torch.get_num_threads(),
         "seed": settings.seed,
         "objective": settings.objective,
+        "gradient": settings.gradient,
         "kl_by": "closed form" if has_closed_divergence(settings) else "samples",
         "step": settings.step,
         "likelihood": settings.likelihood,

@@ -5,25 +5,26 @@
     elbo_b = mean_s log p(x given z) - KL(q(z given x) || p(z))             estimator B
     iwae   = log mean_s w                                                   importance weighted
 
-An objective is one function of a `Draw`, and its gradient goes through the draw. With `temper` (the
-beta of the beta-VAE, or KL warm-up) other than 1 the result is a training objective and no bound;
-the bound is what it gives at 1.
+An objective is one function of a `Draw`, and its gradient goes through the draw; the files beside
+this one have other gradients of the same bounds. With `temper` (the beta of the beta-VAE, or KL
+warm-up) other than 1 the result is a training objective and no bound; the bound is what it gives
+at 1.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
 from aevb.distributions import kl, kl_by_dimension, reparameterize, route
 from aevb.distributions.reparameterization import Noise
 from aevb.errors import UsageError
 from aevb.model import Model
-from aevb.posterior import Batch, Posterior, as_batch
+from aevb.posterior import Batch, ExactPosterior, Posterior, as_batch
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,10 @@ class Draw:
         """The mean over samples of log p(x given z), (N,) nats."""
         return self.log_likelihood.mean(0)
 
+    def terms(self, objective: Tensor) -> "Terms":
+        """An objective (N,), beside the parts of the bound that this draw says."""
+        return Terms(objective, self.reconstruction(), self.kl_estimate())
+
 
 def draw(model: Model, posterior: Posterior, batch: Batch | Tensor, noise: Tensor) -> Draw:
     """Encode, map the noise to z, decode.
@@ -91,17 +96,20 @@ class Terms(NamedTuple):
 class Objective:
     """A reduction of a `Draw`, called like a function of (model, posterior, batch, noise).
 
-    Its gradient goes through z = g(noise, x): the reparameterized one.
+    Its value is the bound's, its gradient goes through z = g(noise, x): the reparameterized one. A
+    subclass has the same value and another gradient.
     """
 
     name: str
     reduce: Callable[[Draw, Tensor | float], Tensor]
+    unbiased: ClassVar[bool] = True
+    """Whether the mean of its gradient is the gradient of its mean."""
 
     def __call__(
         self, model: Model, posterior: Posterior, batch: Batch | Tensor, noise: Tensor
     ) -> Tensor:
         """The bound of each datum, (N,) nats, from noise (S, N, D)."""
-        return self.reduce(self._draw(model, posterior, batch, noise), 1.0)
+        return self.terms(model, posterior, batch, noise).objective
 
     def terms(
         self,
@@ -112,26 +120,56 @@ class Objective:
         temper: Tensor | float = 1.0,
     ) -> Terms:
         """The objective and the parts of the bound, from one draw."""
-        d = self._draw(model, posterior, batch, noise)
-        return Terms(self.reduce(d, temper), d.reconstruction(), d.kl_estimate())
+        d = draw(model, posterior, batch, noise)
+        # Under the exact posterior every draw weighs p(x): no gradient need go through it.
+        weighs_all_alike = isinstance(posterior, ExactPosterior) and self.name in ("elbo_a", "iwae")
+        if torch.is_grad_enabled() and not weighs_all_alike:
+            self.check(d.posterior, d.prior, len(noise))
+        return d.terms(self.reduce(d, temper))
 
     def noise(self, model: Model, posterior: Posterior, batch: Batch) -> Noise:
         """The noise that it takes for each sample of each datum."""
         return route(posterior(batch)).standard
 
-    def _draw(
-        self, model: Model, posterior: Posterior, batch: Batch | Tensor, noise: Tensor
-    ) -> Draw:
-        d = draw(model, posterior, batch, noise)
-        if torch.is_grad_enabled() and not route(d.posterior).differentiable:
-            law = d.posterior
-            name = type(law.base_dist if isinstance(law, Independent) else law).__name__
-            raise UsageError(
-                f"draws of {name} have no gradient, so {self.name} would teach the encoder "
-                "nothing of what they decide: choose an estimator of the gradient for discrete "
-                "codes"
-            )
-        return d
+    def modules(self) -> dict[str, nn.Module]:
+        """What it learns along with model and posterior, by name: nothing, for most."""
+        return {}
+
+    def check(self, posterior: Distribution, prior: Distribution, samples: int) -> None:
+        """UsageError, with what to choose instead, where its gradient does not apply."""
+        require_differentiable(posterior, self.name)
+
+
+def require_differentiable(q: Distribution, name: str) -> None:
+    """UsageError where the draws of q have no gradient."""
+    if not route(q).differentiable:
+        raise UsageError(
+            f"draws of {kind_of(q)} have no gradient, so {name} would teach the encoder nothing of "
+            "what they decide: choose score_function, vimco or another estimator for discrete codes"
+        )
+
+
+def require_bound(bound: Objective, known: Sequence[str], name: str) -> None:
+    """UsageError for a bound that an estimator has no formula for."""
+    if bound.name not in known:
+        raise UsageError(f"{name} is of {' or '.join(known)}, found {bound.name}")
+
+
+def kind_of(q: Distribution) -> str:
+    """What a law is called in a sentence."""
+    return type(q.base_dist if isinstance(q, Independent) else q).__name__
+
+
+def with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
+    """The value of one tensor, the gradient of another.
+
+    Example:
+        >>> x = torch.tensor(3.0, requires_grad=True)
+        >>> y = with_gradient_of(x**2, 5 * x)
+        >>> y.item(), torch.autograd.grad(y, x)[0].item()
+        (9.0, 5.0)
+    """
+    return value.detach() + (surrogate - surrogate.detach())
 
 
 def _elbo_a(d: Draw, temper: Tensor | float) -> Tensor:

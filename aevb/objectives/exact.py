@@ -1,0 +1,64 @@
+"""The evidence lower bound as a sum over all codes: nothing is drawn, and nothing is estimated."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.distributions import Distribution
+
+from aevb.distributions.listed import listed
+from aevb.distributions.reparameterization import NONE, Noise
+from aevb.errors import UsageError
+from aevb.model import Model
+from aevb.objectives.bounds import Objective, Terms, elbo_a, kind_of
+from aevb.posterior import Batch, Posterior, as_batch
+
+MOST_CODES = 1 << 12
+"""That are decoded in a step."""
+
+
+@dataclass(frozen=True)
+class Enumeration(Objective):
+    """The evidence lower bound and its gradient without noise."""
+
+    def terms(
+        self,
+        model: Model,
+        posterior: Posterior,
+        batch: Batch | Tensor,
+        noise: Tensor,
+        temper: Tensor | float = 1.0,
+    ) -> Terms:
+        batch = as_batch(batch)
+        q, p = posterior(batch), model.prior()
+        self.check(q, p, len(noise))
+        codes = listed(p)
+        assert codes is not None
+        z = codes.to(batch.x.dtype).unsqueeze(1)  # (P, 1, *event): decoded once for all data
+        log_q, log_p = q.log_prob(z), p.log_prob(z)
+        mass = log_q.exp()
+        reconstruction = (mass * model.log_likelihood(batch.x, z)).sum(0)
+        divergence = (mass * (log_q - log_p)).sum(0)
+        return Terms(reconstruction - temper * divergence, reconstruction, divergence)
+
+    def noise(self, model: Model, posterior: Posterior, batch: Batch) -> Noise:
+        return NONE
+
+    def check(self, posterior: Distribution, prior: Distribution, samples: int) -> None:
+        codes = listed(prior)
+        if codes is None or len(codes) > MOST_CODES:
+            found = f"those of {kind_of(prior)}" if codes is None else f"{len(codes):,}"
+            raise UsageError(
+                f"enumeration decodes every code, up to {MOST_CODES:,} of them, found {found}: "
+                "choose fewer latent dimensions, or score_function"
+            )
+
+
+enumeration = Enumeration("enumeration", elbo_a.reduce)
+"""The evidence lower bound as a sum over all codes, exact in value and gradient.
+
+    sum_z q(z given x) (log p(x, z) - log q(z given x))
+
+Shapes: it takes no noise, (S, N, 0), whatever S is; up to 4096 codes of the prior: 12 coins, say.
+Errors: UsageError for more codes, or codes that cannot be listed.
+Source: the expectation itself; as a baseline for estimators, Mnih & Rezende (2016), section 4.
+"""

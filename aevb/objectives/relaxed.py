@@ -1,0 +1,148 @@
+"""Discrete codes made soft where the gradient passes: little variance, some bias.
+
+    gumbel_softmax     the decoder is given relaxed codes, between 0 and 1
+    straight_through   the decoder is given hard codes, the gradient passes as if they were q's mean
+
+KL(q || p) is that of the discrete laws, in closed form. What is reported is the bound at hard codes
+of the same noise.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+from torch.distributions import Distribution, Independent
+
+from aevb import distributions as zoo
+from aevb.distributions import kl, reparameterize, route
+from aevb.distributions.reparameterization import Noise
+from aevb.errors import UsageError
+from aevb.model import Model
+from aevb.objectives.bounds import Draw, Objective, Terms, elbo_b, kind_of, with_gradient_of
+from aevb.posterior import Batch, Posterior, as_batch
+
+
+@dataclass(frozen=True)
+class Relaxed(Objective):
+    """Estimator B through soft codes of a `temperature`, or hard ones where it is None."""
+
+    temperature: float | None = None
+    unbiased = False
+
+    def terms(
+        self,
+        model: Model,
+        posterior: Posterior,
+        batch: Batch | Tensor,
+        noise: Tensor,
+        temper: Tensor | float = 1.0,
+    ) -> Terms:
+        batch = as_batch(batch)
+        q, p = posterior(batch), model.prior()
+        self.check(q, p, len(noise))
+        drawn = reparameterize(self.soft(q), noise)
+        z = _as_codes(drawn, q)
+        d = Draw(z, model.log_likelihood(batch.x, z), q, p)
+        objective = self.reduce(d, temper)
+        if self.temperature is None:
+            return d.terms(objective)
+        with torch.no_grad():
+            z = _as_codes(_hardened(q, drawn), q)
+            hard = Draw(z, model.log_likelihood(batch.x, z), q, p)
+            value = self.reduce(hard, temper)
+        return hard.terms(with_gradient_of(value, objective))
+
+    def noise(self, model: Model, posterior: Posterior, batch: Batch) -> Noise:
+        q = posterior(batch)
+        self.check(q, model.prior(), 1)
+        return route(self.soft(q)).standard
+
+    def check(self, posterior: Distribution, prior: Distribution, samples: int) -> None:
+        if not isinstance(_base(posterior), _COINS | _CLASSES):
+            raise UsageError(
+                f"{self.name} is for codes of Bernoulli or OneHotCategorical, found "
+                f"{kind_of(posterior)}: choose elbo_b where draws have a gradient, else "
+                "score_function"
+            )
+        if kl(posterior, prior) is None:
+            raise UsageError(
+                f"{self.name} needs KL(q || p) of the discrete laws in closed form and there is "
+                "none for this pair: choose score_function(elbo_a)"
+            )
+
+    def soft(self, q: Distribution) -> Distribution:
+        """The law whose draws have a gradient in the place of those of q."""
+        logits = _base(q).logits
+        hard, relaxed = _LAWS[isinstance(_base(q), _COINS)]
+        if self.temperature is None:
+            law = hard(logits=logits, validate_args=False)
+        else:
+            law = relaxed(self.temperature, logits=logits, validate_args=False)
+        more = len(law.batch_shape) - len(q.batch_shape)
+        return Independent(law, more, validate_args=False) if more else law
+
+
+_COINS = td.Bernoulli
+_CLASSES = td.OneHotCategorical
+_LAWS: dict[bool, tuple[Callable[..., Distribution], Callable[..., Distribution]]] = {
+    True: (zoo.BernoulliStraightThrough, zoo.RelaxedBernoulli),
+    False: (zoo.OneHotCategoricalStraightThrough, zoo.RelaxedOneHotCategorical),
+}
+"""For coins, and for one class of several: the hard law, and the relaxed one."""
+
+
+def _as_codes(drawn: Tensor, q: Distribution) -> Tensor:
+    """Draws of a soft law in the shape of the codes of q, of which it may be a flat one."""
+    lead = drawn.shape[: 1 + len(q.batch_shape)]
+    return drawn.reshape(*lead, *q.event_shape)
+
+
+def _base(q: Distribution) -> Any:
+    return q.base_dist if isinstance(q, Independent) else q
+
+
+def _hardened(q: Distribution, z: Tensor) -> Tensor:
+    """The corner of the cube, or of the simplex, that is nearest to z."""
+    if isinstance(_base(q), _COINS):
+        return (z > 0.5).to(z.dtype)
+    classes = torch.arange(z.shape[-1], device=z.device)
+    return (classes == z.argmax(-1, keepdim=True)).to(z.dtype)
+
+
+def gumbel_softmax(temperature: float = 0.5) -> Relaxed:
+    """Estimator B for Bernoulli or one-hot codes, its gradient through relaxed ones.
+
+        z = softmax((l + g) / t), g of Gumbel's law;   for coins z = sigmoid((l + log u/(1-u)) / t)
+        gradient of mean_s log p(x given z_s) - KL(q || p)
+
+    It is the gradient of another model, whose codes are soft: biased, less so at a lower
+    temperature t, at which its variance grows.
+    Shapes: noise as `noise` says: D coins (S, N, D), or K classes (S, N, ..., K).
+    Units: the value is the bound at the hard codes of the same noise, (N,) nats; it decodes twice.
+    Errors: UsageError for a temperature that is not positive, for other codes, without a closed KL.
+    Source: Jang, Gu & Poole (2017), "Categorical reparameterization with Gumbel-softmax"; Maddison,
+    Mnih & Teh (2017), "The concrete distribution".
+    Example:
+        >>> from aevb import MLP, Model, bernoulli, families
+        >>> from aevb.conditional import Unconditional
+        >>> from aevb.posterior import amortized
+        >>> model = Model(Unconditional(families.Bernoulli(), 3), bernoulli(MLP(3, [8], 5)))
+        >>> posterior = amortized(MLP(5, [8], 3), families.Bernoulli())
+        >>> gumbel_softmax(0.5)(model, posterior, torch.ones(4, 5), torch.rand(2, 4, 3)).shape
+        torch.Size([4])
+    """
+    if not temperature > 0:
+        raise UsageError(f"a temperature must be positive, found {temperature}")
+    return Relaxed(f"gumbel_softmax({temperature:g})", elbo_b.reduce, temperature)
+
+
+straight_through = Relaxed("straight_through", elbo_b.reduce)
+"""Estimator B for Bernoulli or one-hot codes, hard ones, as if dz were the gradient of q's mean.
+
+Biased wherever the decoder is not linear in z. Errors: as of `gumbel_softmax`.
+Source: Bengio, Leonard & Courville (2013), "Estimating or propagating gradients through stochastic
+neurons for conditional computation".
+"""

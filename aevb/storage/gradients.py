@@ -1,0 +1,214 @@
+"""Gradients by name: which estimators there are, which bounds they are of, and what suits a run.
+
+--gradient      how the gradient of the objective is estimated
+--baseline      what the score function expects of its signal before z is drawn
+--temperature   how soft the codes of gumbel-softmax are
+"""
+
+import torch
+
+from aevb.devices import parameter_of
+from aevb.distributions import route
+from aevb.errors import UsageError
+from aevb.evaluation import evaluating
+from aevb.model import Model
+from aevb.objectives import (
+    Baseline,
+    LeaveOneOut,
+    Objective,
+    RunningMean,
+    doubly_reparameterized,
+    elbo_a,
+    elbo_b,
+    enumeration,
+    free_bits,
+    gumbel_softmax,
+    iwae,
+    learnt_baseline,
+    path_derivative,
+    score_function,
+    straight_through,
+    vimco,
+)
+from aevb.randomness import Stream, generator
+from aevb.storage.latents import has_closed_divergence, laws_of
+from aevb.storage.settings import Settings, pick
+
+OBJECTIVES: dict[str, Objective] = {"elbo-a": elbo_a, "elbo-b": elbo_b, "iwae": iwae}
+GRADIENTS = {
+    "reparameterized": ("elbo-b", "elbo-a", "iwae"),
+    "score-function": ("elbo-b", "elbo-a", "iwae"),
+    "path-derivative": ("elbo-a", "iwae"),
+    "doubly-reparameterized": ("iwae",),
+    "vimco": ("iwae",),
+    "gumbel-softmax": ("elbo-b",),
+    "straight-through": ("elbo-b",),
+    "enumeration": ("elbo-b", "elbo-a"),
+}
+"""Estimators of the gradient, and the objectives that each is of, the usual one first."""
+OWN = {
+    "wake-sleep": "wake-sleep",
+    "reweighted-wake-sleep": "reweighted-wake-sleep",
+    "monte-carlo-em": "log-joint",
+}
+"""Algorithms that climb what no option changes, and what it is called."""
+BASELINES = ("none", "running-mean", "learnt", "leave-one-out")
+TEMPERATURE = 0.5
+
+
+def settle_gradient(settings: Settings) -> Settings:
+    """Objective, gradient and baseline where they were left open: those that suit the posterior.
+
+        draws with a gradient   reparameterized
+        discrete draws          vimco for iwae; else the score function, with the baseline
+                                leave-one-out from 2 samples on, before that running-mean
+
+    Errors: UsageError for names that there are not, or a combination that makes no sense.
+    """
+    if settings.algorithm in OWN:
+        return _with_its_own(settings)
+    if settings.algorithm not in ("aevb", "mean-field"):
+        _refuse_gradient(settings)
+        return settings.model_copy(update={"objective": _objective(settings, "reparameterized")})
+    pick({"auto": None, **GRADIENTS}, settings.gradient, "--gradient")
+    pick(dict.fromkeys(("auto", *BASELINES)), settings.baseline, "--baseline")
+    q, p = laws_of(settings)
+    gradient, baseline = settings.gradient, settings.baseline
+    if gradient == "auto":
+        gradient = "reparameterized" if route(q).differentiable else _of_hard_draws(settings)
+    if gradient == "score-function" and baseline == "auto":
+        baseline = "leave-one-out" if settings.samples > 1 else "running-mean"
+    named = {"objective": _objective(settings, gradient), "gradient": gradient}
+    settled = settings.model_copy(update={**named, "baseline": baseline})
+    _check_options(settled)
+    _estimator(settled, 1).check(q, p, settings.samples)
+    return settled
+
+
+def _with_its_own(settings: Settings) -> Settings:
+    """The objective of an algorithm that has its own; UsageError for an option that would be of
+    another."""
+    objective = OWN[settings.algorithm]
+    for option, given, usual in (
+        ("--objective", settings.objective, ("auto", objective)),
+        ("--gradient", settings.gradient, ("auto",)),
+        ("--baseline", settings.baseline, ("auto",)),
+        ("--temperature", settings.temperature, (None,)),
+        ("--beta", settings.beta, (1,)),
+        ("--warmup-steps", settings.warmup_steps, (0,)),
+        ("--free-bits", settings.free_bits, (0,)),
+    ):
+        if given not in usual:
+            raise UsageError(
+                f"{option} {given} says nothing to --algorithm {settings.algorithm}, which climbs "
+                f"{objective}: leave it out"
+            )
+    return settings.model_copy(update={"objective": objective})
+
+
+def objective_of(settings: Settings) -> Objective:
+    """The objective that the settings name, with the gradient that goes through its draw."""
+    objective: Objective = pick(OBJECTIVES, settings.objective, "--objective")
+    if not settings.free_bits:
+        return objective
+    if settings.objective != "elbo-b":
+        raise UsageError("--free-bits needs --objective elbo-b: it bounds KL(q || p) from below")
+    return free_bits(settings.free_bits)
+
+
+def estimator_of(settings: Settings, model: Model) -> Objective:
+    """The objective with the gradient that the settings name, for the data of a model."""
+    found = _estimator(settle_gradient(settings), _width(model))
+    for module in found.modules().values():
+        module.to(parameter_of(model))
+    return found
+
+
+def _estimator(settings: Settings, width: int) -> Objective:
+    """The estimator of settled settings, for data of so many numbers."""
+    bound = objective_of(settings)
+    match settings.gradient:
+        case "score-function":
+            return score_function(bound, _baseline(settings, width))
+        case "path-derivative":
+            return path_derivative(bound)
+        case "doubly-reparameterized":
+            return doubly_reparameterized
+        case "vimco":
+            return vimco
+        case "gumbel-softmax":
+            return gumbel_softmax(settings.temperature or TEMPERATURE)
+        case "straight-through":
+            return straight_through
+        case "enumeration":
+            return enumeration
+    return bound
+
+
+def _baseline(settings: Settings, width: int) -> Baseline | None:
+    if settings.baseline == "learnt":
+        word = generator(settings.seed, Stream.INITIALIZATION, 1).integers(2**63)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(word))
+            return learnt_baseline(width)
+    if settings.baseline == "none":
+        return None
+    return LeaveOneOut() if settings.baseline == "leave-one-out" else RunningMean()
+
+
+def _width(model: Model) -> int:
+    """The numbers of a datum."""
+    with evaluating(model):
+        like = parameter_of(model)
+        z = torch.zeros((1, *model.prior().event_shape), dtype=like.dtype, device=like.device)
+        return int(model.likelihood(z).event_shape.numel())
+
+
+def _of_hard_draws(settings: Settings) -> str:
+    return "vimco" if settings.objective == "iwae" and settings.samples > 1 else "score-function"
+
+
+def _objective(settings: Settings, gradient: str) -> str:
+    """The objective, where it was left open the usual one of the gradient."""
+    own, objective = GRADIENTS[gradient], settings.objective
+    if objective == "auto":
+        closed = own[0] != "elbo-b" or has_closed_divergence(settings)
+        return own[0] if closed or len(own) == 1 else own[1]
+    pick(OBJECTIVES, objective, "--objective")
+    if objective not in own:
+        raise UsageError(
+            f"--gradient {gradient} is of --objective {' or '.join(own)}, found {objective}: "
+            "choose one of them, or another gradient"
+        )
+    if objective == "elbo-b" and not has_closed_divergence(settings):
+        raise UsageError(
+            f"--objective elbo-b needs KL(q || p) in closed form, and there is none between "
+            f"{settings.posterior} and {settings.prior}: choose elbo-a, which estimates it by "
+            "samples"
+        )
+    return objective
+
+
+def _check_options(settled: Settings) -> None:
+    """UsageError for an option that says nothing to the gradient."""
+    gradient = settled.gradient
+    for option, given, only in (
+        ("--baseline", settled.baseline if settled.baseline != "auto" else None, "score-function"),
+        ("--temperature", settled.temperature, "gumbel-softmax"),
+        ("--free-bits", settled.free_bits or None, "reparameterized"),
+    ):
+        if given is not None and gradient != only:
+            raise UsageError(
+                f"{option} {given} is for --gradient {only}, and says nothing to {gradient}: leave "
+                "it out"
+            )
+
+
+def _refuse_gradient(settings: Settings) -> None:
+    """UsageError for an option of AEVB beside another algorithm."""
+    for option in ("gradient", "baseline", "temperature"):
+        if getattr(settings, option) not in ("auto", None):
+            raise UsageError(
+                f"--{option} is for --algorithm aevb, and says nothing to {settings.algorithm}: "
+                "leave it out"
+            )
