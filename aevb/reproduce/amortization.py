@@ -27,7 +27,7 @@ from aevb.refinement import Refined
 from aevb.reproduce import figure2
 from aevb.reproduce.experiment import Experiment, Learned, judged, learn, until
 from aevb.reproduce.jobs import Job, Share
-from aevb.reproduce.reproduction import Budget, Expectation, Reproduction, Results, number, table
+from aevb.reproduce.performing import Budget, Expectation, Reproduction, Results, number, table
 from aevb.reproduce.watching import Told
 
 DATA, BINARIZE, LATENTS = ("mnist", "fashion-mnist"), "epoch", 20

@@ -23,7 +23,7 @@ from aevb.reproduce import figure2
 from aevb.reproduce.curves import ends
 from aevb.reproduce.experiment import Experiment, learn, until
 from aevb.reproduce.jobs import Job, Share
-from aevb.reproduce.reproduction import Budget, Expectation, Reproduction, Results, number, table
+from aevb.reproduce.performing import Budget, Expectation, Reproduction, Results, number, table
 from aevb.reproduce.watching import Told
 
 DATA, LATENTS = figure2.MNIST, 20

@@ -134,6 +134,7 @@ def learn(
     rows where it is None.
     """
     data = open_data(experiment)
+    folder.mkdir(parents=True, exist_ok=True)
     rate, pilots = _step_size(experiment, data, folder / "pilot.json")
     model, posterior = build(experiment, data)
     measure = look or Bounds(experiment, data)

@@ -25,7 +25,7 @@ from aevb.posterior import Posterior
 from aevb.reproduce.curves import Panel, ends, panels_of_curves
 from aevb.reproduce.experiment import Experiment, learn, open_data, suited
 from aevb.reproduce.jobs import Job, Share
-from aevb.reproduce.reproduction import Budget, Expectation, Reproduction, Results, number, table
+from aevb.reproduce.performing import Budget, Expectation, Reproduction, Results, number, table
 from aevb.reproduce.watching import Told
 
 DATA, LATENTS, HIDDEN, BINARIZE = "mnist", 3, 100, "once"

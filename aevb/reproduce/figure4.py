@@ -19,8 +19,8 @@ from aevb.plots.style import panels
 from aevb.reproduce import figure2
 from aevb.reproduce.curves import ends
 from aevb.reproduce.jobs import Job, Share
+from aevb.reproduce.performing import Budget, Expectation, Reproduction, Results, number, table
 from aevb.reproduce.pictures import Array, learn_and_show, shown
-from aevb.reproduce.reproduction import Budget, Expectation, Reproduction, Results, number, table
 
 DATA = (figure2.FREY, figure2.MNIST)
 LATENTS, SIDE = 2, 20

@@ -35,7 +35,7 @@ from aevb.posterior import Posterior, mean_field
 from aevb.randomness import Stream, generator
 from aevb.reproduce.experiment import judged
 from aevb.reproduce.jobs import Job, Share
-from aevb.reproduce.reproduction import Budget, Expectation, Reproduction, Results, number, table
+from aevb.reproduce.performing import Budget, Expectation, Reproduction, Results, number, table
 from aevb.reproduce.watching import Told
 from aevb.storage import RunFolder
 from aevb.training import Plan, train
