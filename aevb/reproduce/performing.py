@@ -137,7 +137,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     made = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     lines = [
         f"{report['title']} ({report['source']}), `--budget {report['budget']}` "
-        f"({report['takes']}): {_duration(report['seconds'])} of one core, {made}.",
+        f"({report['takes']}): its runs took {_duration(report['seconds'])} one after another, "
+        f"{made}.",
         "",
         report["table"],
         "",
