@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 
-import aevb
+from aevb import __version__
 from aevb.data import open_source
 from aevb.errors import UsageError
 from aevb.files import replace_atomically
@@ -104,7 +104,7 @@ def perform(
 def versions() -> dict[str, str]:
     """What the numbers were made with."""
     return {
-        "aevb": aevb.__version__,
+        "aevb": __version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
