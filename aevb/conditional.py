@@ -7,18 +7,21 @@
     the datum's index i         posterior with free parameters for each datum
 
 Any `nn.Module` whose `forward` takes the condition and returns a `torch.distributions.Distribution`
-may stand in for the two classes here.
+may stand in for the classes here.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.func import functional_call
 
 from aevb import distributions
-from aevb.distributions.reparameterization import Route, route
+from aevb.distributions.combinators import Average
+from aevb.distributions.reparameterization import Noise, Route, route
 from aevb.errors import UsageError
 from aevb.families import (
     LIKELIHOOD_MIN_VARIANCE,
@@ -31,6 +34,8 @@ from aevb.families import (
     Normal,
     Poisson,
 )
+from aevb.randomness import Stream, generator
+from aevb.randomness import standard_normal as normals
 
 
 class Conditional(nn.Module):
@@ -128,23 +133,152 @@ class Chain(nn.Module):
         self, links: Sequence[nn.Module], sizes: Sequence[int], reverse: bool = False
     ) -> None:
         super().__init__()
-        if len(links) != len(sizes) or not links:
-            raise UsageError(f"{len(links)} links of a chain need as many sizes, found {sizes}")
-        for link in links:
-            if not isinstance(getattr(link, "family", None), Family):
-                raise UsageError(
-                    f"a link of a chain needs a family, as Conditional has, found "
-                    f"{type(link).__name__}"
-                )
-        self.links: Sequence[Any] = nn.ModuleList(links)  # type: ignore[assignment]
+        self.links: Sequence[Any] = nn.ModuleList(_checked(links, sizes))  # type: ignore[assignment]
         self.sizes = tuple(sizes)
         self.reverse = reverse
-        ways = [_route_of(link.family, size) for link, size in zip(links, sizes, strict=True)]
-        self.noises = [way.standard for way in ways]
+        self.noises = _noises(links, sizes)
 
     def forward(self, condition: Tensor | None = None) -> Distribution:
         first, *rest = self.links
         return distributions.Chain(first(condition), rest, self.sizes, self.reverse, self.noises)
+
+
+class Averaged(nn.Module):
+    """A conditional of whose weights there is a posterior: the average over K draws of them.
+
+        q(theta) = N(mean, diag(deviation^2)),   theta_k = mean + deviation * e_k,  e_k ~ N(0, I)
+        p(y given c) = 1/K sum_k p(y given c, theta_k)
+
+    The means are the parameters of `conditional`, by name and place; the draws e_k are kept, so
+    that it is one law at every call: what an evaluation says of it holds of what is saved.
+    Shapes: P parameters in all, in the order of `conditional.parameters()`; `log_deviation` (P,),
+    `noise` (`draws`, P), zeros until `redraw`. The condition and the law as `conditional` has them.
+    Units: nats.
+    Errors: UsageError for a conditional without parameters, or fewer than one draw.
+    Source: Kingma & Welling (2013), appendix F.
+    Example:
+        >>> likelihood = Averaged(Conditional(nn.Linear(2, 5), Bernoulli()), draws=3)
+        >>> likelihood.redraw(seed=0)
+        >>> likelihood(torch.zeros(4, 2)).mean.shape
+        torch.Size([4, 5])
+    """
+
+    START = 0.01
+    """The deviation of every weight before anything is learned."""
+    noise: Tensor
+
+    def __init__(self, conditional: nn.Module, draws: int = 10) -> None:
+        super().__init__()
+        size = sum(p.numel() for p in conditional.parameters())
+        if not size:
+            raise UsageError("there are no weights to average over: the law has no parameters")
+        if draws < 1:
+            raise UsageError(f"an average needs at least 1 draw of the weights, found {draws}")
+        self.conditional = conditional
+        self.draws = draws
+        self.log_deviation = nn.Parameter(torch.full((size,), math.log(self.START)))
+        self.register_buffer("noise", torch.zeros(draws, size))
+
+    @property
+    def family(self) -> Family | None:
+        """The family of each of the laws that are averaged, where they have one."""
+        return getattr(self.conditional, "family", None)
+
+    def forward(self, condition: Tensor | None = None) -> Distribution:
+        given = () if condition is None else (condition,)
+        drawn = [self.weights(noise) for noise in self.noise]
+        return Average([functional_call(self.conditional, theta, given) for theta in drawn])
+
+    def weights(self, noise: Tensor) -> dict[str, Tensor]:
+        """theta = mean + deviation * noise by name, from noise (P,)."""
+        means = dict(self.conditional.named_parameters())
+        steps = (self.log_deviation.exp() * noise).split([p.numel() for p in means.values()])
+        pairs = zip(means.items(), steps, strict=True)
+        return {name: mean + step.view_as(mean) for (name, mean), step in pairs}
+
+    def divergence(self) -> Tensor:
+        """KL(q(theta) || N(0, I)), nats.
+
+        1/2 sum_p (mean_p^2 + deviation_p^2 - 1 - log deviation_p^2)
+        """
+        means = torch.cat([p.flatten() for p in self.conditional.parameters()])
+        variances = (2 * self.log_deviation).exp()
+        return 0.5 * (means.square() + variances - 1 - 2 * self.log_deviation).sum()
+
+    def redraw(self, seed: int, part: int = 0) -> None:
+        """Take other draws of the weights from q(theta): one for each seed and part of a model."""
+        for k, noise in enumerate(self.noise):
+            source = generator(seed, Stream.INITIALIZATION, k, 1 + part)
+            noise.copy_(normals(source, noise.shape, noise.dtype))
+
+    def over(self, conditional: nn.Module) -> "Averaged":
+        """The same weights, deviations and draws in another law with parameters of these shapes."""
+        other = Averaged(conditional, self.draws)
+        other.log_deviation, other.noise = self.log_deviation, self.noise
+        return other
+
+
+class Informed(nn.Module):
+    """A chain whose later links are told of the condition beside the part before them.
+
+        p(a, b given c) = p(a given c) p(b given t(c), a) ...,   z = (a, b, ...)
+
+    With a class for a, it is a classifier and an encoder for each class: q(y given x) q(z given x,
+    y). The networks of the later links see the vector (t(c), a); what t makes of the condition is
+    computed once, however many values of a are tried.
+    Shapes: `sizes` are those of the parts, in the order of drawing; the condition (N, C) goes to
+    the first of `links`, and through `told` to the others. Batch as that of the first link.
+    Errors: as `Chain`.
+    Source: Kingma et al. (2014), "Semi-supervised learning with deep generative models", section 3.
+    Example:
+        >>> from aevb.families import OneHotCategorical
+        >>> classifier = Conditional(nn.Linear(7, 3), OneHotCategorical())
+        >>> encoder = Conditional(nn.Linear(4 + 3, 2 * 2), Normal())
+        >>> q = Informed([classifier, encoder], [3, 2], told=nn.Linear(7, 4))
+        >>> q(torch.zeros(5, 7)).event_shape
+        torch.Size([5])
+    """
+
+    def __init__(self, links: Sequence[nn.Module], sizes: Sequence[int], told: nn.Module) -> None:
+        super().__init__()
+        self.links: Sequence[Any] = nn.ModuleList(_checked(links, sizes))  # type: ignore[assignment]
+        self.sizes = tuple(sizes)
+        self.told = told
+        self.noises = _noises(links, sizes)
+
+    def forward(self, condition: Tensor) -> Distribution:
+        first, *rest = self.links
+        about = for_densities(self.told(condition))
+        links = [_informed(link, about) for link in rest]
+        return distributions.Chain(first(condition), links, self.sizes, noises=self.noises)
+
+
+def _informed(link: Any, about: Tensor) -> Callable[[Tensor], Distribution]:
+    """The law of a part given the one before it, by a network that is told of the condition too."""
+
+    def law(before: Tensor) -> Distribution:
+        given = torch.cat([about.expand(*before.shape[:-1], -1), before], dim=-1)
+        distribution: Distribution = link(given)
+        return distribution
+
+    return law
+
+
+def _checked(links: Sequence[nn.Module], sizes: Sequence[int]) -> Sequence[nn.Module]:
+    """The links of a chain, or a UsageError."""
+    if len(links) != len(sizes) or not links:
+        raise UsageError(f"{len(links)} links of a chain need as many sizes, found {sizes}")
+    for link in links:
+        if not isinstance(getattr(link, "family", None), Family):
+            raise UsageError(
+                f"a link of a chain needs a family, as Conditional has, found {type(link).__name__}"
+            )
+    return links
+
+
+def _noises(links: Sequence[Any], sizes: Sequence[int]) -> list[Noise]:
+    """The noise that the draw of each part takes."""
+    return [_route_of(k.family, size).standard for k, size in zip(links, sizes, strict=True)]
 
 
 def _route_of(family: Any, size: int) -> Route:

@@ -118,6 +118,7 @@ class TensorBoard(Callback):
             for which in ("train", "validation")
             if record[which] is not None
             for part in PARTS
+            if record[which][part] is not None
         }
         scalars["learning_rate"] = self.learning_rate * record["learning_rate_factor"]
         scalars["rows_per_second"] = record["rows_per_second"]

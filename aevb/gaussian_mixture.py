@@ -154,6 +154,16 @@ class GaussianMixture(Model):
         family = self.likelihood.family
         return family.standardize(x) if self.standardized else x  # type: ignore[operator,union-attr]
 
+    def numbers(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights, means and covariances as `put` takes them."""
+        family: Any = self.likelihood.family
+        raw = self._numbers(torch.eye(self.components).to(self._numbers.means))
+        law = (family.family if self.standardized else family)(raw, 1)
+        if self.covariance == "full":
+            return self.weights, law.mean, law.covariance_matrix
+        size = 1 if self.covariance == "spherical" else self.width
+        return self.weights, law.mean, law.variance[:, :size]
+
     def put(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
         """Set the numbers, in the units of `standardize`.
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution
 
-from aevb.conditional import Conditional
+from aevb.conditional import Averaged, Conditional
 from aevb.data import Rows
 from aevb.devices import parameter_of
 from aevb.distributions import route
@@ -113,13 +113,14 @@ def observing(model: Model) -> Model:
     """The model for rows with missing cells: the same modules, NaN cells integrated out."""
     if isinstance(model.family, Masked):
         return model
-    if model.family is None or not isinstance(model.likelihood, Conditional):
+    averaged = model.likelihood if isinstance(model.likelihood, Averaged) else None
+    likelihood = model.likelihood if averaged is None else averaged.conditional
+    if model.family is None or not isinstance(likelihood, Conditional):
         raise UsageError(
             "missing cells need a likelihood made of one of the families of aevb.families"
         )
-    likelihood = model.likelihood
     masked = Conditional(likelihood.network, Masked(model.family), likelihood.condition_ndim)
-    return Model(model.prior, masked)
+    return Model(model.prior, masked if averaged is None else averaged.over(masked))
 
 
 def _posterior_mean(

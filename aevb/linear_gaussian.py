@@ -115,6 +115,11 @@ class LinearGaussian(Model):
         mean = torch.cholesky_solve(along.mT, factor).mT.reshape(*x.shape[:-1], self.latent_dim)
         return mean, factor, rest - mean @ self.weight.mT
 
+    def posterior_given(self, x: Tensor) -> FullNormal:
+        mean, factor, _ = self._posterior(x)
+        covariance = torch.cholesky_inverse(factor)
+        return FullNormal(mean, scale_tril=torch.linalg.cholesky(covariance), validate_args=False)
+
     def exact_posterior(self) -> Amortized:
         """p(z given x) at the present parameters, as a posterior that can be trained and saved.
 
@@ -155,6 +160,13 @@ class LinearGaussian(Model):
     def _scaled(self) -> Tensor:
         """Psi^-1 W, (X, D)."""
         return self.weight / self.variance.unsqueeze(-1)
+
+    def put(self, weight: Tensor, offset: Tensor, variance: Tensor) -> None:
+        """Set the numbers: W (X, D), b (X,), and the noise in the shape that the model has it."""
+        with torch.no_grad():
+            self.weight.copy_(weight)
+            self.offset.copy_(offset)
+            self._parts.family.log_variance.copy_(variance.log())
 
     def gradients(self, x: Tensor) -> Gradients:
         """The slopes of mean_n log p(x_n) in W, b and the log of the noise, x (N, X).
@@ -215,10 +227,7 @@ def linear_gaussian(weight: ArrayLike, offset: ArrayLike, variance: ArrayLike) -
         raise UsageError(f"a variance must be positive, found {float(noise.min())}")
     with torch.random.fork_rng(devices=[]):  # weights that are replaced at once
         model = LinearGaussian(w.shape[1], width, tuple(noise.shape)).to(w)
-    with torch.no_grad():
-        model.weight.copy_(w)
-        model.offset.copy_(b)
-        model._parts.family.log_variance.copy_(noise.log())
+    model.put(w, b, noise)
     return model
 
 
@@ -284,13 +293,18 @@ def em_step(weight: Tensor, variance: Tensor, covariance: Tensor) -> tuple[Tenso
         E: B = G W^T Psi^-1,  C_xz = S B^T,  C_zz = G + B S B^T
         M: W = C_xz C_zz^-1,  Psi = diag(S - W C_xz^T)
 
-    Shapes: weight (X, D), variance (X,), covariance S (X, X) of the data around their mean.
-    Units: nats per datum. Source: Rubin & Thayer (1982), equations 5 to 7.
+    Where one noise is shared by all elements, as in probabilistic PCA, it is their mean.
+    Shapes: weight (X, D), variance (X,), or () where it is shared, covariance S (X, X) of the data
+    around their mean.
+    Units: nats per datum. Source: Rubin & Thayer (1982), equations 5 to 7; Tipping & Bishop (1999),
+    appendix B.
     Example:
         >>> _, noise, _ = em_step(torch.zeros(2, 1), torch.ones(2), torch.eye(2) * 3)
         >>> noise
         tensor([3., 3.])
     """
+    shared = variance.ndim == 0
+    variance = variance.expand(len(weight))
     scaled = weight / variance.unsqueeze(-1)
     precision = torch.eye(weight.shape[1]).to(weight) + weight.mT @ scaled
     factor = torch.linalg.cholesky(precision)
@@ -303,8 +317,9 @@ def em_step(weight: Tensor, variance: Tensor, covariance: Tensor) -> tuple[Tenso
     reached = -0.5 * (trace + log_det + len(variance) * math.log(2 * math.pi))
     new = torch.linalg.solve(codes, with_code.mT).mT
     own = covariance.diagonal()
-    noise = torch.maximum(own - (new * with_code).sum(-1), own * LEAST_SHARE)
-    return new, noise, float(reached)
+    rest = own - (new * with_code).sum(-1)
+    own, rest = (own.mean(), rest.mean()) if shared else (own, rest)
+    return new, torch.maximum(rest, own * LEAST_SHARE), float(reached)
 
 
 def as_linear_gaussian(model: Model) -> LinearGaussian | None:
@@ -325,11 +340,11 @@ def as_linear_gaussian(model: Model) -> LinearGaussian | None:
         3
     """
     with torch.no_grad():
-        prior = _affine_of(model.prior())
+        prior = affine_of(model.prior())
         if prior is None or not _is_diagonal(model.likelihood(prior[0].unsqueeze(0))):
             return None
         model = copy.deepcopy(model).double().eval()
-        found = _affine_of(model.prior())
+        found = affine_of(model.prior())
         if found is None:
             return None
         middle, factor = found
@@ -352,7 +367,7 @@ def as_linear_gaussian(model: Model) -> LinearGaussian | None:
         return same if _agree(model, same, middle, factor, u[: 2 * POINTS]) else None
 
 
-def _affine_of(prior: Distribution) -> tuple[Tensor, Tensor] | None:
+def affine_of(prior: Distribution) -> tuple[Tensor, Tensor] | None:
     """m (D,) and L (D, D) of a Gaussian prior N(m, L L^T), else None."""
     base = prior.base_dist if isinstance(prior, Independent) else prior
     if prior.batch_shape or len(prior.event_shape) != 1:

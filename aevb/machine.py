@@ -70,6 +70,11 @@ def kept_memory() -> Iterator[None]:
         mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_KEPT)
 
 
+def usable_cores() -> int:
+    """How many cores this process may run on, idle or not."""
+    return len(_cores())
+
+
 def _cores() -> set[int]:
     """The cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.func import grad_and_value
 
 LogDensity = Callable[[Tensor], Tensor]
 Conditional = Callable[[Tensor, Tensor], Tensor]
@@ -68,10 +69,13 @@ class HMC:
 
     def init(self, z: Tensor) -> State:
         """The state of chains that begin at z."""
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
+
+        def total(z: Tensor) -> tuple[Tensor, Tensor]:
             value = self.log_density(z)
-            (gradient,) = torch.autograd.grad(value.sum(), z)
+            return value.sum(), value
+
+        # Of torch.func, which a compiled step can be traced through.
+        gradient, (_, value) = grad_and_value(total, has_aux=True)(z.detach())
         return State(z.detach(), value.detach(), gradient)
 
     def step(

@@ -1,5 +1,7 @@
 """The model p: log p(x, z) = log p(z) + log p(x given z)."""
 
+from operator import attrgetter
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -7,6 +9,7 @@ from torch.distributions import Distribution
 
 from aevb.devices import parameter_of
 from aevb.distributions import route
+from aevb.distributions.combinators import Average
 from aevb.errors import DataError
 from aevb.families import Family
 
@@ -43,6 +46,10 @@ class Model(nn.Module):
         prior: Distribution = self.prior()
         return prior.log_prob(z) + self.log_likelihood(x, z)
 
+    def posterior_given(self, x: Tensor) -> Distribution | None:
+        """p(z given x) in closed form, batch (N,), where the model has one."""
+        return None
+
     def _check(self, x: Tensor, p: Distribution) -> None:
         # Without this a row of the wrong length would broadcast, and a grey pixel would get a
         # number from a Bernoulli. It costs one pass over (N, X) and is left out of compiled steps.
@@ -67,7 +74,9 @@ class Model(nn.Module):
     def moments(self, z: Tensor) -> Tensor:
         """Numbers of p(x given z) that may be averaged over z, (..., M): its mean, for most."""
         p: Distribution = self.likelihood(z)
-        return p.mean if self.family is None else self.family.moments(p)
+        laws = p.parts if isinstance(p, Average) else [p]
+        of = self.family.moments if self.family is not None else attrgetter("mean")
+        return torch.stack([of(law) for law in laws]).mean(0)
 
     def summarize(self, moments: Tensor) -> Tensor:
         """What to show for moments, averaged over draws of z or not, (..., *X)."""

@@ -3,7 +3,7 @@
 amortized    its numbers are a network's of x
 per datum    each row has numbers of its own, found by its place in the data set
 global       one distribution for all rows
-exact        Bayes' rule over all codes, where they can be listed
+exact        Bayes' rule itself, over codes that can be listed or in closed form
 """
 
 from abc import ABC, abstractmethod
@@ -128,6 +128,12 @@ class PerDatum(Posterior):
             )
         return batch.rows
 
+    @property
+    def n(self) -> int:
+        """How many data have numbers."""
+        table: Any = self._first.network
+        return int(table.n)
+
     def put(self, numbers: Tensor) -> None:
         """Give the first M rows other numbers, (M, outputs)."""
         table: Any = self._first.network.table
@@ -172,15 +178,16 @@ class FromPrior(Posterior):
 
 
 class ExactPosterior(Posterior):
-    """p(z given x) by Bayes' rule, for a model whose codes can be listed, at its present numbers.
+    """p(z given x) by Bayes' rule, at the model's present numbers.
 
-        q(z given x) = p(x, z) / sum_z p(x, z)
+        q(z given x) = p(x, z) / p(x)
 
-    The bound is log p(x) itself. It has no parameters, and gives the model's no gradient: there the
-    bound is stationary in q, so that the gradient of log p(x, z) at draws, or over all codes, is
-    that of log p(x) (Fisher's identity).
-    Shapes: as any posterior; each datum takes a pass over all P codes. Errors: UsageError for a
-    model whose codes cannot be listed.
+    The model's codes can be listed, so that p(x) is a sum, or it has a closed form of its own, as a
+    linear-Gaussian model has. The bound is log p(x) itself. Over codes it has no parameters, and
+    gives the model's no gradient: there the bound is stationary in q, so that the gradient of
+    log p(x, z) at draws, or over all codes, is that of log p(x) (Fisher's identity).
+    Shapes: as any posterior; over listed codes each datum takes a pass over all of them. Errors:
+    UsageError for a model of neither kind.
     Source: Dempster, Laird & Rubin (1977), the E step.
     Example:
         >>> from aevb import bernoulli, families
@@ -203,13 +210,16 @@ class ExactPosterior(Posterior):
         return batch.x
 
     def forward(self, batch: Batch | Tensor) -> Distribution:
+        x = self.condition(as_batch(batch))
         with torch.no_grad():
-            table = enumerate_codes(self.model, self.condition(as_batch(batch)))
+            closed = self.model.posterior_given(x)
+            if closed is not None:
+                return closed
+            table = enumerate_codes(self.model, x)
         if table is None:
             raise UsageError(
-                "the exact posterior is a sum over codes that can be listed, at most 65,536 of "
-                f"them, found a prior that is {type(self.model.prior()).__name__}: choose another "
-                "posterior"
+                "the exact posterior needs codes that can be listed, at most 65,536 of them, or a "
+                "model that has a closed form of it: choose another posterior"
             )
         return Listed(table.codes, table.log_joint.mT, validate_args=False)
 

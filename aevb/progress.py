@@ -93,10 +93,11 @@ def details(record: Mapping[str, Any]) -> str:
 
 def _parts(which: str, record: Mapping[str, Any]) -> str:
     parts = record[which]
-    return (
-        f"{which} bound {parts['elbo']:.2f}  reconstruction {parts['reconstruction']:.2f}  "
-        f"KL {parts['kl']:.2f}"
-    )
+    names = {"elbo": "bound", "reconstruction": "reconstruction", "kl": "KL"}
+    if parts["elbo"] is None:
+        names = {"objective": "objective"} | names
+    known = [f"{said} {parts[k]:.2f}" for k, said in names.items() if parts[k] is not None]
+    return f"{which} {'  '.join(known)}"
 
 
 @contextmanager
@@ -108,7 +109,7 @@ def follow(verbosity: Verbosity = Verbosity.NORMAL) -> Iterator[Sequence[Callbac
     every_epoch = verbosity is Verbosity.VERBOSE
     console = _terminal()
     if console is None:
-        with _logged(_to_stderr, verbosity.value):
+        with sentences(_to_stderr, verbosity.value):
             yield (_Lines(_to_stderr, every_epoch),)
         return
     columns = (
@@ -121,7 +122,7 @@ def follow(verbosity: Verbosity = Verbosity.NORMAL) -> Iterator[Sequence[Callbac
     def above(text: str) -> None:
         console.print(text, highlight=False, markup=False)
 
-    with Progress(*columns, console=console) as progress, _logged(above, verbosity.value):
+    with Progress(*columns, console=console) as progress, sentences(above, verbosity.value):
         shown = _Bar(progress)
         yield (shown, _Lines(above, True)) if every_epoch else (shown,)
 
@@ -161,7 +162,7 @@ class _Sentences(logging.Handler):
 
 
 @contextmanager
-def _logged(write: Callable[[str], None], level: int) -> Iterator[None]:
+def sentences(write: Callable[[str], None], level: int = logging.INFO) -> Iterator[None]:
     """The logger "aevb" shown from a level on, and then left as it was found."""
     logger, handler = logging.getLogger("aevb"), _Sentences(write)
     before = logger.level

@@ -24,9 +24,9 @@ from torch.distributions import kl
 
 _ROOMS = (
     *("algorithms", "compilation", "conditional", "data.dataset", "devices", "distributions"),
-    *("enumeration", "evaluation", "families", "flows", "gaussian_mixture", "library", "model"),
-    *("networks", "objectives"),
-    *("optimizers", "posterior", "priors", "products", "randomness", "signature"),
+    *("enumeration", "evaluation", "families", "flows", "gaussian_mixture", "library", "mcmc"),
+    *("model", "networks", "objectives", "optimizers", "posterior", "priors", "products"),
+    *("randomness", "refinement", "signature"),
 )
 """The modules of this library whose functions a graph is traced through, or made by."""
 

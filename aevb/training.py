@@ -288,6 +288,7 @@ class _Loop:
             "rows_per_second": rows / elapsed,
             "overhead": 1 - busy / elapsed,
             "seconds": elapsed,
+            **self.learner.facts(self.state),
         }
         self._remember_best(record["validation"])
         self.history.append(record)
@@ -468,16 +469,22 @@ class Work:
 
 
 def work_of(
-    model: Model, posterior: Posterior, rows: Rows, plan: Plan, device: str = "auto"
+    model: Model,
+    posterior: Posterior,
+    rows: Rows,
+    plan: Plan,
+    device: str = "auto",
+    passes: int = 1,
 ) -> Work:
     """The work of a plan on these rows, counted on one of them, and the device for it.
 
-    A step is forward and backward: three times the operations of products and convolutions. For
-    `device` auto it is a GPU, where there is one and a step is large.
+    A step is forward and backward: three times the operations of products and convolutions. One of
+    a learner that makes several `passes` counts as so many. For `device` auto it is a GPU, where
+    there is one and a step is large.
     Errors: UsageError where a GPU is asked for and there is none.
     """
     encode, decode = operations(model, posterior, rows)
     by_row = encode + plan.samples * decode
-    steps = plan.epochs * plan.steps_per_epoch(len(rows))
+    steps = passes * plan.epochs * plan.steps_per_epoch(len(rows))
     in_step = 3.0 * by_row * min(plan.batch_size, len(rows))
     return Work(in_step, steps, device_for(device, in_step > LARGE_STEP))

@@ -24,6 +24,7 @@ COMMANDS = [
     "train",
     "evaluate",
     "check",
+    "gradients",
     "sample",
     "reconstruct",
     "encode",

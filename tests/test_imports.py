@@ -24,6 +24,7 @@ ORDER = [
     {"posterior"},
     {"gaussian_mixture", "linear_gaussian"},
     {"objectives"},
+    {"refinement"},
     {"algorithms", "evaluation"},
     {"codes", "imputation", "storage"},
     {"exchange", "portions"},
@@ -32,6 +33,7 @@ ORDER = [
     {"plots"},
     {"estimator", "report"},
     {"workflow"},
+    {"reproduce"},
     {"progress"},
     {"cli"},
 ]

@@ -19,6 +19,8 @@ sign in a density                       factor in a draw
 scale without gradient                  closed form the wrong way round
 importance weights with a gradient      wake codes from the prior
 dreams with a gradient
+log q not held on the path              weights of the path not squared
+own sample in its baseline              value of the surrogate
 """
 
 import math
@@ -29,6 +31,7 @@ import laws
 import numpy as np
 import pytest
 import test_divergences
+import test_gradient_estimators as estimators
 import test_wake_sleep
 import test_zoo
 import test_zoo_gradients as gradients
@@ -44,7 +47,7 @@ from aevb.data import dataset
 from aevb.distributions import divergences, route
 from aevb.evaluation import estimates
 from aevb.families import observations
-from aevb.objectives import Draw, Objective, Terms, bounds
+from aevb.objectives import Draw, Objective, Terms, bounds, pathwise, score
 from aevb.posterior import Batch
 
 
@@ -230,6 +233,12 @@ def kl_of_numbers_reversed(patch):
     patch.setattr(divergences, "_of_numbers", lambda q, p: original(p, q))
 
 
+def own_sample_in_its_baseline(patch):
+    form = score._FORMS["elbo_b"]
+    own = form._replace(from_others=lambda f: f.mean(0).expand_as(f))
+    patch.setitem(score._FORMS, "elbo_b", own)
+
+
 def wrong_gumbel(own, value):
     y = (value - own.loc) / own.scale
     return y - torch.exp(-y) - own.scale.log()
@@ -410,6 +419,30 @@ BUGS = {
     "dreams with a gradient": (
         dreams_with_a_gradient,
         lambda: test_wake_sleep.test_each_side_learns_in_its_own_phase(wake_sleep.WakeSleep),
+    ),
+    "log q not held on the path": (
+        attribute(pathwise, "held", lambda posterior, model, batch: posterior(batch)),
+        lambda: estimators.no_noise_at_the_exact_posterior(objectives.path_derivative()),
+    ),
+    "weights of the path not squared": (
+        attribute(pathwise, "_scaled", lambda z, factor: z),
+        lambda: estimators.mean_is_the_gradient(
+            objectives.doubly_reparameterized, estimators.line, samples=2, n=20_000
+        ),
+    ),
+    "own sample in its baseline": (
+        own_sample_in_its_baseline,
+        lambda: estimators.mean_is_the_gradient(
+            objectives.score_function(baseline=objectives.LeaveOneOut()),
+            estimators.coins,
+            n=20_000,
+        ),
+    ),
+    "value of the surrogate": (
+        attribute(score, "with_gradient_of", lambda value, surrogate: surrogate),
+        lambda: estimators.value_is_the_bound(
+            objectives.score_function(), objectives.elbo_b, estimators.coins, 1.0
+        ),
     ),
 }
 

@@ -21,10 +21,13 @@ from torch import nn
 
 import aevb
 from aevb import cli, families
+from aevb.algorithms import FullBayes, uncertain
 from aevb.data import Binarization, Source, split
 from aevb.errors import Interrupted, ModelFileError, UsageError
 from aevb.evaluation import bound_parts
+from aevb.objectives import learnt_baseline, score_function
 from aevb.posterior import amortized
+from aevb.refinement import Refined
 from aevb.storage import RunFolder, weights
 from aevb.training import Callback
 
@@ -78,9 +81,28 @@ def asleep(algorithm=aevb.WakeSleep):
         return algorithm(model, amortized(aevb.MLP(X, [5], D), coins), optimizer=aevb.Adam(0.02))
 
 
+def scored():
+    """An objective that learns a baseline, with a memory of its own, along with the rest."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return score_function(aevb.elbo_b, learnt_baseline(X))
+
+
+def full_bayes():
+    model, q = pair()
+    model = uncertain(model, draws=3)
+    return FullBayes(model, q, rows=32, optimizer=aevb.Adam(0.02))
+
+
+def semi_amortized():
+    model, q = pair()
+    return aevb.AEVB(model, Refined(q, model, 2), optimizer=aevb.Adam(0.02))
+
+
 CASES = {
     "adam": (learner, PLAN),
     "several samples": (lambda: learner(objective=aevb.iwae), replace(PLAN, samples=3)),
+    "a learnt baseline": (lambda: learner(objective=scored()), PLAN),
     "adagrad": (lambda: learner(aevb.Adagrad(0.1)), PLAN),
     "clipped, with a weight prior": (lambda: learner(clip=0.5, weight_prior_rows=32), PLAN),
     "warm-up": (learner, replace(PLAN, warmup_steps=13, beta=0.7)),
@@ -97,6 +119,8 @@ CASES = {
         lambda: asleep(aevb.ReweightedWakeSleep),
         replace(PLAN, samples=3),
     ),
+    "a posterior over weights": (full_bayes, PLAN),
+    "semi-amortized": (semi_amortized, PLAN),
     "free parameters": (
         lambda: learner(aevb.Adam(0.1), posterior=lambda: aevb.per_datum(32, D)),
         PLAN,

@@ -1,8 +1,24 @@
 """Learners, one file each, with the same two methods: `init` makes a state, `step` moves it."""
 
 from aevb.algorithms.aevb import AEVB
+from aevb.algorithms.em import EM
+from aevb.algorithms.em_gradient import GeneralizedEM
+from aevb.algorithms.full_bayes import FullBayes, uncertain
 from aevb.algorithms.gradient import GradientLearner
 from aevb.algorithms.learner import Learner, State
+from aevb.algorithms.monte_carlo_em import MonteCarloEM
 from aevb.algorithms.wake_sleep import ReweightedWakeSleep, WakeSleep
 
-__all__ = ["AEVB", "GradientLearner", "Learner", "ReweightedWakeSleep", "State", "WakeSleep"]
+__all__ = [
+    "AEVB",
+    "EM",
+    "FullBayes",
+    "GeneralizedEM",
+    "GradientLearner",
+    "Learner",
+    "MonteCarloEM",
+    "ReweightedWakeSleep",
+    "State",
+    "WakeSleep",
+    "uncertain",
+]

@@ -10,7 +10,7 @@ The whole step is one function of tensors: forward, backward, clipping and the o
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -129,10 +129,7 @@ class GradientLearner(Learner):
         """One step, in place; what it measured is added to `state.totals`."""
         state.t += 1
         batch = as_batch(batch)
-        numbers = [temper, state.t]
-        if isinstance(self.optimizer, Optimizer):
-            rate = self.optimizer.learning_rate * rate_factor
-            numbers += self.optimizer.coefficients(rate, state.t)
+        numbers = [temper, state.t, *self._coefficients(rate_factor, state.t)]
         arguments = (state, batch, noise, torch.tensor(numbers, dtype=torch.float64))
         if not self._began:
             self._begin(*arguments)
@@ -155,6 +152,12 @@ class GradientLearner(Learner):
         """Why the step runs uncompiled although a compiled one was asked for."""
         return self._graph.note
 
+    def _coefficients(self, rate_factor: float, t: int) -> Sequence[float]:
+        """The numbers of the optimizer in step t; none where it is outside of the step."""
+        if not isinstance(self.optimizer, Optimizer):
+            return ()
+        return self.optimizer.coefficients(self.optimizer.learning_rate * rate_factor, t)
+
     def _begin(self, state: State, batch: Batch, noise: Tensor, scalars: Tensor) -> None:
         """Before the first step, check the batch eagerly: data of the wrong domain are refused.
 
@@ -162,6 +165,7 @@ class GradientLearner(Learner):
         at its first use. It leaves torch's generator as it was: a resumed run starts here too.
         """
         self._began = True
+        batch = self._prepared(batch, noise.dtype)
         with torch.no_grad(), torch_kept(noise.device):
             self._loss(state.parameters, state.buffers, batch, noise, scalars[0])
 
@@ -173,6 +177,27 @@ class GradientLearner(Learner):
         It gives the gradients to an optimizer outside of it, and keeps them where there is none.
         """
         temper, t, *coefficients = scalars.unbind()
+        batch = self._prepared(batch, noise.dtype)
+        gradients, terms = self._ascend(state, batch, noise, temper, coefficients)
+        with torch.no_grad():
+            state.add(terms, t)
+        outside: dict[str, Tensor] = {} if isinstance(self.optimizer, Optimizer) else gradients
+        return outside
+
+    def _prepared(self, batch: Batch, dtype: torch.dtype) -> Batch:
+        """The batch as the model sees it, in the numbers that it computes with."""
+        x, rows, _ = self.treated(batch)
+        return Batch(x.to(dtype), rows)
+
+    def _ascend(
+        self,
+        state: State,
+        batch: Batch,
+        noise: Tensor,
+        temper: Tensor,
+        coefficients: Sequence[Tensor],
+    ) -> tuple[dict[str, Tensor], Terms]:
+        """One update along the gradient, in place; the gradients, and the terms before it."""
         gradients, (_, (terms, buffers)) = grad_and_value(self._loss, has_aux=True)(
             state.parameters, state.buffers, batch, noise, temper
         )
@@ -186,9 +211,7 @@ class GradientLearner(Learner):
                     self.optimizer.update(p, gradients[name], memory, coefficients)
             for name, buffer in state.buffers.items():
                 buffer.copy_(buffers[name])
-            state.add(terms, t)
-        outside: dict[str, Tensor] = {} if isinstance(self.optimizer, Optimizer) else gradients
-        return outside
+        return gradients, terms
 
     def _loss(
         self,
@@ -201,17 +224,15 @@ class GradientLearner(Learner):
         """Minus the objective per datum: the one minus sign of the library."""
         # Layers such as batch normalization write to their buffers: let them write to copies.
         buffers = {name: buffer.clone() for name, buffer in buffers.items()}
-        dtype = noise.dtype
-        x, rows, _ = self.treated(batch)
         with products_in(self.precision, noise.device.type):
             terms: Terms = functional_call(
                 self._whole,
                 {**parameters, **buffers},
-                (Batch(x.to(dtype), rows), noise, temper.to(dtype)),
+                (batch, noise, temper.to(noise.dtype)),
             )
         objective = terms.objective.mean()
         if self.weight_prior_rows is not None:
-            objective = objective + _log_weight_prior(parameters) / self.weight_prior_rows
+            objective = objective + log_weight_prior(parameters) / self.weight_prior_rows
         return -objective, (Terms(*(term.detach() for term in terms)), buffers)
 
     def _outside(
@@ -247,7 +268,7 @@ class GradientLearner(Learner):
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
 
-def _log_weight_prior(parameters: dict[str, Tensor]) -> Tensor:
+def log_weight_prior(parameters: dict[str, Tensor]) -> Tensor:
     """log N(theta; 0, I) over the generative parameters."""
     theta = [p for name, p in parameters.items() if name.startswith("model.")]
     size = sum(p.numel() for p in theta)

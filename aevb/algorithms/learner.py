@@ -72,7 +72,7 @@ class Learner(ABC):
 
     `treatment` is what is done to the rows of a batch inside the step, given its key; the loop sets
     it. `compiled` says whether the step runs as one graph. A learner that `needs_all` rows in each
-    step says so.
+    step says so, as does one that leaves the posterior as it was.
     """
 
     model: Model
@@ -81,6 +81,7 @@ class Learner(ABC):
     compiled: bool
     precision: str
     needs_all: ClassVar[bool] = False
+    learns_posterior: ClassVar[bool] = True
 
     @abstractmethod
     def init(self) -> State:
@@ -110,6 +111,10 @@ class Learner(ABC):
     def note(self) -> str | None:
         """Why the step runs uncompiled although a compiled one was asked for."""
         return None
+
+    def facts(self, state: State) -> dict[str, float]:
+        """What the record of an epoch says beside the averages of the state, by name."""
+        return {}
 
     def treated(self, batch: Batch | Tensor) -> Batch:
         """The batch as the model sees it: the loop hands rows in as they are stored."""

@@ -12,6 +12,7 @@ from aevb.cli import judging  # isort: skip
 from aevb.cli import codes  # isort: skip
 from aevb.cli import rows  # isort: skip
 from aevb.cli import showing  # isort: skip
+from aevb.cli import reproducing  # isort: skip
 from aevb.cli.entry import main
 
-__all__ = ["app", "codes", "judging", "main", "rows", "showing", "training"]
+__all__ = ["app", "codes", "judging", "main", "reproducing", "rows", "showing", "training"]

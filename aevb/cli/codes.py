@@ -5,7 +5,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aevb.cli.root import Json, Limit, Out, RowsOf, Run, Seed, app, open_run, row_number, say
+from aevb.cli.root import (
+    Json,
+    Limit,
+    Out,
+    Refine,
+    RowsOf,
+    Run,
+    Seed,
+    app,
+    open_run,
+    row_number,
+    say,
+)
 from aevb.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +65,12 @@ def sample(
 
 @app.command()
 def reconstruct(
-    run: Run, data: RowsOf = None, out: Out = None, data_limit: Limit = None, json_: Json = False
+    run: Run,
+    data: RowsOf = None,
+    refine: Refine = None,
+    out: Out = None,
+    data_limit: Limit = None,
+    json_: Json = False,
 ) -> None:
     """Encode and decode rows: the mean of p(x | z) at the posterior mean."""
     from aevb import codes
@@ -61,7 +78,7 @@ def reconstruct(
 
     folder = open_run(run)
     rows = folder.rows(data).limit(data_limit)
-    model, posterior = folder.load_for(rows)
+    model, posterior = folder.load_for(rows, refine)
     result = codes.reconstruct(model, posterior, rows)
 
     def picture() -> "Axes":
@@ -78,6 +95,7 @@ def encode(
         int | None,
         typer.Option(min=1, help="So many draws of z for each row, not its mean: S x N x D."),
     ] = None,
+    refine: Refine = None,
     out: Annotated[Path | None, typer.Option(help="Where to write: .npy or .csv.")] = None,
     data_limit: Limit = None,
     seed: Seed = 0,
@@ -94,7 +112,7 @@ def encode(
     if samples is not None and target.suffix == ".csv":
         raise UsageError(f"{target}: draws have three axes, S x N x D, so write them to .npy")
     rows = folder.rows(data).limit(data_limit)
-    model, posterior = folder.load_for(rows)
+    model, posterior = folder.load_for(rows, refine)
     if samples is None:
         array = codes.encode(model, posterior, rows)
     else:

@@ -1,4 +1,4 @@
-"""Commands that judge a model: `evaluate`, `check`."""
+"""Commands that judge a model: `evaluate`, `check`, `gradients`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +10,7 @@ from aevb.cli.root import (
     Json,
     Limit,
     Quiet,
+    Refine,
     RowsOf,
     Run,
     Seed,
@@ -62,6 +63,7 @@ def evaluate(
             "prior (a tenth)."
         ),
     ] = "encoder",
+    refine: Refine = None,
     split: Annotated[Literal["test", "validation", "train"], typer.Option()] = "test",
     data_limit: Limit = None,
     seed: Seed = 0,
@@ -99,6 +101,7 @@ def evaluate(
             *(folder, methods, asked),
             split=split,
             limit=data_limit,
+            refine=refine,
             device=device,
             progress=progress,
         )
@@ -161,6 +164,48 @@ def check(
     say(report, "\n".join(lines), json_)
     if strict and found.findings:
         raise typer.Exit(1)
+
+
+@app.command()
+def gradients(
+    run: Run,
+    rows: Annotated[int, typer.Option(min=1, help="Test rows that they are gradients of.")] = 20,
+    replicates: Annotated[int, typer.Option(min=20, help="Draws of the noise.")] = 1000,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="For each datum [default: the run's].")
+    ] = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the variances into this .png.")] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure bias, variance and cost of every estimator of the gradient, and recommend one."""
+    from aevb.plots import gradient_variances, save
+    from aevb.progress import bar
+    from aevb.workflow import measure_gradients
+
+    if figure is not None and figure.suffix.lower() != ".png":
+        raise UsageError(f"--figure {figure} must end in .png")
+    folder = open_run(run, threads)
+    with bar("measuring gradients", quiet=quiet or json_) as progress:
+        found = measure_gradients(
+            folder,
+            limit=rows,
+            replicates=replicates,
+            samples=samples,
+            seed=seed,
+            progress=progress,
+        )
+    report = {"run": str(folder.path), "seed": seed, **found.as_dict()}
+    text = str(found)
+    if figure is not None:
+        names = [e.name for e in found.estimators]
+        values = {part: [e.of(part).variance for e in found.estimators] for part in found.norms}
+        biased = [e.name for e in found.estimators if not e.unbiased]
+        report["figure"] = str(save(gradient_variances(names, values, biased=biased), figure))
+        text += f"\n{figure}"
+    say(report, text, json_)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -44,6 +44,14 @@ Out = Annotated[Path | None, typer.Option(help="Where to write: .npy, .csv or .p
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing on stderr but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="A line for every epoch, and why.")]
+Refine = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=1000,
+        help="Steps for each datum from what the encoder says [default: those of the run].",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads [default: the idle cores; 1 for a small model].")

@@ -68,9 +68,10 @@ def train(
             help="mean-field, low-rank, full-covariance, mixture, planar, radial, householder, "
             "sylvester, real-nvp, iaf, ladder, von-mises-fisher, dirichlet, or a family such as "
             "laplace or gamma; bernoulli and categorical for discrete codes; per-datum:FAMILY and "
-            "global:FAMILY have free parameters."
+            "global:FAMILY have free parameters; auto: mean-field, or per-datum where the "
+            "algorithm has no recognition model."
         ),
-    ] = "mean-field",
+    ] = "auto",
     prior: Annotated[
         str,
         typer.Option(
@@ -105,8 +106,19 @@ def train(
     ] = None,
     samples: Annotated[int, typer.Option(help="L, posterior samples per datum and step.")] = 1,
     algorithm: Annotated[
-        str, typer.Option(help="aevb, wake-sleep, reweighted-wake-sleep.")
+        str,
+        typer.Option(
+            help="aevb, semi-amortized, full-bayes, wake-sleep, reweighted-wake-sleep, "
+            "monte-carlo-em, mean-field."
+        ),
     ] = "aevb",
+    weight_draws: Annotated[
+        int, typer.Option(help="Of full-bayes: draws of the weights that the model averages over.")
+    ] = 10,
+    refine: Annotated[
+        int | None,
+        typer.Option(help="Of semi-amortized: steps for each datum [default: 10]."),
+    ] = None,
     beta: Annotated[float, typer.Option(help="Weight of the divergence in the objective.")] = 1.0,
     warmup_steps: Annotated[int, typer.Option(help="Steps until beta has its full value.")] = 0,
     free_bits: Annotated[float, typer.Option(help="Nats free of charge per dimension.")] = 0.0,
@@ -193,8 +205,10 @@ def train(
         print_json(result)
     else:
         last, best = result["train"], result["validation"] or {}
+        name = "objective" if last["elbo"] is None else "elbo"
+        said = {"objective": "mean log p(x, z)", "elbo": "training bound"}[name]
         print(
-            f"{folder.path}: {result['epochs']} epochs, training bound {last['elbo']:.2f} nats"
+            f"{folder.path}: {result['epochs']} epochs, {said} {last[name]:.2f} nats"
             + (f", validation bound {best['elbo']:.2f} nats" if best else "")
         )
         print(

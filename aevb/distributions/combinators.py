@@ -1,4 +1,4 @@
-"""Distributions made of distributions: mixtures, products over columns, and masks.
+"""Distributions made of distributions: mixtures, averages, products over columns, and masks.
 
 A draw of a mixture is a choice, which has no derivative. Its gradient is implicit: the map from a
 draw to its distribution function, coordinate by coordinate, is a uniform number of no parameters,
@@ -18,7 +18,15 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import Distribution, Independent, Normal, constraints
 
-from aevb.distributions.reparameterization import ROUTES, Law, Reparameterized, route
+from aevb.distributions.reparameterization import (
+    ROUTES,
+    Law,
+    Noise,
+    Reparameterized,
+    apart,
+    route,
+    side_by_side,
+)
 from aevb.distributions.special import ndtr
 from aevb.randomness import open_uniform, standard_normal
 
@@ -293,6 +301,88 @@ class Masked(Independent):  # type: ignore[type-arg]  # a class of torch's, at r
         each = self.base_dist.log_prob(torch.where(observed, value, torch.zeros_like(value)))
         each = torch.where(observed, each, torch.zeros_like(each))
         return each.flatten(each.ndim - self.reinterpreted_batch_ndims).sum(-1)
+
+
+class Average(Reparameterized):
+    """The mixture, in equal parts, of laws of one shape that may be of any kind.
+
+        p(x) = 1/K sum_k p_k(x);   a draw is of the part that a uniform number chooses
+
+    It is what is known of x where one of K models holds and nothing says which.
+    Shapes: parts of one batch and event, which are its own. Noise (1 + E,): a uniform number, then
+    what one part takes; the draw has no gradient. Units: nats.
+    Errors: UsageError, when it is drawn from by noise, for parts without a route.
+    Example:
+        >>> parts = [td.Normal(torch.tensor(m), 1.0) for m in (-1.0, 1.0)]
+        >>> Average(parts).variance
+        tensor(2.)
+    """
+
+    route = "hard"
+    has_rsample = False
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012  # as torch has it
+
+    def __init__(self, parts: Sequence[Distribution]) -> None:
+        self.parts = tuple(parts)
+        super().__init__(parts[0].batch_shape, parts[0].event_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """That of the parts."""
+        return self.parts[0].support  # type: ignore[return-value]
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.stack([part.mean for part in self.parts]).mean(0)
+
+    @property
+    def variance(self) -> Tensor:
+        means = torch.stack([part.mean for part in self.parts])
+        within = torch.stack([part.variance for part in self.parts]).mean(0)
+        return within + means.var(0, unbiased=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log of the mean over parts of p_k(x), (*sample, *batch) nats."""
+        each = torch.stack([part.log_prob(value) for part in self.parts])
+        return torch.logsumexp(each, dim=0) - math.log(len(self.parts))
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
+        return type(self)([part.expand(torch.Size(batch_shape)) for part in self.parts])
+
+    @property
+    def _noises(self) -> list[Noise]:
+        choice = Noise(torch.Size((1,)), open_uniform)
+        return [choice, route(self.parts[0]).standard]
+
+    def noise_shape(self) -> torch.Size:
+        return side_by_side(self._noises).shape
+
+    @property
+    def law(self) -> Law:  # type: ignore[override]
+        """A uniform number, and what a part takes."""
+        return side_by_side(self._noises).law
+
+    def transform(self, noise: Tensor) -> Tensor:
+        choice, own = apart(noise, self._noises)
+        index = (choice.squeeze(-1) * len(self.parts)).long()
+        return self._chosen([route(part).transform(own) for part in self.parts], index)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws, (*sample_shape, *batch, *event), by torch's own generator."""
+        shape = torch.Size(sample_shape)
+        with torch.no_grad():
+            draws = [part.sample(shape) for part in self.parts]
+            index = torch.randint(len(draws), (*shape, *self.batch_shape), device=draws[0].device)
+            return self._chosen(draws, index)
+
+    def _chosen(self, draws: Sequence[Tensor], index: Tensor) -> Tensor:
+        """Of a draw of each part, that of the part that `index` (*shape, *batch) names."""
+        index = index.reshape(1, *index.shape, *(1 for _ in self.event_shape))
+        stacked = torch.stack(list(draws))
+        return stacked.gather(0, index.expand(1, *stacked.shape[1:])).squeeze(0)
+
+    def __repr__(self) -> str:
+        return f"Average({len(self.parts)} of {self.parts[0]})"
 
 
 ROUTES |= {td.MixtureSameFamily: Mixture}

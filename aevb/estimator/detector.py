@@ -42,7 +42,7 @@ class VAEDetector(OutlierMixin, VAE):  # type: ignore[misc]
         hidden: Any = (500,),
         activation: str = "relu",
         likelihood: str = "auto",
-        posterior: str = "mean-field",
+        posterior: str = "auto",
         prior: str = "auto",
         layers: int = 1,
         objective: str = "auto",

@@ -115,7 +115,7 @@ def _facts(estimator: Any) -> Iterator[tuple[str, str]]:
     yield "likelihood", f"{estimator.likelihood_}{reason}"
     if missing:
         yield "missing cells", f"{missing:,} ({100 * missing / (rows * columns):.2g} %)"
-    if estimator.history_:
+    if estimator.history_ and estimator.history_[-1]["train"]["elbo"] is not None:
         yield "last bound", _last_bound(estimator.history_[-1])
     if hasattr(estimator, "offset_"):
         yield "threshold", f"log p(x) below {_figures(estimator.offset_)} nats is an outlier"
@@ -157,7 +157,8 @@ def _curve(history: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _bounds(history: Sequence[Mapping[str, Any]], part: str) -> list[float]:
-    return [float(record[part]["elbo"]) for record in history if record[part] is not None]
+    found = (record[part]["elbo"] for record in history if record[part] is not None)
+    return [float(bound) for bound in found if bound is not None]
 
 
 def _of_learning(estimator: Any) -> Iterator[str]:
@@ -167,15 +168,16 @@ def _of_learning(estimator: Any) -> Iterator[str]:
         yield "The bounds of its epochs were not kept, so that nothing is known of its learning."
         return
     train, validation = _bounds(history, "train"), _bounds(history, "validation")
-    if history[-1]["train"]["kl"] < COLLAPSED_NATS:
+    divergence = history[-1]["train"]["kl"]
+    if divergence is not None and divergence < COLLAPSED_NATS:
         yield (
-            f"The divergence from the prior is {_figures(history[-1]['train']['kl'])} nats: the "
+            f"The divergence from the prior is {_figures(divergence)} nats: the "
             "posterior has collapsed, and codes say next to nothing about their rows; try a "
             "smaller beta or more epochs, unless the columns have nothing in common."
         )
     if _still_rising(train):
         yield "The bound was still rising when learning ended: give it more epochs."
-    if validation:
+    if train and validation:
         yield from _of_validation(train, validation, settings.epochs, settings.patience)
 
 

@@ -26,6 +26,7 @@ from aevb.evaluation.estimation import (
 from aevb.evaluation.exact import exact
 from aevb.evaluation.examination import Examination, check
 from aevb.evaluation.gaps import Gaps, gaps
+from aevb.evaluation.gradients import Comparison, compare_gradients
 from aevb.evaluation.reciprocal import reciprocal
 from aevb.evaluation.refit import refit
 from aevb.evaluation.work import operations, worth_compiling
@@ -36,6 +37,7 @@ __all__ = [
     "Asked",
     "Calibration",
     "Certificate",
+    "Comparison",
     "Diagnosis",
     "Estimates",
     "Evidence",
@@ -50,6 +52,7 @@ __all__ = [
     "calibrate",
     "check",
     "check_methods",
+    "compare_gradients",
     "diagnose",
     "enumerate_codes",
     "estimate",

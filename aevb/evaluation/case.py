@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from aevb.data import Rows
+from aevb.distributions.combinators import Average
 from aevb.evaluation.batches import evaluating
 from aevb.evaluation.certificate import Certificate
 from aevb.evaluation.chunks import Progress
@@ -172,6 +173,8 @@ class Case:
         _, z = self.coded
         with evaluating(self.model):
             law: Any = self.model.likelihood(z)
+        if isinstance(law, Average):
+            raise Unknown
         return list(_leaves(self.model.family, law, self.x.to(z), None))
 
     @cached_property

@@ -36,7 +36,7 @@ from aevb.objectives.pathwise import (
     path_derivative,
 )
 from aevb.objectives.relaxed import Relaxed, gumbel_softmax, straight_through
-from aevb.objectives.score_function import ScoreFunction, score_function, vimco
+from aevb.objectives.score import ScoreFunction, score_function, vimco
 
 __all__ = [
     "Baseline",

@@ -44,7 +44,7 @@ class Baseline(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, signal: Signal, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """b for this signal, and the error to be made small along with the step."""
+        """b for this signal, whose gradient is not followed, and the error to be made small."""
 
 
 class LeaveOneOut(Baseline):
@@ -88,7 +88,8 @@ class RunningMean(Baseline):
         super().__init__()
         self.decay = decay
         for name in ("mean", "square", "weight"):
-            self.register_buffer(name, torch.zeros(()))
+            # One number each, in a vector: a library of machine code does not write to scalars.
+            self.register_buffer(name, torch.zeros(1))
 
     def forward(self, signal: Signal, x: Tensor) -> tuple[Tensor, Tensor | None]:
         middle, _ = self.seen()
@@ -96,7 +97,7 @@ class RunningMean(Baseline):
         return middle, None
 
     def seen(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of the signals so far, () each; 0 and the least before the first."""
+        """Mean and deviation of the signals so far, (1,) each; 0 and the least before the first."""
         share = self.weight.clamp_min(torch.finfo(self.weight.dtype).tiny)
         mean = self.mean / share
         variance = (self.square / share - mean.square()).clamp_min(LEAST_DEVIATION**2)
@@ -140,7 +141,7 @@ class Learnt(RunningMean):
         seen = torch.asinh(torch.nan_to_num(x.to(like.dtype).flatten(1)))
         c = for_densities(self.network(seen)).squeeze(-1)
         target = (signal.values.detach().mean(0) - middle) / spread
-        return middle + spread * c.detach(), known * (target - c).square()
+        return middle + spread * c, known * (target - c).square()
 
 
 def learnt_baseline(width: int) -> Learnt:

@@ -11,6 +11,7 @@ their columns: where a function takes `names`, these make a table of what would 
 
 from aevb.plots.animations import posterior_cloud, samples_animation
 from aevb.plots.curves import learning_curve
+from aevb.plots.gradients import gradient_variances
 from aevb.plots.imputation import impute_grid
 from aevb.plots.latent import latent_scatter
 from aevb.plots.lines import profiles
@@ -22,6 +23,7 @@ from aevb.plots.tables import pair_plot
 from aevb.plots.walks import interpolation, samples_along_training, traversals
 
 __all__ = [
+    "gradient_variances",
     "image_grid",
     "impute_grid",
     "interpolation",

@@ -1,5 +1,6 @@
 """Learning curves."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ def learning_curve(history: Sequence[Mapping[str, Any]], ax: Axes | None = None)
     """The training and the validation bound against the epochs, the best validation epoch marked.
 
     Shapes: one row of `history` for an epoch, with "epoch", "train" and, where it was measured,
-    "validation"; the last two map "elbo" to a number, or are None.
+    "validation"; the last two map "elbo" to a number, or to None where there is none, or are None.
     Units: nats per datum, larger is better; the lower limit leaves out the worst first epochs.
     Errors: UsageError for a history without a finite bound or a row without its entries.
     Source: the curves of Kingma and Welling (2013), figure 2.
@@ -58,7 +59,8 @@ def _series(history: Sequence[Mapping[str, Any]], split: str) -> Floats:
     for number, row in enumerate(history, start=1):
         try:
             if row.get(split) is not None:
-                points.append((float(row["epoch"]), float(row[split]["elbo"])))
+                bound = row[split]["elbo"]
+                points.append((float(row["epoch"]), math.nan if bound is None else float(bound)))
         except (KeyError, TypeError, ValueError, AttributeError):
             raise UsageError(
                 f'expected "epoch" and "elbo" of "{split}" as numbers in row {number} of the'

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 from torch.distributions import Distribution
 
-from aevb import conditional, families, networks, posterior, priors
+from aevb import conditional, families, networks, posterior, priors, refinement
 from aevb import distributions as zoo
 from aevb.errors import AevbError, ModelFileError
 from aevb.gaussian_mixture import Components, GaussianMixture
@@ -33,12 +33,15 @@ CLASSES: dict[str, type[nn.Module]] = {
         conditional.Conditional,
         conditional.Unconditional,
         conditional.Chain,
+        conditional.Averaged,
+        conditional.Informed,
         priors.VampPrior,
         posterior.Amortized,
         posterior.PerDatum,
         posterior.Global,
         posterior.ExactPosterior,
         posterior.Ladder,
+        refinement.Refined,
         posterior.FreeParameters,
         networks.MLP,
         networks.Leading,

@@ -46,6 +46,12 @@ GRADIENTS = {
     "enumeration": ("elbo-b", "elbo-a"),
 }
 """Estimators of the gradient, and the objectives that each is of, the usual one first."""
+OWN = {
+    "wake-sleep": "wake-sleep",
+    "reweighted-wake-sleep": "reweighted-wake-sleep",
+    "monte-carlo-em": "log-joint",
+}
+"""Algorithms that climb what no option changes, and what it is called."""
 BASELINES = ("none", "running-mean", "learnt", "leave-one-out")
 TEMPERATURE = 0.5
 
@@ -59,7 +65,9 @@ def settle_gradient(settings: Settings) -> Settings:
 
     Errors: UsageError for names that there are not, or a combination that makes no sense.
     """
-    if settings.algorithm != "aevb":
+    if settings.algorithm in OWN:
+        return _with_its_own(settings)
+    if settings.algorithm not in ("aevb", "mean-field"):
         _refuse_gradient(settings)
         return settings
     pick({"auto": None, **GRADIENTS}, settings.gradient, "--gradient")
@@ -75,6 +83,27 @@ def settle_gradient(settings: Settings) -> Settings:
     _check_options(settled)
     _estimator(settled, 1).check(q, p, settings.samples)
     return settled
+
+
+def _with_its_own(settings: Settings) -> Settings:
+    """The objective of an algorithm that has its own; UsageError for an option that would be of
+    another."""
+    objective = OWN[settings.algorithm]
+    for option, given, usual in (
+        ("--objective", settings.objective, ("auto", objective)),
+        ("--gradient", settings.gradient, ("auto",)),
+        ("--baseline", settings.baseline, ("auto",)),
+        ("--temperature", settings.temperature, (None,)),
+        ("--beta", settings.beta, (1,)),
+        ("--warmup-steps", settings.warmup_steps, (0,)),
+        ("--free-bits", settings.free_bits, (0,)),
+    ):
+        if given not in usual:
+            raise UsageError(
+                f"{option} {given} says nothing to --algorithm {settings.algorithm}, which climbs "
+                f"{objective}: leave it out"
+            )
+    return settings.model_copy(update={"objective": objective})
 
 
 def objective_of(settings: Settings) -> Objective:

@@ -22,7 +22,7 @@ from aevb.families import Elementwise, Family, Normal
 from aevb.networks import MLP
 from aevb.posterior import Amortized, FreeParameters, Global, Ladder, PerDatum, Posterior
 from aevb.priors import VampPrior
-from aevb.storage.settings import Settings, pick
+from aevb.storage.settings import POSTERIOR_DEFAULTS, Settings, pick
 
 STEPS = 8
 """Of a flow made of small maps; the larger ones take a quarter."""
@@ -221,6 +221,27 @@ def check_latents(posterior: str, prior: str, layers: int, size: int) -> None:
         )
 
 
+def check_algorithm(settings: Settings) -> None:
+    """UsageError for a posterior, or an objective, that the algorithm has no use for."""
+    algorithm, posterior = settings.algorithm, settings.posterior
+    if algorithm not in POSTERIOR_DEFAULTS:
+        return
+    way, name = way_and_family(posterior)
+    if way != "per-datum":
+        raise UsageError(
+            f"--algorithm {algorithm} has no recognition model, and --posterior {posterior} is one "
+            "for all rows: leave it out, or choose per-datum:FAMILY"
+        )
+    own = FAMILIES[name][1](2) if name in FAMILIES else None
+    factors = name in DISCRETE or isinstance(own, Normal | Elementwise)
+    if algorithm == "mean-field" and not factors:
+        raise UsageError(
+            f"--algorithm mean-field has a posterior that factorizes over dimensions, and that of "
+            f"--posterior {posterior} does not: choose a family such as per-datum:laplace, or "
+            "--algorithm aevb"
+        )
+
+
 def layer_sizes(size: int, layers: int) -> list[int]:
     """The dimensions of z_1, ..., z_L: each layer has half of those below it, at least one."""
     sizes = [size]
@@ -254,8 +275,7 @@ def classes_of(settings: Settings) -> int:
 
 def has_closed_divergence(settings: Settings) -> bool:
     """Whether KL(q || p) of the settings has a closed form, which estimator B needs."""
-    prior = prior_for(settings.posterior, settings.prior)
-    if settings.layers > 1 or prior == "vamp":
+    if settings.layers > 1 or prior_for(settings.posterior, settings.prior) == "vamp":
         return False
     return kl(*laws_of(settings)) is not None
 
@@ -266,11 +286,11 @@ def laws_of(settings: Settings) -> tuple[Distribution, Distribution]:
     Of several layers it is the one that x speaks to; of a prior made of the encoder and of a
     ladder they are Gaussians.
     """
-    (_, name), size = way_and_family(settings.posterior), code_sizes(settings)[0]
-    prior, classes = prior_for(settings.posterior, settings.prior), classes_of(settings)
+    _, name = way_and_family(settings.posterior)
+    size, classes = code_sizes(settings)[0], classes_of(settings)
+    prior = prior_for(settings.posterior, settings.prior)
     with torch.random.fork_rng(devices=[]):
-        of_x = "mean-field" if name == "ladder" else name
-        family = _family(of_x, size, classes)
+        family = _family("mean-field" if name == "ladder" else name, size, classes)
         p = _top("standard-normal" if prior == "vamp" else prior, size, classes)()
         return family(torch.rand(1, family.outputs(size)), 1), p
 

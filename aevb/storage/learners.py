@@ -3,11 +3,20 @@
 from collections.abc import Callable
 from typing import Any
 
-from aevb.algorithms import AEVB, Learner, ReweightedWakeSleep, WakeSleep
+from aevb.algorithms import (
+    AEVB,
+    FullBayes,
+    Learner,
+    MonteCarloEM,
+    ReweightedWakeSleep,
+    WakeSleep,
+)
+from aevb.algorithms.monte_carlo_em import PASSES
+from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.optimizers import SGD, Adagrad, Adam, Optimizer, Schedule, constant, cosine, linear, steps
 from aevb.posterior import Posterior
-from aevb.storage.gradients import estimator_of
+from aevb.storage.gradients import estimator_of, objective_of
 from aevb.storage.settings import Settings, pick
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adagrad": Adagrad, "sgd": SGD}
@@ -22,6 +31,11 @@ SCHEDULES: dict[str, Schedule] = {
 def learner(settings: Settings, model: Model, posterior: Posterior, rows: int) -> Learner:
     """The algorithm with its objective and optimizer, for so many training rows."""
     make: Make = pick(ALGORITHMS, settings.algorithm, "--algorithm")
+    if settings.refine is not None and settings.algorithm != "semi-amortized":
+        raise UsageError(
+            f"--refine is for --algorithm semi-amortized in training, found {settings.algorithm}: "
+            "leave it out, and add it to aevb evaluate to refine what any encoder says"
+        )
     return make(settings, model, posterior, rows)
 
 
@@ -57,10 +71,29 @@ def _wake_sleep(kind: type[WakeSleep]) -> "Make":
     return make
 
 
+def _monte_carlo_em(settings: Settings, model: Model, posterior: Posterior, rows: int) -> Learner:
+    options = gradient_options(settings, rows)
+    return MonteCarloEM(model, posterior, **options, seed=settings.seed)
+
+
+def _full_bayes(settings: Settings, model: Model, posterior: Posterior, rows: int) -> Learner:
+    options = gradient_options(settings, rows) | {"rows": rows, "seed": settings.seed}
+    return FullBayes(model, posterior, objective_of(settings), **options)
+
+
 Make = Callable[[Settings, Model, Posterior, int], Learner]
 """Settings, model, posterior and the number of training rows to a learner."""
 ALGORITHMS: dict[str, Make] = {
     "aevb": _aevb,
+    "semi-amortized": _aevb,
+    "full-bayes": _full_bayes,
     "wake-sleep": _wake_sleep(WakeSleep),
     "reweighted-wake-sleep": _wake_sleep(ReweightedWakeSleep),
+    "mean-field": _aevb,
+    "monte-carlo-em": _monte_carlo_em,
 }
+
+
+def passes_of(settings: Settings) -> int:
+    """How often a step goes forward and back through the networks."""
+    return PASSES if settings.algorithm == "monte-carlo-em" else 1

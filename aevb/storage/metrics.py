@@ -17,6 +17,8 @@ from aevb.storage.files import open_regular, parse_json, reason
 
 METRICS, TABLE = "metrics.jsonl", "metrics.csv"
 PARTS = ("elbo", "reconstruction", "kl")
+FACTS = ("acceptance", "step_size")
+"""Of learners with Markov chains."""
 COLUMNS = (
     "epoch",
     "t",
@@ -28,6 +30,7 @@ COLUMNS = (
     "rows_per_second",
     "overhead",
     "seconds",
+    *FACTS,
 )
 
 

@@ -19,6 +19,7 @@ from aevb.evaluation import refit
 from aevb.files import replace_atomically
 from aevb.model import Model
 from aevb.posterior import PerDatum, Posterior
+from aevb.refinement import refined
 from aevb.storage import checkpoints, metrics, snapshots, weights
 from aevb.storage.checkpoints import Checkpoint
 from aevb.storage.description import MAX_WIDTH
@@ -301,9 +302,15 @@ class RunFolder:
         scale = was if source.values.dtype == np.uint8 and was != 1.0 else source.scale
         return replace(all_rows(source, Binarization(settings.binarize or "none")), scale=scale)
 
-    def load_for(self, rows: Rows) -> tuple[Model, Posterior]:
-        """The model and a posterior for these rows: the encoder, or new free parameters, fitted."""
+    def load_for(self, rows: Rows, refine: int | None = None) -> tuple[Model, Posterior]:
+        """The model and a posterior for these rows: the encoder, or new free parameters, fitted.
+
+        `refine` steps for each datum follow on what the encoder says, in place of those that the
+        posterior of a semi-amortized run takes.
+        """
         model, posterior = self.load()
+        if refine is not None:
+            return model, refined(posterior, model, refine)
         if isinstance(posterior, PerDatum):
             return model, refit(model, posterior, rows)
         return model, posterior

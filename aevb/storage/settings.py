@@ -16,6 +16,10 @@ NETWORK_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
+POSTERIOR_DEFAULTS = {"mean-field": "per-datum", "monte-carlo-em": "per-datum"}
+"""By the algorithm; of others the encoder of the paper."""
+
+
 class Settings(BaseModel):
     """The settings of a run; the command line's options under the same names."""
 
@@ -41,6 +45,8 @@ class Settings(BaseModel):
     baseline: str = "auto"
     temperature: float | None = Field(None, gt=0, allow_inf_nan=False)
     algorithm: str = "aevb"
+    weight_draws: int = Field(10, ge=1, le=1000)
+    refine: int | None = Field(None, ge=0, le=1000)
     samples: int = Field(1, ge=1, le=100_000)
     beta: float = Field(1.0, ge=0, allow_inf_nan=False)
     warmup_steps: int = Field(0, ge=0)
@@ -70,10 +76,11 @@ class Settings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _fit_the_network(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Widths and activation that were left out are those that suit the kind of network."""
-        usual = NETWORK_DEFAULTS.get(str(values.get("network", "mlp")), {})
-        return values | {k: v for k, v in usual.items() if values.get(k) is None}
+    def _fit_the_rest(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """What was left out suits the rest: widths the kind of network, posterior the algorithm."""
+        usual = dict(NETWORK_DEFAULTS.get(str(values.get("network", "mlp")), {}))
+        usual["posterior"] = POSTERIOR_DEFAULTS.get(str(values.get("algorithm")), "mean-field")
+        return values | {k: v for k, v in usual.items() if values.get(k) in (None, "auto")}
 
 
 def as_option(name: str) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from aevb.workflow.checkup import Checkup, check_up
     from aevb.workflow.description import column_lines, data_table, describe_data
     from aevb.workflow.gaps import measure_gaps
+    from aevb.workflow.gradients import measure_gradients
     from aevb.workflow.material import Material, with_holes
     from aevb.workflow.outputs import write_array, write_csv, write_filled, write_rows
     from aevb.workflow.pictures import (
@@ -35,6 +36,7 @@ _HOMES = {
     "checkup": ["Checkup", "check_up"],
     "description": ["column_lines", "data_table", "describe_data"],
     "gaps": ["measure_gaps"],
+    "gradients": ["measure_gradients"],
     "material": ["Material", "with_holes"],
     "outputs": ["write_array", "write_csv", "write_filled", "write_rows"],
     "pictures": [
@@ -73,6 +75,7 @@ __all__ = [
     "fit",
     "judge_rows",
     "measure_gaps",
+    "measure_gradients",
     "picture",
     "pictures_of",
     "resolve",

@@ -10,6 +10,8 @@ def evaluation_table(report: Mapping[str, Any]) -> str:
     """The report of `score` as lines for a person."""
     estimates = report["estimates"]
     lines = [f"{report['data']}, {report['n']} rows, binarize {report['binarize']}"]
+    if report.get("refine") is not None:
+        lines[0] += f", each posterior refined by {report['refine']} steps"
     bounds = [found for found in estimates if found["method"] == "elbo"]
     for found in estimates:
         if found not in bounds:
@@ -126,10 +128,9 @@ def card(folder: RunFolder, trained: Mapping[str, Any], evaluated: Mapping[str, 
     for name in ("train", "validation"):
         parts = trained[name]
         if parts is not None:
-            lines.append(
-                f"| {name} | {parts['elbo']:.3f} | {parts['reconstruction']:.3f} | "
-                f"{parts['kl']:.3f} |"
-            )
+            cells = (parts[key] for key in ("elbo", "reconstruction", "kl"))
+            shown = ("" if cell is None else f"{cell:.3f}" for cell in cells)
+            lines.append(f"| {name} | {' | '.join(shown)} |")
     if evaluated is not None:
         lines += ["", "```", evaluation_table(evaluated), "```"]
     return "\n".join(lines) + "\n"

@@ -59,8 +59,12 @@ def divergences(material: Material) -> str:
 
 
 def history(material: Material) -> str:
-    """The metrics of the epochs."""
-    return "" if material.folder.history() else "it holds no metrics of its training"
+    """The bounds of the epochs."""
+    records = material.folder.history()
+    if not records:
+        return "it holds no metrics of its training"
+    known = any(record["train"]["elbo"] is not None for record in records)
+    return "" if known else "it was trained by an algorithm that knows of no bound"
 
 
 def snapshots(material: Material) -> str:

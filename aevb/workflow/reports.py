@@ -152,7 +152,7 @@ def _training(history: list[dict[str, Any]]) -> Iterator[Section]:
         return
     kept = kept_record(history)
     rows = [
-        [name, *(round(float(parts[key]), 3) for key in ("elbo", "reconstruction", "kl"))]
+        [name, *(_rounded(parts[key]) for key in ("elbo", "reconstruction", "kl"))]
         for name in ("train", "validation")
         if (parts := kept[name]) is not None
     ]
@@ -162,6 +162,10 @@ def _training(history: list[dict[str, Any]]) -> Iterator[Section]:
         "training bound is an average over the epoch, while the parameters change."
     )
     yield Section("Training", [Table(rows, header), Note(said)])
+
+
+def _rounded(value: float | None) -> object:
+    return "" if value is None else round(float(value), 3)
 
 
 def _diagnosis(material: Material, evaluated: Mapping[str, Any] | None) -> Iterator[Section]:

@@ -38,22 +38,25 @@ def score(
     *,
     split: str = "test",
     limit: int | None = None,
+    refine: int | None = None,
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, Any], Array]:
     """Evaluate a run on one of its splits: the report for `--json`, and the value per datum.
 
+    With `refine` the posterior of each datum is refined by so many steps first; such numbers are
+    not what the folder says of the run.
     Work that is stopped is kept in the folder, and taken up when the same is asked for again.
     """
     check_methods(methods)
     data = folder.dataset()
     rows: Rows = getattr(data, split).limit(limit)
-    model, posterior = folder.load_for(rows)
+    model, posterior = folder.load_for(rows, refine)
     samples = max(asked.samples or SAMPLES[method] for method in methods)
     long = worth_compiling(model, posterior, rows, samples)
     device = device_for(device, long or set(methods) - {"importance", "elbo"} != set())
     asked = replace(asked, data=f"{data.name} {split}", compiled=long)
-    about = asdict(asked) | {"split": split, "limit": limit, "device": device}
+    about = asdict(asked) | {"split": split, "limit": limit, "refine": refine, "device": device}
 
     def kept(method: str) -> Unfinished:
         return folder.unfinished({"method": method, "data": data.source.fingerprint, **about})
@@ -67,12 +70,14 @@ def score(
     report = first.as_dict() | {
         "run": str(folder.path),
         "seed": asked.seed,
+        "refine": refine,
         "estimates": [certificate.as_dict() for certificate in found.certificates],
         "sandwiches": [sandwich.as_dict() for sandwich in found.sandwiches()],
         **_of_pass(found.evidence),
         **diagnose(model, posterior, rows).as_dict(),
     }
-    _keep(folder, report)
+    if refine is None:
+        _keep(folder, report)
     for method in methods:
         kept(method).remove()
     return report, first.values

@@ -27,6 +27,7 @@ from aevb.storage import (
     facts_of,
     has_closed_divergence,
     learner,
+    passes_of,
     pick_schedule,
     settle_latents,
 )
@@ -139,7 +140,9 @@ def fit(
     model, posterior = build(settings, data)
     check_domain(model, data)
     plan = plan_of(settings)
-    settings = _decide(settings, work_of(model, posterior, data.train, plan, settings.device))
+    passes = passes_of(settings)
+    work = work_of(model, posterior, data.train, plan, settings.device, passes)
+    settings = _decide(settings, work)
     assert settings.threads is not None
     torch.set_num_threads(settings.threads)
     modules = model.to(settings.device), posterior.to(settings.device)
@@ -149,7 +152,9 @@ def fit(
         folder.write_config(model, posterior, facts_of(settings, data))
     try:
         with ExitStack() as stack:
-            followers = [*callbacks, _snapshots(folder, settings, data, model, posterior)]
+            followers = [*callbacks]
+            if algorithm.learns_posterior:  # else its codes would stay where they began
+                followers.append(_snapshots(folder, settings, data, model, posterior))
             if tensorboard:
                 rate = algorithm.learning_rate
                 followers.append(stack.enter_context(_tensorboard(folder, settings, rate)))

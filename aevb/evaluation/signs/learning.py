@@ -56,7 +56,8 @@ def _gaps(case: Case) -> list[tuple[float, float, float, str]]:
     error = math.hypot(seen.standard_error, unseen.standard_error)
     found = [(seen.mean, unseen.mean, error, "held-out rows")]
     kept, counts = case.kept, case.counts
-    if kept and kept.get("validation") and counts.get("train") and counts.get("validation"):
+    scored = kept and kept.get("validation") and kept["train"]["elbo"] is not None
+    if kept and scored and counts.get("train") and counts.get("validation"):
         error = spread(unseen) * math.sqrt(1 / counts["train"] + 1 / counts["validation"])
         bounds = kept["train"]["elbo"], kept["validation"]["elbo"]
         found.append((*bounds, error, "validation rows"))
@@ -80,7 +81,8 @@ def unfinished(case: Case) -> Finding | None:
     is counted from independent columns, where there are rows, and else from the first epoch.
     """
     part = "validation" if case.history and case.history[-1].get("validation") else "train"
-    records = [record for record in case.history if record.get(part)]
+    measured = [record for record in case.history if record.get(part)]
+    records = [record for record in measured if record[part]["elbo"] is not None]
     bounds = np.array([float(record[part]["elbo"]) for record in records])
     if len(bounds) < 3:
         raise Unknown

@@ -105,7 +105,7 @@ class ScoreFunction(Objective):
         f = form.f(d, temper).detach()
         signal = form.signal(f)
         expected, error = self._expected(Signal(signal, lambda: form.from_others(f)), batch.x)
-        score = ((signal - expected).detach() * q.log_prob(z)).sum(0)
+        score = ((signal - expected.detach()) * q.log_prob(z)).sum(0)
         surrogate = form.direct(d, temper) + (score / len(noise) if form.mean else score)
         if error is not None:
             surrogate = surrogate - error

@@ -1,0 +1,293 @@
+"""The experiments of Kingma & Welling (2013), section 5: their settings, and how one is run.
+
+One hidden layer of tanh units in encoder and decoder; Adagrad on minibatches of M = 100 with L = 1
+samples; all parameters from N(0, 0.01); a prior N(0, I) on the generative parameters, so that
+learning is approximate MAP; the global step size from {0.01, 0.02, 0.1}, the one with the highest
+bound on training rows after the first iterations. What the paper leaves open is fixed so:
+
+    N(0, 0.01)      0.01 is the variance, as elsewhere in the paper: a deviation of 0.1
+    grey pixels     a pixel of MNIST is drawn as a Bernoulli of its grey level, afresh at every
+                    presentation; what is judged is one draw, always the same
+    Frey Face       a Gaussian density of grey / 255, mean through a sigmoid, variance at least
+                    1e-4; test rows are a random tenth of the frames
+    first           the pilot runs of each step size, of a twentieth of the samples and at most
+    iterations      500,000, from the same start and in the same order as the run itself
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aevb.algorithms import Learner
+from aevb.conditional import Conditional, standard_normal
+from aevb.data import Binarization, Dataset, Rows, open_source, split
+from aevb.errors import TrainingError
+from aevb.evaluation import bound_parts, refit
+from aevb.families import LIKELIHOOD_MIN_VARIANCE, Bernoulli, Family, Normal
+from aevb.files import replace_atomically
+from aevb.model import Model
+from aevb.networks import MLP
+from aevb.optimizers import constant
+from aevb.posterior import PerDatum, Posterior, mean_field, per_datum
+from aevb.randomness import Stream, generator
+from aevb.randomness import standard_normal as normal_draws
+from aevb.storage import RunFolder, check_settings, learner
+from aevb.storage.files import read_json, to_json
+from aevb.training import Callback, Plan, train, work_of
+
+BATCH, SAMPLES = 100, 1
+STEP_SIZES = (0.01, 0.02, 0.1)
+INITIAL_VARIANCE = 0.01
+WITHOUT_ENCODER = ("monte-carlo-em",)
+PILOT_SHARE, MOST_PILOT = 0.05, 500_000
+LEAST_PRESENTED = 20_000
+"""Samples between two looks at the clock: a small data set is presented several times over."""
+
+Look = Callable[[Model, Posterior], dict[str, float]]
+"""What is measured of a model at a moment of its training."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run of section 5: `samples` training samples evaluated, on `rows` training rows.
+
+    It is looked at `points` times, evenly in the log of the samples from `first` on, on at most
+    `judged` test rows and as many of training. `binarize` None is what is usual for the data.
+    """
+
+    data: str
+    latent_dim: int
+    hidden: int
+    samples: int
+    first: int
+    algorithm: str = "aevb"
+    rows: int | None = None
+    binarize: str | None = None
+    judged: int = 10_000
+    points: int = 12
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a run left: its model and posterior, its data, and what was measured."""
+
+    model: Model
+    posterior: Posterior
+    data: Dataset
+    result: dict[str, Any]
+
+
+def open_data(experiment: Experiment) -> Dataset:
+    """The data of an experiment: its test rows, and so many rows for training."""
+    binarize = None if experiment.binarize is None else Binarization(experiment.binarize)
+    return split(open_source(experiment.data), binarize, limit=experiment.rows)
+
+
+def build(experiment: Experiment, data: Dataset) -> tuple[Model, Posterior]:
+    """Model and posterior with every parameter drawn from N(0, 0.01).
+
+    Example:
+        >>> experiment = Experiment("digits", 2, 8, 1000, 100)
+        >>> model, posterior = build(experiment, open_data(experiment))
+        >>> posterior(torch.zeros(3, 64)).event_shape
+        torch.Size([2])
+    """
+    width, latent = data.train.width, experiment.latent_dim
+    binary = data.source.likelihood == "bernoulli"
+    family: Family = Bernoulli() if binary else Normal(LIKELIHOOD_MIN_VARIANCE, sigmoid_mean=True)
+    decoder = MLP(latent, [experiment.hidden], family.outputs(width))
+    model = Model(standard_normal(latent), Conditional(decoder, family))
+    posterior: Posterior = (
+        per_datum(len(data.train), latent)
+        if experiment.algorithm in WITHOUT_ENCODER
+        else mean_field(MLP(width, [experiment.hidden], 2 * latent))
+    )
+    source = generator(experiment.seed, Stream.INITIALIZATION)
+    with torch.no_grad():
+        encoder = () if isinstance(posterior, PerDatum) else posterior.parameters()
+        for p in (*model.parameters(), *encoder):
+            p.copy_(math.sqrt(INITIAL_VARIANCE) * normal_draws(source, p.shape))
+    return model, posterior
+
+
+def learn(
+    experiment: Experiment,
+    folder: Path,
+    look: Look | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Learned:
+    """Choose the step size, run the experiment in the folder, or go on with it, and measure.
+
+    The result has the `step_size`, the training bound of each `pilot`, and the `curve`: for each
+    moment the `samples` evaluated and what `look` gives, which is the bound on training and test
+    rows where it is None.
+    """
+    data = open_data(experiment)
+    rate, pilots = _step_size(experiment, data, folder / "pilot.json")
+    model, posterior = build(experiment, data)
+    measure = look or Bounds(experiment, data)
+    curve = Curve(folder / "curve.json", experiment, lambda: measure(model, posterior))
+    history = train(
+        *_prepared(experiment, model, posterior, data, rate),
+        run=RunFolder(folder),
+        resume=True,
+        callbacks=[curve, *callbacks],
+    )
+    result = {
+        "step_size": rate,
+        "pilot": {str(size): bound for size, bound in pilots.items()},
+        "curve": curve.points,
+        "training_rows": len(data.train),
+        "rows_per_second": float(np.median([record["rows_per_second"] for record in history])),
+        "training_seconds": sum(record["seconds"] for record in history),
+    }
+    return Learned(model, posterior, data, result)
+
+
+class Bounds:
+    """The bound on test rows and on as many training rows, one sample each, the same every time."""
+
+    def __init__(self, experiment: Experiment, data: Dataset) -> None:
+        some = {"train": data.train, "test": data.test}
+        self.rows = {name: judged(rows, experiment.judged) for name, rows in some.items()}
+        self.seed = experiment.seed
+
+    def __call__(self, model: Model, posterior: Posterior) -> dict[str, float]:
+        return {
+            name: bound_parts(model, posterior, rows, seed=self.seed)["elbo"]
+            for name, rows in self.rows.items()
+        }
+
+
+def judged(rows: Rows, most: int) -> Rows:
+    """At most so many of the rows, as the model sees them outside training."""
+    some = rows.limit(most)
+    return some.keep_bits() if some.binarize.value != "none" else some
+
+
+class Curve(Callback):
+    """Measures at moments spaced evenly in the log of the samples, and keeps what it measured.
+
+    The file is written at every moment, whole; a run that is resumed goes on with what was measured
+    up to its checkpoint.
+    """
+
+    def __init__(
+        self, path: Path, experiment: Experiment, measure: Callable[[], dict[str, float]]
+    ) -> None:
+        self.path, self.experiment, self.measure = path, experiment, measure
+        self.points: list[dict[str, float]] = []
+        self.due: set[int] = set()
+
+    def begin(self, done: int, total: int, steps_per_epoch: int) -> None:
+        first = min(total, max(1, self.experiment.first // BATCH))
+        moments = np.geomspace(first, total, self.experiment.points)
+        self.due = {int(t) for t in np.unique(np.round(moments))}
+        if self.path.exists():
+            kept = read_json(self.path)["points"]
+            self.points = [point for point in kept if point["samples"] <= done * BATCH]
+
+    def step(self, t: int) -> None:
+        if t in self.due:
+            self.points.append({"samples": t * BATCH, **self.measure()})
+            replace_atomically(self.path, to_json({"points": self.points}))
+
+
+def _step_size(
+    experiment: Experiment, data: Dataset, path: Path
+) -> tuple[float, dict[float, float | None]]:
+    """The step size with the highest training bound after the pilot, and the bound of each."""
+    found: dict[float, float | None]
+    if path.exists():
+        found = {float(size): bound for size, bound in read_json(path).items()}
+    else:
+        found = {rate: _pilot(experiment, data, rate) for rate in STEP_SIZES}
+        replace_atomically(path, to_json({str(rate): bound for rate, bound in found.items()}))
+    finite = {rate: bound for rate, bound in found.items() if bound is not None}
+    if not finite:
+        raise TrainingError(f"learning diverged with each of the step sizes {STEP_SIZES}")
+    return max(finite, key=lambda rate: finite[rate]), found
+
+
+def _pilot(experiment: Experiment, data: Dataset, rate: float) -> float | None:
+    """The bound on training rows after the first iterations; None where they diverged."""
+    model, posterior = build(experiment, data)
+    samples = min(MOST_PILOT, max(10 * BATCH, int(PILOT_SHARE * experiment.samples)))
+    try:
+        train(*_prepared(experiment, model, posterior, data, rate, samples))
+    except TrainingError:
+        return None
+    rows = judged(data.train, experiment.judged)
+    bound = bound_parts(model, suited(model, posterior, rows), rows, seed=experiment.seed)["elbo"]
+    return bound if math.isfinite(bound) else None
+
+
+def suited(model: Model, posterior: Posterior, rows: Rows) -> Posterior:
+    """A posterior for these rows: the encoder, or free parameters fitted to them."""
+    return refit(model, posterior, rows) if isinstance(posterior, PerDatum) else posterior
+
+
+def _prepared(
+    experiment: Experiment,
+    model: Model,
+    posterior: Posterior,
+    data: Dataset,
+    rate: float,
+    samples: int | None = None,
+) -> tuple[Learner, Dataset, Plan]:
+    """What the training loop takes, for all samples of the experiment or for the first ones."""
+    whole = _plan(experiment, _epoch(experiment, data, experiment.samples))
+    rows = _epoch(experiment, data, samples or experiment.samples)
+    worth = work_of(model, posterior, data.train, whole, "cpu").worth_compiling
+    settings = check_settings(
+        {
+            "algorithm": experiment.algorithm,
+            "objective": "elbo-b",
+            "optimizer": "adagrad",
+            "lr": rate,
+            "weight_prior": "normal",
+            "precision": "float32",
+            "step": "compiled" if worth else "eager",
+        }
+    )
+    nothing = rows.pick(np.arange(0))  # is validated: what is judged is judged at other moments
+    return (
+        learner(settings, model, posterior, len(data.train)),
+        replace(data, train=rows, validation=nothing),
+        replace(whole, epochs=math.ceil((samples or experiment.samples) / len(rows))),
+    )
+
+
+def _epoch(experiment: Experiment, data: Dataset, samples: int) -> Rows:
+    # A row that comes twice would have two chains.
+    alone = experiment.algorithm in WITHOUT_ENCODER
+    return data.train if alone else presented(data.train, samples)
+
+
+def presented(rows: Rows, samples: int) -> Rows:
+    """The rows of one epoch: all of them, several times over where they are few.
+
+    Each as often as any other, and a whole number of minibatches; where `samples` are fewer, so
+    many rows at random.
+    Example:
+        >>> rows = open_data(Experiment("digits", 2, 8, 1000, 100)).train
+        >>> len(rows), len(presented(rows, 500)), len(presented(rows, 10**6)) % (100 * len(rows))
+        (1437, 500, 0)
+    """
+    n = len(rows)
+    if samples <= n:
+        return rows.limit(samples)
+    even = math.lcm(n, BATCH)
+    copies = even * math.ceil(LEAST_PRESENTED / even) // n
+    return rows.pick(np.tile(np.arange(n), min(copies, math.ceil(samples / n))))
+
+
+def _plan(experiment: Experiment, rows: Rows) -> Plan:
+    epochs = math.ceil(experiment.samples / len(rows))
+    return Plan(epochs, BATCH, SAMPLES, constant, seed=experiment.seed)

@@ -1,0 +1,218 @@
+"""Figure 3: log p(x) against the number of training samples evaluated, with 3 latent dimensions.
+
+MNIST, 100 hidden units, N = 1000 and 50,000 training rows; AEVB, wake-sleep, Monte Carlo EM. log
+p(x) is estimated from above by the method of appendix D, with Hamiltonian chains of 4 leapfrog
+steps, on the first 1000 training and test rows: 52 draws of each, four chains of 13, where the
+paper has 50. Beside it stands the value itself, by quadrature, on the first of the same test rows.
+Expected: AEVB first; Monte Carlo EM does not scale to 50,000; the estimator agrees with quadrature.
+
+The pixels of a row are drawn once and stay, so that N rows are N rows, and a chain of Monte Carlo
+EM has one row to itself. Its samples are visits of a row: ten leapfrog steps, five updates. A chain
+begins its step size at the prior's width; the free parameters that judge it are fitted to the rows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from aevb.evaluation import exact, reciprocal
+from aevb.model import Model
+from aevb.posterior import Posterior
+from aevb.reproduce.curves import Panel, ends, panels_of_curves
+from aevb.reproduce.experiment import Experiment, learn, open_data, suited
+from aevb.reproduce.jobs import Job, Share
+from aevb.reproduce.reproduction import Budget, Expectation, Reproduction, Results, number, table
+from aevb.reproduce.watching import Told
+
+DATA, LATENTS, HIDDEN, BINARIZE = "mnist", 3, 100, "once"
+ROWS = (1000, 50_000)
+ALGORITHMS = ("aevb", "wake-sleep", "monte-carlo-em")
+ONLINE = ("aevb", "wake-sleep")
+DRAWS = 52
+TOLERANCE = 0.1
+"""Nats of a row's quadrature, a hundredth of what rows differ by."""
+SAMPLES = {"minute": 20_000, "hour": 10_000_000, "full": 60_000_000}
+VISITS = {
+    "minute": {1000: 2_000},
+    "hour": {1000: 1_000_000, 50_000: 500_000},
+    "full": {1000: 10_000_000, 50_000: 2_000_000},
+}
+"""The samples of Monte Carlo EM, by the training rows: a visit costs as six samples of the rest."""
+FIRST = {"minute": 2_000, "hour": 100_000, "full": 100_000}
+POINTS = {"minute": 2, "hour": 6, "full": 8}
+JUDGED = {"minute": 20, "hour": 500, "full": 1000}
+EXACT = {"minute": 2, "hour": 25, "full": 50}
+AGREED = 1.0
+"""Nats between the estimator and quadrature."""
+SLOWER = 3.0
+"""Times that a visit of Monte Carlo EM costs at least of a sample of AEVB."""
+TAKES: dict[Budget, str] = {
+    "minute": "20,000 samples, N = 1000",
+    "hour": "10,000,000 samples",
+    "full": "60,000,000 samples, as in the paper; of Monte Carlo EM a sixth, or fewer",
+}
+
+
+def name_of(rows: int, algorithm: str) -> str:
+    """The name of a curve's job."""
+    return f"{DATA}-{rows}-{algorithm}"
+
+
+def jobs(budget: Budget) -> list[Job]:
+    """A job for each curve; the longest first."""
+    sizes = VISITS[budget]
+    curves = [(rows, algorithm) for rows in sizes for algorithm in ALGORITHMS]
+    return [
+        Job(
+            name_of(rows, algorithm),
+            asdict(_experiment(rows, algorithm, budget)) | {"exact": EXACT[budget]},
+            work,
+        )
+        for rows, algorithm in curves
+    ]
+
+
+def _experiment(rows: int, algorithm: str, budget: Budget) -> Experiment:
+    samples = SAMPLES[budget] if algorithm in ONLINE else VISITS[budget][rows]
+    return Experiment(
+        DATA,
+        LATENTS,
+        HIDDEN,
+        samples,
+        min(FIRST[budget], samples),
+        algorithm,
+        rows,
+        BINARIZE,
+        JUDGED[budget],
+        POINTS[budget],
+    )
+
+
+def work(settings: Mapping[str, Any], folder: Path, share: Share) -> dict[str, Any]:
+    """Run one experiment of the figure."""
+    experiment = Experiment(**{k: v for k, v in settings.items() if k != "exact"})
+    look = Likelihood(experiment, settings["exact"])
+    return learn(experiment, folder, look, [Told(share)]).result
+
+
+class Likelihood:
+    """log p(x) of the first training and test rows by appendix D, and of some by quadrature."""
+
+    def __init__(self, experiment: Experiment, exactly: int) -> None:
+        data = open_data(experiment)
+        some = {"train": data.train, "test": data.test}
+        self.rows = {
+            name: rows.pick(np.arange(min(len(rows), experiment.judged)))
+            for name, rows in some.items()
+        }
+        self.exactly, self.seed = exactly, experiment.seed
+
+    def __call__(self, model: Model, posterior: Posterior) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for name, rows in self.rows.items():
+            q = suited(model, posterior, rows)
+            certificate = reciprocal(model, q, rows, DRAWS, seed=self.seed)
+            found[name] = certificate.mean
+            found[f"{name} error"] = certificate.monte_carlo_error
+            if name == "test":
+                few = rows.pick(np.arange(min(len(rows), self.exactly)))
+                value = exact(model, suited(model, posterior, few), few, tolerance=TOLERANCE)
+                found["exact"] = value.mean
+                found["estimate of the same"] = float(certificate.values[: len(few)].mean())
+        return found
+
+
+def judge(results: Results) -> list[Expectation]:
+    """What the paper says of the figure."""
+    found: list[Expectation] = []
+    for rows in sizes(results):
+        ends_at = {a: results[name_of(rows, a)]["curve"][-1] for a in ALGORITHMS}
+        for which in ("train", "test"):
+            last = {a: float(ends_at[a][which]) for a in ALGORITHMS}
+            first = all(last["aevb"] > last[a] for a in ALGORITHMS[1:])
+            sentence = f"N = {rows:,}: AEVB ends above wake-sleep and Monte Carlo EM, {which} rows"
+            found.append(Expectation(sentence, first, last))
+        found.append(_scaling(results, rows))
+    return [*found, _agreement(results)]
+
+
+def _scaling(results: Results, rows: int) -> Expectation:
+    """Monte Carlo EM against AEVB in as much time."""
+    em, aevb = (results[name_of(rows, a)] for a in ("monte-carlo-em", "aevb"))
+    last = em["curve"][-1]
+    seconds = last["samples"] / em["rows_per_second"]
+    reached = [p for p in aevb["curve"] if p["samples"] / aevb["rows_per_second"] <= seconds]
+    slower = aevb["rows_per_second"] / em["rows_per_second"]
+    numbers = {"times slower": slower, "its log p(x)": last["test"]}
+    ahead = None
+    if reached:
+        numbers["AEVB in as much time"] = reached[-1]["test"]
+        ahead = reached[-1]["test"] > last["test"] and slower > SLOWER
+    sentence = (
+        f"N = {rows:,}: a visit of Monte Carlo EM costs more than {SLOWER:g} samples of AEVB, "
+        "which is higher in as much time, test rows"
+    )
+    return Expectation(sentence, ahead, numbers)
+
+
+def _agreement(results: Results) -> Expectation:
+    points = [point for result in results.values() for point in result["curve"]]
+    apart = [point["estimate of the same"] - point["exact"] for point in points]
+    numbers = {"least": min(apart), "largest": max(apart), "mean": sum(apart) / len(apart)}
+    sentence = (
+        f"the estimator of appendix D is within {AGREED:g} nat of quadrature at every moment, in "
+        "the mean over rows"
+    )
+    return Expectation(sentence, max(map(abs, apart)) < AGREED, numbers)
+
+
+def sizes(results: Results) -> list[int]:
+    """The numbers of training rows that there are results of."""
+    return [rows for rows in ROWS if name_of(rows, "aevb") in results]
+
+
+def draw(results: Results, places: Mapping[str, Path]) -> Axes:
+    """A panel for each N; quadrature as a dotted line."""
+    these = [
+        Panel(
+            f"$N_{{train}}$ = {rows:,}",
+            {a: results[name_of(rows, a)]["curve"] for a in ALGORITHMS},
+        )
+        for rows in sizes(results)
+    ]
+    return panels_of_curves(these, ("train", "test", "exact"), "log p(x), nats")
+
+
+def numbers_table(results: Results) -> str:
+    """The last moment of every curve."""
+    rows = [
+        (
+            f"{size:,}",
+            algorithm,
+            number(result["step_size"]),
+            *ends(result, ("train", "test", "exact", "estimate of the same")),
+            f"{result['rows_per_second']:,.0f}",
+        )
+        for size in sizes(results)
+        for algorithm in ALGORITHMS
+        for result in [results[name_of(size, algorithm)]]
+    ]
+    head = ("N", "algorithm", "step size", "samples", "train", "test", "exact, first test rows")
+    return table((*head, "estimate of the same", "rows/s"), rows)
+
+
+REPRODUCTION = Reproduction(
+    "figure3",
+    "log p(x) against training samples evaluated",
+    "Kingma & Welling 2013, figure 3",
+    TAKES,
+    (DATA,),
+    jobs,
+    judge,
+    draw,
+    numbers_table,
+)

@@ -1,0 +1,117 @@
+"""Figure 4: what the plane of a two-dimensional latent space decodes to, MNIST and Frey Face.
+
+The mean of p(x given z) on a grid of 20 x 20 equal probabilities, sent through the inverse of the
+Gaussian distribution function. Networks and learning are those of figure 2. Expected, as a number:
+neighbors on the plane are more alike than tiles at random, and the bound has risen.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from aevb.codes import decode
+from aevb.plots.manifolds import manifold, manifold_grid
+from aevb.plots.style import panels
+from aevb.reproduce import figure2
+from aevb.reproduce.curves import ends
+from aevb.reproduce.experiment import Experiment
+from aevb.reproduce.jobs import Job, Share
+from aevb.reproduce.pictures import Array, learn_and_show, shown
+from aevb.reproduce.reproduction import Budget, Expectation, Reproduction, Results, number, table
+
+DATA = (figure2.FREY, figure2.MNIST)
+LATENTS, SIDE = 2, 20
+SAMPLES = {"minute": 40_000, "hour": 10_000_000, "full": 100_000_000}
+ALIKE = 0.5
+"""The squared difference of neighbors, as a share of that of two tiles at random, at most."""
+TAKES: dict[Budget, str] = {
+    "minute": "40,000 samples",
+    "hour": "10,000,000 samples, a quarter of an hour",
+    "full": "100,000,000 samples",
+}
+
+
+def jobs(budget: Budget) -> list[Job]:
+    """A job for each data set."""
+    experiments = [
+        Experiment(
+            data,
+            LATENTS,
+            figure2.HIDDEN[data],
+            SAMPLES[budget],
+            figure2.FIRST[budget],
+            rows=figure2.ROWS[data],
+            judged=figure2.JUDGED[budget],
+            points=figure2.POINTS[budget],
+        )
+        for data in DATA
+    ]
+    return [Job(f"{e.data}-manifold", asdict(e), work) for e in experiments]
+
+
+def work(settings: Mapping[str, Any], folder: Path, share: Share) -> dict[str, Any]:
+    """Learn one data set, and decode the plane."""
+    grid = manifold_grid(SIDE)
+    result = learn_and_show(settings, folder, share, lambda model: decode(model, grid))
+    return result | roughness(shown(folder))
+
+
+def roughness(tiles: Array) -> dict[str, float]:
+    """The mean squared difference of neighbors on the plane, and of any two tiles.
+
+    Shapes: tiles (SIDE^2, X) in reading order.
+    """
+    plane = tiles.reshape(SIDE, SIDE, -1)
+    steps = [np.square(np.diff(plane, axis=axis)).mean() for axis in (0, 1)]
+    apart = 2 * plane.reshape(SIDE * SIDE, -1).var(0).mean() * SIDE**2 / (SIDE**2 - 1)
+    return {"neighbors": float(np.mean(steps)), "at random": float(apart)}
+
+
+def judge(results: Results) -> list[Expectation]:
+    """Neighbors are alike, and the bound has risen."""
+    found = []
+    for name, result in results.items():
+        numbers = {k: result[k] for k in ("neighbors", "at random")}
+        alike = numbers["neighbors"] < ALIKE * numbers["at random"]
+        sentence = f"{name}: the plane is smooth, neighbors differ by less than {ALIKE:.0%} of any"
+        found.append(Expectation(f"{sentence} two tiles", alike, numbers))
+        first, last = (result["curve"][k]["test"] for k in (0, -1))
+        rises = Expectation(
+            f"{name}: the test bound has risen", last > first, {"first": first, "last": last}
+        )
+        found.append(rises)
+    return found
+
+
+def draw(results: Results, places: Mapping[str, Path]) -> Axes:
+    """The planes side by side."""
+    ax, inside = panels(None, 1, len(results), (5.6, 5.6), (0.9, 0.5))
+    for cell, (name, result) in zip(inside, results.items(), strict=True):
+        tiles = shown(places[name])
+        manifold(lambda z, tiles=tiles: tiles, result["shape"], cell, side=SIDE)  # type: ignore[misc]
+    return ax
+
+
+def numbers_table(results: Results) -> str:
+    """The last bounds."""
+    rows = [
+        (name, number(r["step_size"]), *ends(r, ("train", "test"))) for name, r in results.items()
+    ]
+    return table(("plane", "step size", "samples", "train", "test"), rows)
+
+
+REPRODUCTION = Reproduction(
+    "figure4",
+    "Learned manifolds",
+    "Kingma & Welling 2013, figure 4",
+    TAKES,
+    DATA,
+    jobs,
+    judge,
+    draw,
+    numbers_table,
+)

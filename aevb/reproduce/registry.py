@@ -1,0 +1,21 @@
+"""The reproductions by name."""
+
+from aevb.errors import UsageError
+from aevb.reproduce import figure2
+from aevb.reproduce.reproduction import Reproduction
+
+_ALL: tuple[Reproduction, ...] = (figure2.REPRODUCTION,)
+NAMES: tuple[str, ...] = tuple(found.name for found in _ALL)
+
+
+def reproduction(name: str) -> Reproduction:
+    """The reproduction of that name; UsageError where there is none.
+
+    Example:
+        >>> reproduction("figure2").source
+        'Kingma & Welling 2013, figure 2'
+    """
+    for found in _ALL:
+        if found.name == name:
+            return found
+    raise UsageError(f"there is no reproduction {name!r}: choose one of {', '.join(NAMES)}")

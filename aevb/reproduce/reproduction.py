@@ -1,0 +1,193 @@
+"""A figure or a table of the literature made anew: its jobs, what is expected, what was found.
+
+OUT/NAME/results.json     settings, seeds, versions, seconds, numbers, expectations
+OUT/NAME/figure.png       the picture
+OUT/NAME/jobs/            what each job has done, kept for the next time
+"""
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+
+import aevb
+from aevb.data import open_source
+from aevb.errors import UsageError
+from aevb.files import replace_atomically
+from aevb.plots import save
+from aevb.reproduce.jobs import How, Job, run_all
+from aevb.storage.files import to_json, writing
+
+Budget = Literal["minute", "hour", "full"]
+BUDGETS: tuple[Budget, ...] = ("minute", "hour", "full")
+Results = Mapping[str, Mapping[str, Any]]
+"""The result of each job by its name."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the literature says, as a sentence; whether it holds, or None where this budget is too
+    small to tell; and the numbers behind it."""
+
+    sentence: str
+    holds: bool | None
+    numbers: Mapping[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The expectation, ready for JSON."""
+        return {"expected": self.sentence, "holds": self.holds, "numbers": dict(self.numbers)}
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """One figure or table: where it is from, what each budget takes, and the four things it does.
+
+    `jobs` gives those of a budget, `judge` what is expected of their results, `draw` the picture
+    from the results and the folder of each job, `table` the numbers in Markdown.
+    """
+
+    name: str
+    title: str
+    source: str
+    takes: Mapping[Budget, str]
+    data: tuple[str, ...]
+    jobs: Callable[[Budget], list[Job]]
+    judge: Callable[[Results], list[Expectation]]
+    draw: Callable[[Results, Mapping[str, Path]], Axes]
+    table: Callable[[Results], str]
+
+
+def perform(
+    reproduction: Reproduction,
+    budget: Budget,
+    out: Path,
+    how: How | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Do what is not done yet, judge and draw it, and return what is written to results.json.
+
+    Errors: DataError where a data set is not here and cannot be had, before anything is done; those
+    of `run_all`.
+    """
+    how = how or How()
+    jobs = reproduction.jobs(budget)
+    for name in sorted({job.settings["data"] for job in jobs}):
+        open_source(name)  # or say in one sentence that it is not here
+    folder = out / reproduction.name
+    records = run_all(jobs, folder, how, progress)
+    results = {name: record["result"] for name, record in records.items()}
+    report = {
+        "name": reproduction.name,
+        "title": reproduction.title,
+        "source": reproduction.source,
+        "budget": budget,
+        "takes": reproduction.takes[budget],
+        "versions": versions(),
+        "threads": how.threads,
+        "seconds": sum(record["seconds"] for record in records.values()),
+        "expectations": [found.as_dict() for found in reproduction.judge(results)],
+        "jobs": [records[job.name] for job in jobs],
+        "table": reproduction.table(results),
+    }
+    places = {job.name: folder / "jobs" / job.key for job in jobs}
+    save(reproduction.draw(results, places), folder / "figure.png")
+    with writing(folder):
+        replace_atomically(folder / "results.json", to_json(report))
+    return report
+
+
+def versions() -> dict[str, str]:
+    """What the numbers were made with."""
+    return {
+        "aevb": aevb.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def budget_of(budget: str) -> Budget:
+    """A budget by its name.
+
+    Example:
+        >>> budget_of("hour")
+        'hour'
+    """
+    for known in BUDGETS:
+        if budget == known:
+            return known
+    raise UsageError(f"--budget is one of {', '.join(BUDGETS)}, found {budget!r}")
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """What results.json says, as it stands on a page: the numbers, and what was expected of them.
+
+    Example:
+        >>> report = {"title": "A figure", "source": "a paper", "budget": "minute", "takes": "5",
+        ...           "seconds": 4.0, "versions": {"aevb": "1"}, "table": "| a |\\n|---|\\n| 1 |",
+        ...           "expectations": [{"expected": "a is 1", "holds": True, "numbers": {"a": 1}}]}
+        >>> print(markdown(report).splitlines()[-1])
+        | a is 1 | yes | a 1 |
+    """
+    made = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    lines = [
+        f"{report['title']} ({report['source']}), `--budget {report['budget']}` "
+        f"({report['takes']}): {_duration(report['seconds'])} of one core, {made}.",
+        "",
+        report["table"],
+        "",
+        table(
+            ("expected", "holds", "numbers"),
+            [
+                (found["expected"], _verdict(found["holds"]), _numbers(found["numbers"]))
+                for found in report["expectations"]
+            ],
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown.
+
+    Example:
+        >>> print(table(["a", "b"], [["1", "2"]]))
+        | a | b |
+        |---|---|
+        | 1 | 2 |
+    """
+    lines = [head, *rows]
+    text = [f"| {' | '.join(cells)} |" for cells in lines]
+    return "\n".join([text[0], "|" + "---|" * len(head), *text[1:]])
+
+
+def number(value: float | None) -> str:
+    """A number as it stands in a table: nats to a hundredth, nothing where there is none.
+
+    Example:
+        >>> number(-101.2345), number(1234567.0), number(0.00123), number(None)
+        ('-101.23', '1,234,567', '0.00123', '')
+    """
+    if value is None:
+        return ""
+    if abs(value) >= 10_000:
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if abs(value) >= 0.1 and value != round(value) else f"{value:.3g}"
+
+
+def _verdict(holds: bool | None) -> str:
+    return {True: "yes", False: "**no**", None: "not told by this budget"}[holds]
+
+
+def _numbers(numbers: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {number(value)}" for name, value in numbers.items())
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min"

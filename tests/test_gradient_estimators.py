@@ -1,0 +1,619 @@
+"""Estimators of the gradient against sums over codes, closed forms and quadrature of our own.
+
+The truth is the gradient of an expectation that is written out here: over all codes, in closed form
+for a linear-Gaussian model, or by the trapezoid rule over one or two draws of one dimension.
+"""
+
+import itertools
+import math
+from functools import cache
+from operator import attrgetter
+
+import numpy as np
+import pytest
+import torch
+from helpers import binary_rows, needs_compiler, noise, small_pair
+from torch.distributions import kl_divergence
+
+import aevb
+from aevb import families
+from aevb.algorithms import AEVB
+from aevb.conditional import Unconditional
+from aevb.errors import UsageError
+from aevb.evaluation.gradient_draws import GradientDraws
+from aevb.linear_gaussian import linear_gaussian
+from aevb.objectives import (
+    LeaveOneOut,
+    RunningMean,
+    Signal,
+    doubly_reparameterized,
+    enumeration,
+    gumbel_softmax,
+    learnt_baseline,
+    path_derivative,
+    score_function,
+    straight_through,
+    vimco,
+)
+from aevb.posterior import Amortized, Batch, amortized
+from aevb.randomness import Stream, generator
+
+DRAWS = 100_000
+by_name = attrgetter("name")
+
+
+def settled(baseline):
+    """A baseline with some memory and weights, which moves no more."""
+    baseline = baseline.double()
+    with torch.no_grad():
+        for k, p in enumerate([*baseline.parameters(), *baseline.buffers()]):
+            p.copy_(torch.from_numpy(np.random.default_rng(k).normal(0, 0.3, p.shape)))
+    baseline.mean.fill_(-2.0)
+    baseline.square.fill_(8.0)
+    baseline.weight.fill_(0.9)
+    return baseline.eval()
+
+
+def seeded(make):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model, posterior = make()
+        for p in [*model.parameters(), *posterior.parameters()]:
+            torch.nn.init.normal_(p, std=0.7)
+    return model.double(), posterior.double()
+
+
+def coins():
+    prior = Unconditional(families.Bernoulli(), 2, learnt=True)
+    encoder = amortized(aevb.MLP(3, [2], 2), families.Bernoulli())
+    return aevb.Model(prior, aevb.bernoulli(aevb.MLP(2, [3], 3))), encoder
+
+
+def classes():
+    prior = Unconditional(families.OneHotCategorical(), 3, learnt=True)
+    encoder = amortized(aevb.MLP(3, [2], 3), families.OneHotCategorical())
+    return aevb.Model(prior, aevb.bernoulli(aevb.MLP(3, [3], 3))), encoder
+
+
+def line():
+    encoder = aevb.mean_field(aevb.MLP(3, [2], 2))
+    return aevb.Model(aevb.standard_normal(1), aevb.bernoulli(aevb.MLP(1, [3], 3))), encoder
+
+
+def linear():
+    weight, offset = [[1.0, 0.3], [-0.6, 0.8], [0.2, 0.5]], [0.1, -0.2, 0.4]
+    return linear_gaussian(weight, offset, [0.5, 0.8, 1.1]), aevb.mean_field(aevb.MLP(3, [2], 4))
+
+
+X = torch.tensor([[1, 0, 1], [0, 0, 1]], dtype=torch.float64)
+CODES = {
+    coins: torch.tensor(list(itertools.product((0.0, 1.0), repeat=2)), dtype=torch.float64),
+    classes: torch.eye(3, dtype=torch.float64),
+}
+
+
+def log_mean_pair(a, b):
+    return torch.logaddexp(a, b) - math.log(2)
+
+
+def expected(log_q, log_p, samples):
+    """The bound of `samples` draws from points with log-mass log_q (P, N) and log p(x, z)."""
+    log_w = log_p - log_q
+    if samples == 0:
+        return (log_q.exp() * log_w).sum(0)
+    pair = log_q.exp()[:, None] * log_q.exp()[None]
+    return (pair * log_mean_pair(log_w[:, None], log_w[None])).sum((0, 1))
+
+
+def by_codes(make, model, posterior, samples):
+    z = CODES[make].unsqueeze(1)
+    q = posterior(X).base_dist if make is coins else posterior(X)
+    log_q = q.log_prob(z).sum(-1) if make is coins else (z * q.logits.log_softmax(-1)).sum(-1)
+    return expected(log_q, model.log_joint(X, z), samples)
+
+
+def by_quadrature(model, posterior, samples):
+    points = torch.linspace(-9, 9, 1201, dtype=torch.float64)
+    z = points.reshape(-1, 1, 1).expand(-1, 2, 1)
+    log_q = posterior(X).log_prob(z)
+    log_w = model.log_joint(X, z) - log_q
+    mass = log_q.exp() * (points[1] - points[0])
+    if samples == 0:
+        return (mass * log_w).sum(0)
+    pair = mass[:, None] * mass[None]
+    return (pair * log_mean_pair(log_w[:, None], log_w[None])).sum((0, 1))
+
+
+def in_closed_form(model, posterior):
+    q = posterior(X).base_dist
+    mean = q.loc @ model.weight.T + model.offset
+    spread = (model.weight.square() / model.variance[:, None]).sum(0)
+    squares = (X - mean).square() / model.variance + model.variance.log() + math.log(2 * math.pi)
+    reconstruction = -0.5 * squares.sum(-1) - 0.5 * (q.scale.square() * spread).sum(-1)
+    standard = torch.distributions.Normal(torch.zeros(2).double(), 1.0)
+    return reconstruction - kl_divergence(q, standard).sum(-1)
+
+
+@cache
+def truth(make, samples=0):
+    """The gradient of the mean over X of the bound: of two samples, or 0 for the elbo."""
+    model, posterior = seeded(make) if make is not linear else linear_pair()
+    if make is linear:
+        value = in_closed_form(model, posterior)
+    elif make is line:
+        value = by_quadrature(model, posterior, samples)
+    else:
+        value = by_codes(make, model, posterior, samples)
+    named = [*model.named_parameters(), *posterior.named_parameters()]
+    found = torch.autograd.grad(value.mean(), [p for _, p in named])
+    split = len(list(model.parameters()))
+    flat = [torch.cat([g.flatten() for g in part]) for part in (found[:split], found[split:])]
+    return {"theta": flat[0], "phi": flat[1]}, float(value.mean().detach())
+
+
+def linear_pair():
+    """Numbers that are chosen for the model, drawn for the encoder."""
+    model, _ = linear()
+    _, posterior = seeded(linear)
+    return model.double(), posterior
+
+
+def pair_of(make):
+    return linear_pair() if make is linear else seeded(make)
+
+
+def drawn(objective, make, n=DRAWS, samples=2, seed=0):
+    """n gradients of theta and phi, (n, P) each."""
+    model, posterior = pair_of(make)
+    batch = Batch(X)
+    law = objective.noise(model, posterior, batch)
+    eps = law.draw(generator(seed, Stream.GRADIENTS, 9), (n, samples, len(X)), torch.float64)
+    return GradientDraws(model, posterior, batch)(objective, eps)
+
+
+def off_by(gradients, exact):
+    """How many standard errors the mean lies from the truth, at the worst coordinate."""
+    off = (gradients.mean(0) - exact).abs()
+    error = gradients.std(0) / len(gradients) ** 0.5
+    return float((off / (error + 1e-9)).max())
+
+
+def mean_is_the_gradient(objective, make, samples=0, n=DRAWS):
+    exact, _ = truth(make, samples)
+    for part, gradients in drawn(objective, make, n).items():
+        assert off_by(gradients, exact[part]) < 5, part
+
+
+SCORES = {
+    "none": lambda: None,
+    "running-mean": lambda: settled(RunningMean()),
+    "learnt": lambda: settled(learnt_baseline(3)),
+    "leave-one-out": LeaveOneOut,
+}
+UNBIASED = [
+    *((make, bound, name) for make in (coins, line) for bound in ("a", "b") for name in SCORES),
+    *((linear, "a", name) for name in ("none", "leave-one-out")),
+    *((classes, "b", name) for name in ("none", "leave-one-out")),
+]
+
+
+@pytest.mark.parametrize(("make", "bound", "baseline"), UNBIASED)
+def test_the_score_function_has_the_gradient_of_the_bound_as_its_mean(make, bound, baseline):
+    of = aevb.elbo_a if bound == "a" else aevb.elbo_b
+    mean_is_the_gradient(score_function(of, SCORES[baseline]()), make)
+
+
+@pytest.mark.parametrize("make", [line, linear])
+@pytest.mark.parametrize("objective", [aevb.elbo_a, aevb.elbo_b, path_derivative()], ids=by_name)
+def test_gradients_through_the_draw_have_the_gradient_of_the_bound_as_their_mean(make, objective):
+    mean_is_the_gradient(objective, make)
+
+
+@pytest.mark.parametrize("make", [coins, classes, line])
+@pytest.mark.parametrize("baseline", SCORES)
+def test_the_score_function_of_two_weights(make, baseline):
+    mean_is_the_gradient(score_function(aevb.iwae, SCORES[baseline]()), make, samples=2)
+
+
+@pytest.mark.parametrize("objective", [aevb.iwae, doubly_reparameterized], ids=by_name)
+def test_two_weights_through_the_draw(objective):
+    mean_is_the_gradient(objective, line, samples=2)
+
+
+def test_vimco_is_the_score_function_that_leaves_one_out():
+    own = score_function(aevb.iwae, LeaveOneOut())
+    for part, gradients in drawn(vimco, coins, 50, samples=3).items():
+        assert torch.equal(gradients, drawn(own, coins, 50, samples=3)[part])
+
+
+def test_the_path_derivative_of_several_weights_is_biased_in_phi_alone():
+    exact, _ = truth(line, 2)
+    gradients = drawn(path_derivative(aevb.iwae), line)
+    assert off_by(gradients["theta"], exact["theta"]) < 5
+    assert off_by(gradients["phi"], exact["phi"]) > 20
+    assert not path_derivative(aevb.iwae).unbiased
+
+
+@pytest.mark.parametrize("make", [coins, classes])
+def test_enumeration_is_exact(make):
+    exact, value = truth(make)
+    model, posterior = seeded(make)
+    bound = enumeration.terms(model, posterior, X, torch.zeros(1, 2, 0))
+    assert math.isclose(float(bound.objective.detach().mean()), value, rel_tol=1e-12)
+    torch.testing.assert_close(bound.reconstruction - bound.kl, bound.objective)
+    torch.testing.assert_close(bound.kl, kl_divergence(posterior(X), model.prior()))
+    for part, gradients in drawn(enumeration, make, 1).items():
+        torch.testing.assert_close(gradients[0], exact[part], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [coins, classes])
+def test_relaxed_codes_are_biased_and_less_so_when_they_are_harder(make):
+    exact, _ = truth(make)
+    off = []
+    for temperature in (1.0, 0.3, 0.1):
+        gradients = drawn(gumbel_softmax(temperature), make)
+        whole, target = (torch.cat([g[p] for p in exact], -1) for g in (gradients, exact))
+        off.append(float((whole.mean(0) - target).norm()))
+        if temperature == 1.0:
+            assert off_by(whole, target) > 20
+    assert off[0] > 2 * off[1] > 2 * off[2]
+
+
+@pytest.mark.parametrize("make", [coins, classes])
+def test_the_straight_through_gradient_is_biased_in_phi_alone(make):
+    exact, _ = truth(make)
+    gradients = drawn(straight_through, make)
+    assert off_by(gradients["theta"], exact["theta"]) < 5
+    assert off_by(gradients["phi"], exact["phi"]) > 20
+
+
+def test_the_straight_through_gradient_is_exact_where_the_bound_is_linear_in_the_code():
+    """One coin, and a decoder of which log p(x given z) is l_0 + z (l_1 - l_0)."""
+
+    class Straight(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rate = torch.nn.Parameter(torch.tensor([0.3, -1.2]).double())
+
+        def forward(self, z):
+            log_p = self.rate[0] + z.squeeze(-1) * (self.rate[1] - self.rate[0])
+            return Weighed(log_p)
+
+    class Weighed(torch.distributions.Distribution):
+        def __init__(self, log_p):
+            super().__init__(log_p.shape, torch.Size([3]), validate_args=False)
+            self.log_p = log_p
+
+        def log_prob(self, value):
+            return self.log_p
+
+    _, posterior = seeded(lambda: (aevb.Model(None, None), amortized(
+        aevb.MLP(3, [2], 1), families.Bernoulli())))  # fmt: skip
+    model = aevb.Model(Unconditional(families.Bernoulli(), 1), Straight()).double()
+    exact = enumeration(model, posterior, X, torch.zeros(1, 2, 0)).mean()
+    phi = list(posterior.parameters())
+    target = torch.cat([g.flatten() for g in torch.autograd.grad(exact, phi)])
+    u = torch.rand(5, 1, 2, 1, dtype=torch.float64)
+    found = GradientDraws(model, posterior, Batch(X))(straight_through, u)["phi"]
+    torch.testing.assert_close(found, target.expand_as(found))
+
+
+# -- the landing -----------------------------------------------------------------------------------
+
+
+def at_the_exact_posterior():
+    model = linear_pair()[0]
+    return model, model.exact_posterior()
+
+
+def no_noise_at_the_exact_posterior(objective):
+    """The gradient of phi is zero for every draw, where that of elbo_a is not."""
+    model, posterior = at_the_exact_posterior()
+    draws = GradientDraws(model, posterior, Batch(X))
+    eps = noise((50, 4, 2, 2))
+    usual = draws(aevb.elbo_a, eps)["phi"].abs().max()
+    assert usual > 0.1
+    assert draws(objective, eps)["phi"].abs().max() < 1e-13 * usual
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        path_derivative(),
+        path_derivative(aevb.iwae),
+        doubly_reparameterized,
+        score_function(aevb.elbo_a, LeaveOneOut()),
+    ],
+    ids=by_name,
+)
+def test_nothing_is_left_of_the_noise_at_the_exact_posterior(objective):
+    no_noise_at_the_exact_posterior(objective)
+
+
+@pytest.mark.parametrize("make", [line, linear])
+def test_one_sample_reparameterized_twice_is_the_path_derivative(make):
+    twice, once = (drawn(o, make, 20, 1) for o in (doubly_reparameterized, path_derivative()))
+    for part in twice:
+        torch.testing.assert_close(twice[part], once[part])
+
+
+def flow_pair():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        family = families.InverseAutoregressive(2, 2, (4,), 3)
+        posterior = amortized(aevb.MLP(6, [5], family.outputs(2)), family).double()
+    return small_pair()[0], posterior
+
+
+def ladder_pair():
+    from aevb.conditional import Chain, Conditional
+    from aevb.networks import Leading
+    from aevb.posterior import Ladder
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        normal = families.Normal()
+        links = [Unconditional(normal, 1), Conditional(aevb.MLP(1, [3], 4), normal)]
+        prior = Chain(links, [1, 2], reverse=True)
+        rungs = [aevb.MLP(6, [], 4), aevb.MLP(4, [], 4)]
+        heads = [aevb.MLP(4, [], 4), aevb.MLP(4, [], 2)]
+        model = aevb.Model(prior, aevb.bernoulli(Leading(aevb.MLP(2, [5], 6), 2)))
+        return model.double(), Amortized(Ladder(rungs, heads, prior)).double()
+
+
+@pytest.mark.parametrize(("make", "latent"), [(flow_pair, 2), (ladder_pair, 3)])
+def test_flows_and_ladders_have_path_derivatives_too(make, latent):
+    model, posterior = make()
+    draws = GradientDraws(model, posterior, Batch(binary_rows(2).all().double()))
+    eps = noise((20_000, 1, 2, latent))
+    usual, path = (draws(o, eps) for o in (aevb.elbo_a, path_derivative()))
+    for part in usual:
+        assert off_by(usual[part] - path[part], torch.zeros(())) < 5
+    assert (usual["phi"] - path["phi"]).abs().max() > 0.1
+    model_value = aevb.elbo_a(model, posterior, draws.batch, eps[0])
+    torch.testing.assert_close(
+        path_derivative()(model, posterior, draws.batch, eps[0]), model_value
+    )
+
+
+# -- what all have in common -----------------------------------------------------------------------
+
+OF_DRAWS = {
+    "path": (path_derivative(), aevb.elbo_a),
+    "path-iwae": (path_derivative(aevb.iwae), aevb.iwae),
+    "twice": (doubly_reparameterized, aevb.iwae),
+    "score-a": (score_function(aevb.elbo_a), aevb.elbo_a),
+    "score-b": (score_function(aevb.elbo_b, LeaveOneOut()), aevb.elbo_b),
+    "learnt": (score_function(aevb.elbo_b, settled(learnt_baseline(3))), aevb.elbo_b),
+    "vimco": (vimco, aevb.iwae),
+}
+
+
+def value_is_the_bound(objective, bound, make, temper):
+    model, posterior = pair_of(make)
+    eps = noise((4, 2, posterior(X).event_shape[0]), 5).sigmoid() if make is coins else noise(
+        (4, 2, posterior(X).event_shape[0]), 5)  # fmt: skip
+    found = objective.terms(model, posterior, X, eps, temper)
+    with torch.no_grad():
+        expected = bound.terms(model, posterior, X, eps, temper)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.detach(), other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", OF_DRAWS)
+@pytest.mark.parametrize("temper", [1.0, 0.3])
+def test_the_value_is_that_of_the_bound(name, temper):
+    objective, bound = OF_DRAWS[name]
+    value_is_the_bound(objective, bound, linear, temper)
+    if name in ("score-a", "score-b", "learnt", "vimco"):
+        value_is_the_bound(objective, bound, coins, temper)
+
+
+@pytest.mark.parametrize("objective", [gumbel_softmax(0.5), straight_through], ids=by_name)
+@pytest.mark.parametrize("make", [coins, classes])
+def test_what_is_reported_of_soft_codes_is_the_bound_at_hard_ones(objective, make):
+    model, posterior = seeded(make)
+    law = objective.noise(model, posterior, Batch(X))
+    u = law.draw(np.random.default_rng(0), (4000, 2), torch.float64)
+    found = objective.terms(model, posterior, X, u)
+    exact = enumeration.terms(model, posterior, X, u[..., :0])
+    torch.testing.assert_close(found.kl, exact.kl)
+    torch.testing.assert_close(found.objective, found.reconstruction - found.kl)
+    each = [objective.terms(model, posterior, X, one).reconstruction for one in u.split(1)[:1000]]
+    values = torch.stack(each).detach()
+    with torch.no_grad():
+        possible = model.log_likelihood(X, CODES[make].unsqueeze(1))
+    assert ((values.unsqueeze(1) - possible).abs().amin(1) < 1e-12).all()
+    error = values.std(0) / 1000**0.5
+    assert ((values.mean(0) - exact.reconstruction).abs() < 5 * error).all()
+
+
+def test_a_loop_of_ones_own_learns_by_any_of_them():
+    for objective in (score_function(aevb.elbo_b, RunningMean()), vimco, gumbel_softmax(0.5)):
+        model, posterior = seeded(coins)
+        parameters = [*model.parameters(), *posterior.parameters()]
+        optimizer = torch.optim.Adam(parameters, lr=0.02)
+        law = objective.noise(model, posterior, Batch(X))
+        before = enumeration(model, posterior, X, torch.zeros(1, 2, 0)).mean()
+        for t in range(100):
+            eps = law.draw(np.random.default_rng(t), (2, 2), torch.float64)
+            optimizer.zero_grad()
+            (-objective(model, posterior, X, eps).mean()).backward()
+            optimizer.step()
+        after = enumeration(model, posterior, X, torch.zeros(1, 2, 0)).mean()
+        assert after > before + 0.5
+
+
+# -- baselines -------------------------------------------------------------------------------------
+
+
+def test_a_running_mean_is_of_the_steps_before_and_moves_in_training_alone():
+    baseline = RunningMean(decay=0.5).double()
+    values = [torch.tensor([[v, v]], dtype=torch.float64) for v in (4.0, 8.0, 0.0)]
+    found = [float(baseline(Signal(v, list), X)[0]) for v in values]
+    assert found == [0.0, 4.0, (0.5 * 4 + 8) / 1.5]
+    kept = baseline.mean.clone()
+    baseline.eval()(Signal(values[1], list), X)
+    assert torch.equal(baseline.mean, kept)
+
+
+def test_a_learnt_baseline_learns_what_the_signal_is_for_each_datum():
+    model, posterior = seeded(coins)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        objective = score_function(aevb.elbo_b, learnt_baseline(3).double())
+    module = objective.modules()["baseline"]
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
+    for t in range(600):
+        u = torch.from_numpy(np.random.default_rng(t).random((8, 2, 2)))
+        optimizer.zero_grad()
+        (-objective(model, posterior, X, u).mean()).backward()
+        optimizer.step()
+    expected = enumeration.terms(model, posterior, X, torch.zeros(1, 2, 0)).reconstruction
+    found, _ = module.eval()(Signal(torch.zeros(1, 2).double(), list), X)
+    assert (expected[0] - expected[1]).abs() > 0.3
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.15)
+
+
+def test_the_gradient_of_a_baseline_is_its_own():
+    """Neither theta nor phi hears of the squared error, nor the baseline of anything else."""
+    model, posterior = seeded(coins)
+    baseline = settled(learnt_baseline(3))
+    objective = score_function(aevb.elbo_b, baseline)
+    u = torch.from_numpy(np.random.default_rng(0).random((3, 2, 2)))
+    own = list(baseline.parameters())
+    got = torch.autograd.grad(objective(model, posterior, X, u).mean(), own)
+    with torch.no_grad():
+        log_p = model.log_likelihood(X, (u < posterior(X).base_dist.probs).double()).mean(0)
+    middle, spread = baseline.seen()
+    c = baseline.network(torch.asinh(X)).squeeze(-1)
+    wanted = torch.autograd.grad(-(((log_p - middle) / spread - c) ** 2).mean(), own)
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_learner_keeps_its_baseline_with_the_state():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        objective = score_function(aevb.elbo_b, learnt_baseline(6).double())
+    learner = AEVB(*small_pair(), objective)
+    state = learner.init()
+    for t in range(3):
+        learner.step(state, binary_rows(4).all(), noise((2, 4, 2), t))
+    tensors = state.tensors()
+    assert float(tensors["buffers/baseline.weight"]) > 0.1
+    assert tensors["parameters/baseline.network.head.weight"].abs().max() > 0
+    assert not [name for name in learner.model.state_dict() if "baseline" in name]
+
+
+# -- variance --------------------------------------------------------------------------------------
+
+
+def variances(objectives, pair, n=4000, samples=1):
+    model, posterior = pair
+    draws = GradientDraws(model, posterior, Batch(X))
+    eps = noise((n, samples, 2, posterior(X).event_shape[0]), 2)
+    return [float(draws(o, eps)["phi"].var(0).sum()) for o in objectives]
+
+
+def test_the_order_of_variances_near_the_optimum():
+    """At the best diagonal Gaussian: the score function, then A, then the path; B between."""
+    model = linear_pair()[0]
+    pair = model, model.best_mean_field()
+    of = [score_function(aevb.elbo_a), aevb.elbo_a, aevb.elbo_b, path_derivative()]
+    score, a, b, path = variances(of, pair)
+    assert score > 3 * a > 3 * b > 3 * path
+
+
+# -- what does not apply ---------------------------------------------------------------------------
+
+REFUSED = [
+    (aevb.elbo_b, coins, "draws of Bernoulli have no gradient"),
+    (path_derivative(), coins, "choose score_function"),
+    (doubly_reparameterized, classes, "draws of OneHotCategorical have no gradient"),
+    (gumbel_softmax(), line, "for codes of Bernoulli or OneHotCategorical, found Normal"),
+    (straight_through, line, "for codes of Bernoulli"),
+    (enumeration, line, "decodes every code"),
+]
+
+
+@pytest.mark.parametrize(("objective", "make", "sentence"), REFUSED)
+def test_what_does_not_apply_is_refused_in_a_sentence(objective, make, sentence):
+    model, posterior = seeded(make)
+    size = posterior(X).event_shape[0]
+    with pytest.raises(UsageError, match=sentence):
+        objective(model, posterior, X, torch.rand(2, 2, size, dtype=torch.float64))
+
+
+def test_one_sample_has_no_others():
+    model, posterior = seeded(coins)
+    with pytest.raises(UsageError, match="at least 2, found 1"):
+        vimco(model, posterior, X, torch.rand(1, 2, 2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: score_function(aevb.free_bits(0.1)), "found free_bits"),
+        (lambda: path_derivative(aevb.elbo_b), "elbo_a or iwae, found elbo_b"),
+        (lambda: gumbel_softmax(0.0), "temperature must be positive"),
+    ],
+)
+def test_what_there_is_no_formula_for_is_refused_at_once(make, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        make()
+
+
+def test_too_many_codes_are_not_enumerated():
+    prior = Unconditional(families.Bernoulli(), 13)
+    model = aevb.Model(prior, aevb.bernoulli(aevb.MLP(13, [], 3))).double()
+    posterior = amortized(aevb.MLP(3, [], 13), families.Bernoulli()).double()
+    with pytest.raises(UsageError, match="up to 4,096 of them, found 8,192"):
+        enumeration(model, posterior, X, torch.zeros(1, 2, 0))
+
+
+# -- the compiled step -----------------------------------------------------------------------------
+
+
+def learnt():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return score_function(aevb.elbo_b, learnt_baseline(3).double())
+
+
+COMPILED = {
+    "learnt": (coins, learnt),
+    "running-mean": (coins, lambda: score_function(aevb.iwae, RunningMean().double())),
+    "path": (line, path_derivative),
+    "twice": (line, lambda: doubly_reparameterized),
+    "vimco": (coins, lambda: vimco),
+    "gumbel": (classes, gumbel_softmax),
+    "straight-through": (classes, lambda: straight_through),
+    "enumeration": (coins, lambda: enumeration),
+}
+
+
+def trained(learner, n=20):
+    state = learner.init()
+    law = learner.noise(Batch(X))
+    for t in range(n):
+        eps = law.draw(np.random.default_rng(t), (2, 2), torch.float64)
+        learner.step(state, Batch(X, torch.arange(2)), eps, 1 - t / n, min(1.0, t / 10))
+    moved = {**state.parameters, **state.buffers}
+    return torch.cat([p.flatten() for p in moved.values()]), state.totals
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "name", ["learnt", *(pytest.param(k, marks=pytest.mark.slow) for k in list(COMPILED)[1:])]
+)
+def test_the_compiled_step_equals_its_eager_twin(name):
+    make, objective = COMPILED[name]
+    found = []
+    for compiled in (False, True):
+        learner = AEVB(*seeded(make), objective(), compiled=compiled)
+        found.append(trained(learner))
+        assert learner.note is None
+        assert learner.compiled is compiled
+    for eager, graph in zip(*found, strict=True):
+        assert torch.allclose(eager, graph, rtol=1e-10, atol=1e-10)
