@@ -45,6 +45,7 @@ from aevb.families import (
     NegativeBinomial,
     Normal,
     OneHotCategorical,
+    OneHotCategoricals,
     Ordinal,
     Planar,
     Poisson,
@@ -58,7 +59,7 @@ from aevb.families import (
 from aevb.gaussian_mixture import GaussianMixture
 from aevb.linear_gaussian import LinearGaussian
 from aevb.networks import Leading, ObservedInput, StandardizedInput
-from aevb.posterior import Amortized, Batch, Ladder, PerDatum, everywhere
+from aevb.posterior import Amortized, Batch, Ladder, PerDatum, amortized, everywhere
 from aevb.priors import VampPrior
 from aevb.storage.description import ACTIVATIONS, CLASSES, describe, restore
 from aevb.storage.files import read_json
@@ -124,6 +125,13 @@ def shared_noise():
     return aevb.Model(Unconditional(Normal(), D, learnt=True), likelihood), aevb.mean_field(
         encoder()
     )
+
+
+def classes():
+    """Codes of one class of D."""
+    family = OneHotCategoricals(D)
+    model = aevb.Model(Unconditional(family, D, learnt=True), aevb.bernoulli(decoder()))
+    return model, amortized(encoder(D), family)
 
 
 def free():
@@ -239,6 +247,7 @@ PAIRS = {
     "one-hot": (plain(lambda: aevb.Conditional(decoder(), OneHotCategorical())), one_hot),
     "categorical": (plain(lambda: aevb.categorical(decoder(4 * X), 4)), counts),
     "negative-binomial": (plain(lambda: aevb.negative_binomial(decoder(2 * X))), counts),
+    "classes": (classes, binary),
     "per-datum": (free, counts),
 }
 

@@ -187,7 +187,8 @@ def test_map_and_density_are_one_graph(name):
         Distribution.set_default_validate_args(True)
 
 
-OF_OTHERS = {"BernoulliVector", "Chain", "Masked", "OneHotCategoricalStraightThrough", "Product"}
+ONE_HOT = {"OneHotCategoricalStraightThrough", "OneHotCategoricals"}
+OF_OTHERS = {"BernoulliVector", "Chain", "Masked", "Product", *ONE_HOT}
 """Made of other distributions, or of vectors of zeros and ones: tested by themselves."""
 
 

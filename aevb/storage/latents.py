@@ -232,7 +232,8 @@ def check_algorithm(settings: Settings) -> None:
             f"--algorithm {algorithm} has no recognition model, and --posterior {posterior} is one "
             "for all rows: leave it out, or choose per-datum:FAMILY"
         )
-    factors = name != "ladder" and isinstance(FAMILIES[name][1](2), Normal | Elementwise)
+    own = FAMILIES[name][1](2) if name in FAMILIES else None
+    factors = name in DISCRETE or isinstance(own, Normal | Elementwise)
     if algorithm == "mean-field" and not factors:
         raise UsageError(
             f"--algorithm mean-field has a posterior that factorizes over dimensions, and that of "
