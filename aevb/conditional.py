@@ -163,7 +163,7 @@ class Averaged(nn.Module):
         torch.Size([4, 5])
     """
 
-    START = 0.01
+    START = 0.05
     """The deviation of every weight before anything is learned."""
     noise: Tensor
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from aevb.algorithms import Learner, State
 from aevb.compilation import Compiled, layouts
+from aevb.conditional import Averaged
 from aevb.data import Dataset, Rows
 from aevb.devices import Stopwatch, device_for, full_float32, parameter_of
 from aevb.errors import Interrupted, ModelFileError, TrainingError, UsageError
@@ -33,6 +34,7 @@ from aevb.portions import Portions
 from aevb.posterior import Batch, PerDatum, Posterior
 from aevb.products import has_bfloat16
 from aevb.randomness import Stream, generator, seed_torch, torch_kept
+from aevb.refinement import Refined
 
 if TYPE_CHECKING:  # a run without a folder does not wait for what checks those
     from aevb.storage import RunFolder
@@ -444,6 +446,8 @@ class Work:
     operations: float
     steps: int
     device: str = "cpu"
+    parts: int = 1
+    """How many times the decoder stands in the graph of a step: compiling it takes so much longer."""
 
     @property
     def seconds(self) -> float:
@@ -454,7 +458,7 @@ class Work:
     @property
     def worth_compiling(self) -> bool:
         """Whether the run earns back the seconds that a first compilation takes."""
-        return self.seconds > SECONDS_WORTH_COMPILING
+        return self.seconds > SECONDS_WORTH_COMPILING * self.parts
 
     @property
     def worth_threads(self) -> bool:
@@ -484,7 +488,10 @@ def work_of(
     Errors: UsageError where a GPU is asked for and there is none.
     """
     encode, decode = operations(model, posterior, rows)
+    if isinstance(model.likelihood, Averaged):  # a step is at one draw of the weights
+        decode //= model.likelihood.draws
     by_row = encode + plan.samples * decode
     steps = passes * plan.epochs * plan.steps_per_epoch(len(rows))
     in_step = 3.0 * by_row * min(plan.batch_size, len(rows))
-    return Work(in_step, steps, device_for(device, in_step > LARGE_STEP))
+    parts = 1 + posterior.steps if isinstance(posterior, Refined) else 1
+    return Work(in_step, steps, device_for(device, in_step > LARGE_STEP), parts)

@@ -21,6 +21,7 @@ log q not held on the path              weights of the path not squared
 own sample in its baseline              value of the surrogate
 importance weights with a gradient      wake codes from the prior
 dreams with a gradient
+chains begun anew at each visit         volume of a constrained scale left out
 """
 
 import math
@@ -41,7 +42,7 @@ from torch.distributions import Independent, Normal
 from zoo.table import draws, summing
 
 from aevb import data, distributions, families, model, objectives, portions
-from aevb.algorithms import AEVB, wake_sleep
+from aevb.algorithms import AEVB, MonteCarloEM, wake_sleep
 from aevb.algorithms import gradient as learner_module
 from aevb.data import dataset
 from aevb.distributions import divergences, route
@@ -239,6 +240,25 @@ def own_sample_in_its_baseline(patch):
     patch.setitem(score._FORMS, "elbo_b", own)
 
 
+def chains_begun_anew(patch):
+    original = MonteCarloEM._walk
+
+    def walk(self, state, batch, eps):
+        before = state.extra["chains"].clone()
+        found = original(self, state, batch, eps)
+        state.extra["chains"].copy_(before)
+        return found
+
+    patch.setattr(MonteCarloEM, "_walk", walk)
+
+
+def volume_left_out(patch):
+    def log_density(self, state, batch):
+        return lambda u: self.terms(batch, u[None], None).objective
+
+    patch.setattr(MonteCarloEM, "_log_density", log_density)
+
+
 def wrong_gumbel(own, value):
     y = (value - own.loc) / own.scale
     return y - torch.exp(-y) - own.scale.log()
@@ -273,6 +293,8 @@ def dreams_with_a_gradient(patch):
 
 
 BUGS = {
+    "chains begun anew at each visit": (chains_begun_anew, laws.chains_have_the_posterior),
+    "volume of a constrained scale left out": (volume_left_out, laws.chains_have_the_posterior),
     "missing half of the divergence": (
         kl_as(lambda kl, q, p: 2 * kl(q, p)),
         laws.bounds_equal_the_numpy_derivation,

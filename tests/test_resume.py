@@ -21,7 +21,7 @@ from torch import nn
 
 import aevb
 from aevb import cli, families
-from aevb.algorithms import FullBayes, uncertain
+from aevb.algorithms import FullBayes, MonteCarloEM, uncertain
 from aevb.data import Binarization, Source, split
 from aevb.errors import Interrupted, ModelFileError, UsageError
 from aevb.evaluation import bound_parts
@@ -120,6 +120,10 @@ CASES = {
     "reweighted wake-sleep": (
         lambda: asleep(aevb.ReweightedWakeSleep),
         replace(PLAN, samples=3),
+    ),
+    "Monte Carlo EM": (
+        lambda: MonteCarloEM(pair()[0], aevb.per_datum(32, D), optimizer=aevb.Adagrad(0.1)),
+        replace(PLAN, samples=2),
     ),
     "free parameters": (
         lambda: learner(aevb.Adam(0.1), posterior=lambda: aevb.per_datum(32, D)),
@@ -424,6 +428,7 @@ warnings.simplefilter("ignore")
 import torch._dynamo, torch._functorch.eager_transforms  # what the first step would import
 import aevb.data.readers, aevb.progress
 from aevb import cli
+from aevb.algorithms import MonteCarloEM
 from aevb.algorithms import AEVB
 from aevb.storage import RunFolder
 from aevb.workflow import training
