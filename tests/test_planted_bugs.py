@@ -167,17 +167,17 @@ def without_evaluation_mode(*modules):
 
 
 def weight_prior_everywhere(patch):
-    original = learner_module._log_weight_prior
+    original = learner_module.log_weight_prior
     patch.setattr(
         learner_module,
-        "_log_weight_prior",
+        "log_weight_prior",
         lambda parameters: original({f"model.{k}": v for k, v in parameters.items()}),
     )
 
 
 def unscaled_weight_prior(patch):
-    original = learner_module._log_weight_prior
-    patch.setattr(learner_module, "_log_weight_prior", lambda parameters: 50 * original(parameters))
+    original = learner_module.log_weight_prior
+    patch.setattr(learner_module, "log_weight_prior", lambda parameters: 50 * original(parameters))
 
 
 def beta_in_the_report(patch):
