@@ -113,12 +113,12 @@ def judge(results: Results) -> list[Expectation]:
 def _unbiased(results: Results) -> Expectation:
     """All but those that are biased by construction are so, within errors."""
     off = {
-        f"{e['name']}, {part}": e[part]["bias"] / e[part]["bias_standard_error"]
+        f"{e['name']}, {part}": e[part]["bias"] / e[part]["bias_error"]
         for result in results.values()
         for comparison in result["gradients"].values()
         for e in comparison["estimators"]
         for part in ("theta", "phi")
-        if e["unbiased"] and e[part]["bias_standard_error"]
+        if e["unbiased"] and e[part]["bias_error"]
     }
     name = max(off, key=lambda key: off[key])
     sentence = f"unbiased estimators are off by less than {STANDARD_ERRORS:g} standard errors"
