@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from aevb.evaluation import evidence, exact, refit
-from aevb.linear_gaussian import as_linear_gaussian, maximum_likelihood
+from aevb.linear_gaussian import as_linear_gaussian
 from aevb.model import Model
 from aevb.posterior import PerDatum
 from aevb.storage import build, check_settings, learner, settle_latents
