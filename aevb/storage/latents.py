@@ -275,6 +275,8 @@ def classes_of(settings: Settings) -> int:
 
 def has_closed_divergence(settings: Settings) -> bool:
     """Whether KL(q || p) of the settings has a closed form, which estimator B needs."""
+    if settings.exact:
+        return True
     if settings.layers > 1 or prior_for(settings.posterior, settings.prior) == "vamp":
         return False
     return kl(*laws_of(settings)) is not None
