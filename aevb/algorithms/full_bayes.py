@@ -20,6 +20,7 @@ from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.objectives import Objective, Terms, elbo_b
 from aevb.posterior import Batch, Posterior
+from aevb.priors import VampPrior
 from aevb.randomness import Stream, generator, normal_in_step
 
 
@@ -128,7 +129,8 @@ def uncertain(model: Model, draws: int = 10, seed: int = 0) -> Model:
 
         p(x given z) = 1/K sum_k p(x given z, theta_k),   p(z) likewise where it has parameters
 
-    Likelihood and prior are averaged each by itself, which is exact: q(theta) is a product.
+    Likelihood and prior are averaged each by itself, which is exact: q(theta) is a product. The
+    pseudo-inputs of a VampPrior are no weights: they are learned as points.
     Shapes: as the model, whose modules it shares. Errors: UsageError for fewer than one draw, or a
     likelihood without parameters.
     Source: Kingma & Welling (2013), appendix F.
@@ -144,6 +146,6 @@ def uncertain(model: Model, draws: int = 10, seed: int = 0) -> Model:
         made.redraw(seed, number)
         return made
 
-    learnt = any(True for _ in model.prior.parameters())
-    prior = averaged(model.prior, 1) if learnt else model.prior
+    own = [] if isinstance(model.prior, VampPrior) else list(model.prior.parameters())
+    prior = averaged(model.prior, 1) if own else model.prior
     return Model(prior, averaged(model.likelihood, 0))
