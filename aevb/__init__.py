@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         poisson,
         standard_normal,
     )
-    from aevb.estimator import VAE, VAEDetector
+    from aevb.estimator import VAE, SemiSupervisedVAE, VAEClassifier, VAEDetector
     from aevb.evaluation import calibrate, check, diagnose, estimate, evidence, score_rows
     from aevb.evaluation.gaps import gaps
     from aevb.imputation import denoise, impute
@@ -52,7 +52,7 @@ _HOMES = {
         "poisson",
         "standard_normal",
     ],
-    "estimator": ["VAE", "VAEDetector"],
+    "estimator": ["VAE", "SemiSupervisedVAE", "VAEClassifier", "VAEDetector"],
     "evaluation": [
         "calibrate",
         "check",

@@ -11,7 +11,7 @@ may stand in for the classes here.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch.func import functional_call
 
 from aevb import distributions
 from aevb.distributions.combinators import Average
-from aevb.distributions.reparameterization import Route, route
+from aevb.distributions.reparameterization import Noise, Route, route
 from aevb.errors import UsageError
 from aevb.families import (
     LIKELIHOOD_MIN_VARIANCE,
@@ -133,19 +133,10 @@ class Chain(nn.Module):
         self, links: Sequence[nn.Module], sizes: Sequence[int], reverse: bool = False
     ) -> None:
         super().__init__()
-        if len(links) != len(sizes) or not links:
-            raise UsageError(f"{len(links)} links of a chain need as many sizes, found {sizes}")
-        for link in links:
-            if not isinstance(getattr(link, "family", None), Family):
-                raise UsageError(
-                    f"a link of a chain needs a family, as Conditional has, found "
-                    f"{type(link).__name__}"
-                )
-        self.links: Sequence[Any] = nn.ModuleList(links)  # type: ignore[assignment]
+        self.links: Sequence[Any] = nn.ModuleList(_checked(links, sizes))  # type: ignore[assignment]
         self.sizes = tuple(sizes)
         self.reverse = reverse
-        ways = [_route_of(link.family, size) for link, size in zip(links, sizes, strict=True)]
-        self.noises = [way.standard for way in ways]
+        self.noises = _noises(links, sizes)
 
     def forward(self, condition: Tensor | None = None) -> Distribution:
         first, *rest = self.links
@@ -225,6 +216,69 @@ class Averaged(nn.Module):
         other = Averaged(conditional, self.draws)
         other.log_deviation, other.noise = self.log_deviation, self.noise
         return other
+
+
+class Informed(nn.Module):
+    """A chain whose later links are told of the condition beside the part before them.
+
+        p(a, b given c) = p(a given c) p(b given t(c), a) ...,   z = (a, b, ...)
+
+    With a class for a, it is a classifier and an encoder for each class: q(y given x) q(z given x,
+    y). The networks of the later links see the vector (t(c), a); what t makes of the condition is
+    computed once, however many values of a are tried.
+    Shapes: `sizes` are those of the parts, in the order of drawing; the condition (N, C) goes to
+    the first of `links`, and through `told` to the others. Batch as that of the first link.
+    Errors: as `Chain`.
+    Source: Kingma et al. (2014), "Semi-supervised learning with deep generative models", section 3.
+    Example:
+        >>> from aevb.families import OneHotCategorical
+        >>> classifier = Conditional(nn.Linear(7, 3), OneHotCategorical())
+        >>> encoder = Conditional(nn.Linear(4 + 3, 2 * 2), Normal())
+        >>> q = Informed([classifier, encoder], [3, 2], told=nn.Linear(7, 4))
+        >>> q(torch.zeros(5, 7)).event_shape
+        torch.Size([5])
+    """
+
+    def __init__(self, links: Sequence[nn.Module], sizes: Sequence[int], told: nn.Module) -> None:
+        super().__init__()
+        self.links: Sequence[Any] = nn.ModuleList(_checked(links, sizes))  # type: ignore[assignment]
+        self.sizes = tuple(sizes)
+        self.told = told
+        self.noises = _noises(links, sizes)
+
+    def forward(self, condition: Tensor) -> Distribution:
+        first, *rest = self.links
+        about = for_densities(self.told(condition))
+        links = [_informed(link, about) for link in rest]
+        return distributions.Chain(first(condition), links, self.sizes, noises=self.noises)
+
+
+def _informed(link: Any, about: Tensor) -> Callable[[Tensor], Distribution]:
+    """The law of a part given the one before it, by a network that is told of the condition too."""
+
+    def law(before: Tensor) -> Distribution:
+        given = torch.cat([about.expand(*before.shape[:-1], -1), before], dim=-1)
+        distribution: Distribution = link(given)
+        return distribution
+
+    return law
+
+
+def _checked(links: Sequence[nn.Module], sizes: Sequence[int]) -> Sequence[nn.Module]:
+    """The links of a chain, or a UsageError."""
+    if len(links) != len(sizes) or not links:
+        raise UsageError(f"{len(links)} links of a chain need as many sizes, found {sizes}")
+    for link in links:
+        if not isinstance(getattr(link, "family", None), Family):
+            raise UsageError(
+                f"a link of a chain needs a family, as Conditional has, found {type(link).__name__}"
+            )
+    return links
+
+
+def _noises(links: Sequence[Any], sizes: Sequence[int]) -> list[Noise]:
+    """The noise that the draw of each part takes."""
+    return [_route_of(k.family, size).standard for k, size in zip(links, sizes, strict=True)]
 
 
 def _route_of(family: Any, size: int) -> Route:

@@ -43,7 +43,7 @@ def impute(
     posterior: Posterior,
     rows: Rows,
     *,
-    method: Literal["gibbs", "importance"] = "gibbs",
+    method: Literal["gibbs", "importance"] | None = None,
     samples: int = 100,
     seed: int = 0,
 ) -> Array:
@@ -56,11 +56,13 @@ def impute(
 
     The sampler of Gibbs alternates z and x_missing; with x_missing integrated out, which is exact
     here and mixes better, what is left are moves of z, by Hamiltonian Monte Carlo. It is several
-    times slower than importance sampling of as many draws, and nearer to the answer.
+    times slower than importance sampling of as many draws, and nearer to the answer. Discrete codes
+    have no gradient to move along: without a `method` they go by importance, all others by Gibbs.
     Shapes: N rows of X cells; (N, X). Units: of the data; a column of classes gets the most
     probable one. `samples` are the draws of z for each row, behind those for burning in.
-    Errors: UsageError for an unknown method, samples below 1, or a likelihood whose cells are not
-    independent; DataError for observed cells outside the likelihood's domain.
+    Errors: UsageError for an unknown method, Gibbs for discrete codes, samples below 1, or a
+    likelihood whose cells are not independent; DataError for observed cells outside the
+    likelihood's domain.
     Source: Mattei & Frellsen (2019), "MIWAE", equation 12, for importance; Liu (1994), "The
     collapsed Gibbs sampler in Bayesian computations with applications to a gene regulation
     problem", for Gibbs.
@@ -73,8 +75,15 @@ def impute(
         >>> impute(model, aevb.mean_field(aevb.MLP(64, [8], 4)), holes, samples=9).shape
         (1, 64)
     """
-    if method not in ("importance", "gibbs"):
+    if method not in ("importance", "gibbs", None):
         raise UsageError(f"the method must be gibbs or importance, found {method!r}")
+    discrete = not route(model.prior()).differentiable
+    if method == "gibbs" and discrete:
+        raise UsageError(
+            "gibbs moves codes along a gradient, and those of this model are discrete: choose the "
+            "method importance"
+        )
+    method = method or ("importance" if discrete else "gibbs")
     infer = _importance if method == "importance" else _gibbs
     inferred = _posterior_mean(model, posterior, rows, infer, samples, seed, holed_only=True)
     data = rows.all().double().flatten(1).numpy()

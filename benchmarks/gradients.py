@@ -64,10 +64,7 @@ def table(found: Comparison) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for e in found.estimators:
-        cells = [
-            f"{w.bias:.2g} ± {w.bias_standard_error:.2g} | {w.variance:.3g}"
-            for w in (e.theta, e.phi)
-        ]
+        cells = [f"{w.bias:.2g} ± {w.bias_error:.2g} | {w.variance:.3g}" for w in (e.theta, e.phi)]
         name = e.name if e.unbiased else f"{e.name} *"
         lines.append(f"| {name} | {' | '.join(cells)} | {e.cost:.1f} |")
     return [*lines, found.recommendation, ""]

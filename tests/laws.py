@@ -10,15 +10,19 @@ import numpy as np
 import scipy.stats
 import torch
 from helpers import binary_rows, noise, numpy_bounds, quadrature, small_pair
+from torch.distributions import Independent, Poisson
 
 import aevb
-from aevb.algorithms import AEVB
+from aevb import distributions
+from aevb.algorithms import AEVB, MonteCarloEM
+from aevb.conditional import Unconditional
 from aevb.data import Dataset, Rows, Source, split
 from aevb.distributions import kl_by_dimension
 from aevb.evaluation import bound_parts, evidence
-from aevb.families import Categorical, Normal
+from aevb.families import Categorical, Elementwise, Normal
+from aevb.mcmc import effective_sample_size
 from aevb.objectives import draw
-from aevb.posterior import Batch
+from aevb.posterior import Batch, per_datum
 from aevb.randomness import Stream, generator
 from aevb.training import Plan, train
 
@@ -357,3 +361,85 @@ LAWS = [
     test_rows_never_reach_training,
     dynamic_binarization_is_fresh_each_epoch_and_unbiased,
 ]
+
+
+class Fixed(torch.nn.Module):
+    """A likelihood that is a function of z, with a weight of no effect: learners need one."""
+
+    def __init__(self, law):
+        super().__init__()
+        self.law = law
+        self.weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, z):
+        return self.law(z + 0 * self.weight)
+
+
+def visits(learner, x, n, batch_size=None, samples=1, schedule=lambda done: 1.0):
+    """So many visits of Monte Carlo EM to x; its state, and the places of all chains after each
+    transition of each visit."""
+    state, seen = learner.init(), []
+    original = learner._walk
+
+    def spy(*arguments):
+        draws, acceptance = original(*arguments)
+        seen.append(list(draws))
+        return draws, acceptance
+
+    learner._walk = spy if not learner.compiled else original
+    for t in range(n):
+        rows = np.random.default_rng(t).permutation(len(x))[:batch_size] if batch_size else None
+        rows = torch.arange(len(x)) if rows is None else torch.from_numpy(rows)
+        batch = Batch(x[rows], rows)
+        source = generator(9, Stream.NOISE, t)
+        noise = learner.noise(batch).draw(source, (samples, len(rows)), torch.float64)
+        learner.step(state, batch, noise, schedule(t / n))
+    return state, seen
+
+
+def chains_have_the_posterior():
+    """z ~ Gamma(2, 1), x ~ Poisson(3 z): z given x is Gamma(2 + x, 4)."""
+    counts, copies = torch.tensor([0.0, 3.0, 20.0]).double(), 30
+    prior = Unconditional(Elementwise(distributions.Gamma), 1)
+    prior.raw[0] = math.log(2.0)
+    law = Fixed(lambda z: Independent(Poisson(3 * z), 1))
+    model = aevb.Model(prior, law).double()
+    learner = MonteCarloEM(model, per_datum(3 * copies, 1), optimizer=aevb.SGD(1e-12))
+    x = counts.repeat(copies)[:, None]
+    _, seen = visits(learner, x, 120)
+    u = torch.stack([places[-1] for places in seen[40:]])
+    z = learner._map(u).reshape(len(u), copies, 3)
+    for k, count in enumerate(counts):
+        truth = scipy.stats.gamma(2 + float(count), scale=1 / (1 + 3))
+        draws = z[:, :, k]
+        for values, expected in (
+            (draws, truth.mean()),
+            ((draws - truth.mean()).square(), truth.var()),
+        ):
+            worth = float(effective_sample_size(values, ranked=False))
+            assert worth > 200
+            assert abs(float(values.mean()) - expected) < 5 * float(values.std()) / worth**0.5
+
+
+def chains_are_persistent():
+    """A chain goes on from where it was left; those of other rows stay; only theta is learned."""
+    model, _ = small_pair()
+    posterior = per_datum(30, 2)
+    before = [p.clone() for p in posterior.parameters()]
+    learner = MonteCarloEM(model, posterior)
+    x = binary_rows(30).all().double()
+    state, _ = visits(learner, x, 3)
+    assert all(name.startswith("model.") for name in state.parameters)
+    assert all(torch.equal(a, b) for a, b in zip(before, posterior.parameters(), strict=True))
+    left = state.extra["chains"].clone()
+    state.extra["tuning"][0] = -30.0  # steps so small that a chain stays where it begins
+    rows = torch.arange(5)
+    noise = learner.noise(Batch(x[:5], rows)).draw(np.random.default_rng(0), (1, 5), torch.float64)
+    learner.step(state, Batch(x[:5], rows), noise)
+    close(state.extra["chains"], left, 1e-9)
+    moved = state.extra["tuning"][0] + 30.0
+    assert abs(float(moved) - 0.1) < 1e-6  # all was taken: the steps grow
+    state.extra["tuning"][0] = -1.0
+    learner.step(state, Batch(x[:5], rows), noise)
+    assert not torch.equal(state.extra["chains"][:5], left[:5])
+    assert torch.equal(state.extra["chains"][5:], left[5:])

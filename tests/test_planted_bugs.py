@@ -19,6 +19,9 @@ sign in a density                       factor in a draw
 scale without gradient                  closed form the wrong way round
 log q not held on the path              weights of the path not squared
 own sample in its baseline              value of the surrogate
+importance weights with a gradient      wake codes from the prior
+dreams with a gradient
+chains begun anew at each visit         volume of a constrained scale left out
 """
 
 import math
@@ -30,6 +33,7 @@ import numpy as np
 import pytest
 import test_divergences
 import test_gradient_estimators as estimators
+import test_wake_sleep
 import test_zoo
 import test_zoo_gradients as gradients
 import torch
@@ -38,13 +42,14 @@ from torch.distributions import Independent, Normal
 from zoo.table import draws, summing
 
 from aevb import data, distributions, families, model, objectives, portions
-from aevb.algorithms import AEVB
+from aevb.algorithms import AEVB, MonteCarloEM, wake_sleep
 from aevb.algorithms import gradient as learner_module
 from aevb.data import dataset
-from aevb.distributions import divergences
+from aevb.distributions import divergences, route
 from aevb.evaluation import estimates
 from aevb.families import observations
 from aevb.objectives import Draw, Objective, Terms, bounds, pathwise, score
+from aevb.posterior import Batch
 
 
 def kl_as(change):
@@ -162,17 +167,17 @@ def without_evaluation_mode(*modules):
 
 
 def weight_prior_everywhere(patch):
-    original = learner_module._log_weight_prior
+    original = learner_module.log_weight_prior
     patch.setattr(
         learner_module,
-        "_log_weight_prior",
+        "log_weight_prior",
         lambda parameters: original({f"model.{k}": v for k, v in parameters.items()}),
     )
 
 
 def unscaled_weight_prior(patch):
-    original = learner_module._log_weight_prior
-    patch.setattr(learner_module, "_log_weight_prior", lambda parameters: 50 * original(parameters))
+    original = learner_module.log_weight_prior
+    patch.setattr(learner_module, "log_weight_prior", lambda parameters: 50 * original(parameters))
 
 
 def beta_in_the_report(patch):
@@ -235,12 +240,61 @@ def own_sample_in_its_baseline(patch):
     patch.setitem(score._FORMS, "elbo_b", own)
 
 
+def chains_begun_anew(patch):
+    original = MonteCarloEM._walk
+
+    def walk(self, state, batch, eps):
+        before = state.extra["chains"].clone()
+        found = original(self, state, batch, eps)
+        state.extra["chains"].copy_(before)
+        return found
+
+    patch.setattr(MonteCarloEM, "_walk", walk)
+
+
+def volume_left_out(patch):
+    def log_density(self, state, batch):
+        return lambda u: self.terms(batch, u[None], None).objective
+
+    patch.setattr(MonteCarloEM, "_log_density", log_density)
+
+
 def wrong_gumbel(own, value):
     y = (value - own.loc) / own.scale
     return y - torch.exp(-y) - own.scale.log()
 
 
+def wake_codes_from_the_prior(patch):
+    original = wake_sleep.draw_from
+
+    def draw_from(p, noise):
+        codes = p.batch_shape and p.event_shape == (1,)
+        return (noise < 0.75).double() if codes else original(p, noise)
+
+    patch.setattr(wake_sleep, "draw_from", draw_from)
+
+
+def weights_with_a_gradient(patch):
+    def woken(self, log_p, log_q):
+        share = torch.softmax(log_p - log_q, 0)
+        return (share * (log_p + log_q)).sum(0)
+
+    patch.setattr(wake_sleep.ReweightedWakeSleep, "_woken", woken)
+
+
+def dreams_with_a_gradient(patch):
+    def slept(self, noise, prior):
+        size = route(prior).shape.numel()
+        z = route(prior).transform(noise[..., :size])
+        x = route(self.model.likelihood(z)).transform(noise[..., size:])
+        return self.posterior(Batch(x)).log_prob(z)
+
+    patch.setattr(wake_sleep.WakeSleep, "_slept", slept)
+
+
 BUGS = {
+    "chains begun anew at each visit": (chains_begun_anew, laws.chains_have_the_posterior),
+    "volume of a constrained scale left out": (volume_left_out, laws.chains_have_the_posterior),
     "missing half of the divergence": (
         kl_as(lambda kl, q, p: 2 * kl(q, p)),
         laws.bounds_equal_the_numpy_derivation,
@@ -395,6 +449,22 @@ BUGS = {
         lambda: estimators.value_is_the_bound(
             objectives.score_function(), objectives.elbo_b, estimators.coins, 1.0
         ),
+    ),
+    "importance weights with a gradient": (
+        weights_with_a_gradient,
+        lambda: test_wake_sleep.test_both_gradients_are_sums_over_codes_and_dreams(
+            wake_sleep.ReweightedWakeSleep, 2
+        ),
+    ),
+    "wake codes from the prior": (
+        wake_codes_from_the_prior,
+        lambda: test_wake_sleep.test_both_gradients_are_sums_over_codes_and_dreams(
+            wake_sleep.WakeSleep, 1
+        ),
+    ),
+    "dreams with a gradient": (
+        dreams_with_a_gradient,
+        lambda: test_wake_sleep.test_each_side_learns_in_its_own_phase(wake_sleep.WakeSleep),
     ),
 }
 

@@ -20,12 +20,13 @@ from laws import dataset
 from torch import nn
 
 import aevb
-from aevb import cli
-from aevb.algorithms import FullBayes, uncertain
+from aevb import cli, families
+from aevb.algorithms import FullBayes, MonteCarloEM, uncertain
 from aevb.data import Binarization, Source, split
 from aevb.errors import Interrupted, ModelFileError, UsageError
 from aevb.evaluation import bound_parts
 from aevb.objectives import learnt_baseline, score_function
+from aevb.posterior import amortized
 from aevb.refinement import Refined
 from aevb.storage import RunFolder, weights
 from aevb.training import Callback
@@ -88,6 +89,16 @@ def semi_amortized():
     return aevb.AEVB(model, Refined(q, model, 2), optimizer=aevb.Adam(0.02))
 
 
+def asleep(algorithm=aevb.WakeSleep):
+    """Wake-sleep of coins."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        coins = families.Bernoulli()
+        prior = aevb.Unconditional(coins, D, learnt=True)
+        model = aevb.Model(prior, aevb.bernoulli(aevb.MLP(D, [5], X)))
+        return algorithm(model, amortized(aevb.MLP(X, [5], D), coins), optimizer=aevb.Adam(0.02))
+
+
 CASES = {
     "adam": (learner, PLAN),
     "several samples": (lambda: learner(objective=aevb.iwae), replace(PLAN, samples=3)),
@@ -105,6 +116,15 @@ CASES = {
     ),
     "a posterior over weights": (full_bayes, PLAN),
     "semi-amortized": (semi_amortized, PLAN),
+    "wake-sleep of discrete codes": (asleep, PLAN),
+    "reweighted wake-sleep": (
+        lambda: asleep(aevb.ReweightedWakeSleep),
+        replace(PLAN, samples=3),
+    ),
+    "Monte Carlo EM": (
+        lambda: MonteCarloEM(pair()[0], aevb.per_datum(32, D), optimizer=aevb.Adagrad(0.1)),
+        replace(PLAN, samples=2),
+    ),
     "free parameters": (
         lambda: learner(aevb.Adam(0.1), posterior=lambda: aevb.per_datum(32, D)),
         PLAN,
@@ -408,6 +428,7 @@ warnings.simplefilter("ignore")
 import torch._dynamo, torch._functorch.eager_transforms  # what the first step would import
 import aevb.data.readers, aevb.progress
 from aevb import cli
+from aevb.algorithms import MonteCarloEM
 from aevb.algorithms import AEVB
 from aevb.storage import RunFolder
 from aevb.workflow import training

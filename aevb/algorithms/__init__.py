@@ -6,6 +6,7 @@ from aevb.algorithms.em_gradient import GeneralizedEM
 from aevb.algorithms.full_bayes import FullBayes, uncertain
 from aevb.algorithms.gradient import GradientLearner
 from aevb.algorithms.learner import Learner, State
+from aevb.algorithms.mean_field import MeanField, NormalWishart
 from aevb.algorithms.monte_carlo_em import MonteCarloEM
 from aevb.algorithms.wake_sleep import ReweightedWakeSleep, WakeSleep
 
@@ -16,7 +17,9 @@ __all__ = [
     "GeneralizedEM",
     "GradientLearner",
     "Learner",
+    "MeanField",
     "MonteCarloEM",
+    "NormalWishart",
     "ReweightedWakeSleep",
     "State",
     "WakeSleep",

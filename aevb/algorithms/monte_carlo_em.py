@@ -35,7 +35,7 @@ START = 5
 """The part of the stream of chains that they begin with; those before it are an evaluation's."""
 PASSES = LEAPFROGS + 1 + UPDATES
 """Forward and back through the decoder in a visit of one transition."""
-VISITS = 100
+VISITS = 20
 """Whose acceptance is averaged for the record."""
 
 
@@ -117,7 +117,7 @@ class MonteCarloEM(GradientLearner):
         return side_by_side(self._noises)
 
     def facts(self, state: State) -> dict[str, float]:
-        """The acceptance of about the last hundred visits, and the size of the steps."""
+        """The acceptance of about the last twenty visits, and the size of the steps."""
         log_size, acceptance = state.extra["tuning"].tolist()
         return {"acceptance": acceptance, "step_size": math.exp(log_size)}
 
@@ -210,7 +210,7 @@ class MonteCarloEM(GradientLearner):
 def _tune(tuning: Tensor, acceptance: Tensor, t: Tensor) -> None:
     """The size of the steps after the acceptance of visit t, and its running mean, in place.
 
-        log e = log e + a - 0.9;   mean = mean + max(1 / t, 1 / 100) (a - mean)
+        log e = log e + a - 0.9;   mean = mean + max(1 / t, 1 / 20) (a - mean)
 
     Its gain does not fall, since theta moves. The sum of the moves says that the mean of a is 0.9
     up to (log e_T - log e_0) / T, exactly. Source: Robbins & Monro (1951).

@@ -29,8 +29,8 @@ from aevb.distributions import kl
 from aevb.distributions.reparameterization import Noise, draw_from, noise_of, side_by_side
 from aevb.errors import UsageError
 from aevb.families.elementwise import MOVING
-from aevb.objectives import Terms
-from aevb.posterior import Batch, PerDatum
+from aevb.objectives.bounds import Terms, with_gradient_of
+from aevb.posterior import Batch, ExactPosterior, PerDatum
 
 
 @dataclass
@@ -120,7 +120,7 @@ class WakeSleep(GradientLearner):
             divergence = (log_q - log_prior).mean(0)
         woken = self._woken(log_likelihood + log_prior, log_q)
         slept = self._slept(rest[0], prior)
-        objective = woken + slept - slept.detach()
+        objective = woken + with_gradient_of(torch.zeros_like(slept), slept)
         return Terms(objective, log_likelihood.mean(0), divergence)
 
     def noise(self, batch: Batch) -> Noise:
@@ -181,14 +181,15 @@ class ReweightedWakeSleep(WakeSleep):
         log_w = (log_p - log_q).detach()
         bound = torch.logsumexp(log_w, 0) - math.log(len(log_w))
         followed = (torch.softmax(log_w, 0) * (log_p + log_q)).sum(0)
-        return bound + followed - followed.detach()
+        return with_gradient_of(bound, followed)
 
 
 def _shares(model: nn.Module, posterior: nn.Module) -> bool:
     """Whether one of the two uses parameters of the other, as its own or as those it is shown."""
     if {id(p) for p in model.parameters()} & {id(p) for p in posterior.parameters()}:
         return True
-    return any(hasattr(part, "_shared") for part in (*model.modules(), *posterior.modules()))
+    parts = (*model.modules(), *posterior.modules())
+    return any(hasattr(p, "_shared") and not isinstance(p, ExactPosterior) for p in parts)
 
 
 def _taken(noise: Tensor, law: Distribution) -> tuple[Tensor, Tensor]:

@@ -201,11 +201,18 @@ def traverse(
     import numpy as np
 
     from aevb import codes
+    from aevb.distributions import on_reals
     from aevb.workflow import draw_traversals
 
     folder = open_run(run)
     model, _ = folder.load()
-    size = int(model.prior().event_shape[0])
+    prior = model.prior()
+    size = int(prior.event_shape[0])
+    if not on_reals(prior):
+        raise UsageError(
+            "a traversal goes from -3 to 3, and codes of this run are no free real numbers: "
+            "decode codes of your own, or interpolate between rows"
+        )
     if dimension is not None and dimension > size:
         raise UsageError(
             f"--dimension {dimension} was asked for, the latent space has dimensions 1 to {size}"

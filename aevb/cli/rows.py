@@ -23,9 +23,12 @@ def impute(
     run: Run,
     data: Annotated[str, typer.Argument(help="A file with missing cells.")],
     method: Annotated[
-        Literal["gibbs", "importance"],
-        typer.Option(help="How z is inferred; importance is several times faster."),
-    ] = "gibbs",
+        Literal["gibbs", "importance"] | None,
+        typer.Option(
+            help="How z is inferred; importance is several times faster "
+            "[default: gibbs; importance for discrete codes]."
+        ),
+    ] = None,
     samples: Samples = 100,
     out: Out = None,
     seed: Seed = 0,

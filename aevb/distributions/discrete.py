@@ -194,7 +194,7 @@ class _HardCoin(Reparameterized, td.Bernoulli):
     law = staticmethod(open_uniform)
 
     def transform(self, noise: Tensor) -> Tensor:
-        return (noise < self.probs).to(noise.dtype)
+        return (noise < self.probs).to(self.probs.dtype)
 
 
 class _HardClass(Reparameterized, td.Categorical):
@@ -205,7 +205,7 @@ class _HardClass(Reparameterized, td.Categorical):
     law = staticmethod(open_uniform)
 
     def transform(self, noise: Tensor) -> Tensor:
-        return _class_of(noise, self.probs).to(noise.dtype)
+        return _class_of(noise, self.probs).to(self.probs.dtype)
 
 
 class _HardOneHot(Reparameterized, td.OneHotCategorical):
@@ -220,10 +220,10 @@ class _HardOneHot(Reparameterized, td.OneHotCategorical):
 
     def transform(self, noise: Tensor) -> Tensor:
         classes = torch.arange(self.event_shape[0], device=noise.device)
-        return (classes == _class_of(noise, self.probs).unsqueeze(-1)).to(noise.dtype)
+        return (classes == _class_of(noise, self.probs).unsqueeze(-1)).to(self.probs.dtype)
 
 
-class OneHots(constraints.Constraint):
+class _OneHots(constraints.Constraint):
     """Vectors of blocks, each zeros and a single one."""
 
     is_discrete = True
@@ -264,7 +264,7 @@ class OneHotCategoricals(Reparameterized):
 
     @property
     def support(self) -> Any:
-        return OneHots(self.logits.shape[-1])
+        return _OneHots(self.logits.shape[-1])
 
     @property
     def probs(self) -> Tensor:
@@ -285,7 +285,7 @@ class OneHotCategoricals(Reparameterized):
     def transform(self, noise: Tensor) -> Tensor:
         classes = torch.arange(self.logits.shape[-1], device=noise.device)
         chosen = classes == _class_of(noise, self.probs).unsqueeze(-1)
-        return chosen.to(noise.dtype).flatten(-2)
+        return chosen.to(self.logits.dtype).flatten(-2)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:

@@ -28,6 +28,7 @@ from aevb.estimator.parameters import (
     spelled,
 )
 from aevb.evaluation import first_batch, refit, score_rows
+from aevb.model import Model
 from aevb.posterior import PerDatum, Posterior
 from aevb.randomness import Stream, generator
 from aevb.storage import (
@@ -130,7 +131,13 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     def fit(self, X: Any, y: Any = None, *, X_val: Any = None) -> Self:
         """Fit model and posterior to X; with `X_val`, keep the epoch with its best bound."""
-        data = self._begin(X, X_val, "float32")
+        return self._fit(self._first_source(X), X_val=X_val)
+
+    def _fit(
+        self, source: Source, only: NDArray[np.intp] | None = None, *, X_val: Any = None
+    ) -> Self:
+        """Fit to a source, or to some of its rows: units and starting values are those of all."""
+        data = self._begin(source, X_val, "float32", only)
         try:
             self._train(data)
         except BaseException:  # what was not trained to its end is not fitted
@@ -152,7 +159,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             passes = passes_of(settings)
             work = work_of(self.model_, self.posterior_, data.train, plan, settings.device, passes)
             modules = self.model_.to(work.device), self.posterior_.to(work.device)
-            algorithm = learner(settings, *modules, len(data.train))
+            algorithm = self._learner(data.train)
         algorithm.compiled, algorithm.precision = work.worth_compiling, work.precision
         self._facts["used"] |= {"precision": work.precision, "device": work.device}
         self.history_ = train(algorithm, data, plan)
@@ -175,10 +182,10 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             if self.model_.family is not None:  # before any step, and by the rows of X
                 self.model_.family.check(rows.all())
         else:
-            rows = self._begin(X, None, "float64").train
+            rows = self._begin(self._first_source(X), None, "float64").train
         if isinstance(self.posterior_, PerDatum):
             raise UsageError("partial_fit needs an encoder: choose the posterior mean-field")
-        settings, algorithm, state = self.settings_, *self._go_on(len(rows))
+        settings, algorithm, state = self.settings_, *self._go_on(rows)
         noise_law = algorithm.noise(first_batch(self.model_, rows))
         order = generator(settings.seed, Stream.ORDER, len(self.history_)).permutation(len(rows))
         for start in range(0, len(rows), settings.batch_size):
@@ -196,34 +203,48 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self.history_ = [*self.history_, record]
         return self
 
-    def _begin(self, X: Any, X_val: Any, precision: str) -> Dataset:
-        """Read X, settle what depends on it, build model and posterior."""
+    def _first_source(self, X: Any) -> Source:
+        """X as the source of a fit, which counts as not there until it is done."""
         self._forget()
-        source = self._source(X, reset=True)
+        return self._source(X, reset=True)
+
+    def _begin(
+        self, source: Source, X_val: Any, precision: str, only: NDArray[np.intp] | None = None
+    ) -> Dataset:
+        """Settle what depends on the data, build model and posterior; the rows to learn from."""
         likelihood = source.likelihood if self.likelihood == "auto" else self.likelihood
         seed = seed_of(self.random_state)
+        everything = all_rows(source, Binarization.NONE, seed)
+        rows = everything if only is None else everything.pick(only)
         given = {name: plain(getattr(self, parameter)) for name, parameter in SETTINGS.items()}
         given |= {"data": source.name, "likelihood": likelihood, "seed": seed, "binarize": "none"}
         if given["epochs"] is None:
-            given["epochs"] = usual_epochs(len(source.values), batch_size_of(given))
+            given["epochs"] = usual_epochs(len(rows), batch_size_of(given))
         settings = check_settings(given | {"precision": precision}, spell=as_parameter)
         with spelled():
             self.settings_ = settle_latents(settings)
-        rows = all_rows(source, Binarization.NONE, seed)
-        nothing = rows.pick(np.arange(0))
+        nothing = everything.pick(np.arange(0))
         self.likelihood_, self.reason_, self.columns_ = likelihood, source.reason, source.columns
         self._facts = facts_of(self.settings_, Dataset(source, rows, nothing, nothing))
-        data = Dataset(source, rows, nothing if X_val is None else self._read(X_val), nothing)
+        held_out = nothing if X_val is None else self._read(X_val)
+        whole = Dataset(source, everything, held_out, nothing)
         with spelled():
-            model, posterior = build(self.settings_, data)
-        check_domain(model, data)
+            model, posterior = self._built(whole)
+        check_domain(model, whole)
         self.model_, self.posterior_ = model, posterior
         self.history_, self._memory = [], None
-        return data
+        return replace(whole, train=rows)
 
-    def _go_on(self, rows: int) -> tuple[Learner, State]:
+    def _built(self, data: Dataset) -> tuple[Model, Posterior]:
+        """Model and posterior for the data, as the settings say."""
+        return build(self.settings_, data)
+
+    def _learner(self, rows: Rows) -> Learner:
+        return learner(self.settings_, self.model_, self.posterior_, len(rows))
+
+    def _go_on(self, rows: Rows) -> tuple[Learner, State]:
         """The learner as the last pass left it; a pickle keeps its memory, not its functions."""
-        algorithm = learner(self.settings_, self.model_, self.posterior_, rows)
+        algorithm = self._learner(rows)
         state = algorithm.init()
         if self._memory is not None:
             state.t, state.memory = self._memory
@@ -387,7 +408,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self,
         X: Any,
         *,
-        method: Literal["gibbs", "importance"] = "gibbs",
+        method: Literal["gibbs", "importance"] | None = None,
         samples: int = 100,
         random_state: Randomness = None,
     ) -> Array:

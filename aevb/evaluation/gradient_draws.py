@@ -96,12 +96,13 @@ def moments_of(sums: list[Tensor], sizes: list[int], squares: float) -> Moments:
 
 
 def distance(means: Tensor, truth: Tensor) -> tuple[float, float]:
-    """How far the mean of blocks lies from that of others, and the standard error of that.
+    """How far the mean of blocks lies from that of others, and how far that is known.
 
         |d|^2 = mean_{a not b} <d_a, d_b>,   d_a the difference of block a
 
-    Products of a block with itself are left out: they hold the noise. The error is by leaving out
-    a block at a time; a distance below it is no evidence of any.
+    Products of a block with itself are left out: they hold the noise. The error is to the distance
+    as that of |d|^2, by leaving out a block at a time, is to |d|^2: a distance below twice its
+    error is no evidence of any.
     Shapes: (B, P) and (B, P), or (1, P) for what is exact.
     Source: the U-statistic of a squared mean; Efron & Stein (1981), "The jackknife estimate of
     variance".
@@ -121,4 +122,4 @@ def distance(means: Tensor, truth: Tensor) -> tuple[float, float]:
     without = (whole - 2 * own) / ((count - 1) * (count - 2))
     error = math.sqrt((count - 1) / count * float((without - without.mean()).square().sum()))
     bias = math.sqrt(max(0.0, square))
-    return bias, error / (2 * bias) if square > error else math.sqrt(error)
+    return bias, error / bias if square > error else math.sqrt(error)

@@ -75,7 +75,7 @@ class Worth(NamedTuple):
     """
 
     bias: float
-    bias_standard_error: float
+    bias_error: float
     variance: float
     ratio: float
 
@@ -175,7 +175,7 @@ class Comparison:
             mark = "" if e.unbiased else " *"
             lines.append(f"{e.name:<{wide}}" + "".join(cells) + f"{e.cost:>8.2f}{mark}")
         lines += [
-            f"Bias against {self.reference}, ± its standard error; variance of one datum's "
+            f"Bias against {self.reference}, ± how far it is known; variance of one datum's "
             "gradient, nats squared; * biased by construction.",
             *(f"left out: {name}: {reason}" for name, reason in self.left_out.items()),
             self.recommendation,
@@ -184,7 +184,7 @@ class Comparison:
 
 
 def _cells(worth: Worth) -> str:
-    bias = f"{worth.bias:.2g} ± {worth.bias_standard_error:.2g}"
+    bias = f"{worth.bias:.2g} ± {worth.bias_error:.2g}"
     return f"{bias:>18}{worth.variance:>12.3g}{worth.ratio:>10.3g}"
 
 

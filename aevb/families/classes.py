@@ -8,7 +8,6 @@ from torch.distributions import OneHotCategorical as TorchOneHotCategorical
 from torch.distributions.constraints import Constraint
 
 from aevb import distributions
-from aevb.distributions.discrete import OneHots
 from aevb.errors import UsageError
 from aevb.families.family import Family
 from aevb.families.vectors import Latent
@@ -68,7 +67,9 @@ class OneHotCategoricals(Latent):
     @property
     def support(self) -> Constraint:  # type: ignore[override]
         """Blocks of zeros and a single one."""
-        return OneHots(self.classes)
+        law = distributions.OneHotCategoricals(torch.zeros(1, self.classes))
+        found: Constraint = law.support
+        return found
 
     def outputs(self, size: int) -> int:
         if size % self.classes:

@@ -61,7 +61,7 @@ class Relaxed(Objective):
         return route(self.soft(q)).standard
 
     def check(self, posterior: Distribution, prior: Distribution, samples: int) -> None:
-        if not isinstance(_base(posterior), _COINS | _CLASSES):
+        if not isinstance(_base(posterior), (_COINS, *_CLASSES)):
             raise UsageError(
                 f"{self.name} is for codes of Bernoulli or OneHotCategorical, found "
                 f"{kind_of(posterior)}: choose elbo_b where draws have a gradient, else "
@@ -86,7 +86,7 @@ class Relaxed(Objective):
 
 
 _COINS = td.Bernoulli
-_CLASSES = td.OneHotCategorical
+_CLASSES = (td.OneHotCategorical, zoo.OneHotCategoricals)
 _LAWS: dict[bool, tuple[Callable[..., Distribution], Callable[..., Distribution]]] = {
     True: (zoo.BernoulliStraightThrough, zoo.RelaxedBernoulli),
     False: (zoo.OneHotCategoricalStraightThrough, zoo.RelaxedOneHotCategorical),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 from aevb.plots.style import INK, SMALL, TRAINING, VALIDATION, calm_axes, own_legend, panels
 from aevb.reproduce.reproduction import number
@@ -25,9 +26,7 @@ class Panel:
     curves: Mapping[str, Curve]
 
 
-def panels_of_curves(
-    these: Sequence[Panel], measures: Sequence[str], label: str, *, linear: bool = False
-) -> Axes:
+def panels_of_curves(these: Sequence[Panel], measures: Sequence[str], label: str) -> Axes:
     """A panel for each, a color for each algorithm, a kind of line for each measure.
 
     The lower limit leaves out what lies far below where the curves end.
@@ -51,12 +50,12 @@ def panels_of_curves(
                         marker="." if len(samples) < 3 else None,
                         label=f"{algorithm}, {measure}",
                     )
-        if not linear:
-            cell.set_xscale("log")
+        cell.set_xscale("log")
+        cell.xaxis.set_minor_formatter(NullFormatter())
         calm_axes(cell, "training samples evaluated", label if k % across == 0 else "")
         cell.set_title(panel.title, fontsize=SMALL, color=INK, loc="left")
         cell.set_ylim(*_limits(panel, measures))
-    own_legend(inside[0], loc="lower left", bbox_to_anchor=(0.0, 1.12), ncols=3)
+    own_legend(inside[0], loc="lower left", bbox_to_anchor=(0.0, 1.12), ncols=len(these[0].curves))
     return ax
 
 

@@ -73,6 +73,11 @@ class Experiment:
     seed: int = 0
 
 
+def until(experiment: Experiment, samples: int) -> Experiment:
+    """The experiment with so many samples, looked at when they are over."""
+    return replace(experiment, samples=samples, first=samples, points=1)
+
+
 @dataclass(frozen=True)
 class Learned:
     """What a run left: its model and posterior, its data, and what was measured."""
@@ -99,8 +104,8 @@ def build(experiment: Experiment, data: Dataset) -> tuple[Model, Posterior]:
         torch.Size([2])
     """
     width, latent = data.train.width, experiment.latent_dim
-    binary = data.source.likelihood == "bernoulli"
-    family: Family = Bernoulli() if binary else Normal(LIKELIHOOD_MIN_VARIANCE, sigmoid_mean=True)
+    grey = data.train.binarize is Binarization.NONE and data.source.likelihood != "bernoulli"
+    family: Family = Normal(LIKELIHOOD_MIN_VARIANCE, sigmoid_mean=True) if grey else Bernoulli()
     decoder = MLP(latent, [experiment.hidden], family.outputs(width))
     model = Model(standard_normal(latent), Conditional(decoder, family))
     posterior: Posterior = (

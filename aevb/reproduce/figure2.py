@@ -60,22 +60,27 @@ def jobs(budget: Budget) -> list[Job]:
     """A job for each algorithm in each panel."""
     latents = FEWER if budget == "minute" else LATENTS
     experiments = [
-        Experiment(
-            data,
-            size,
-            HIDDEN[data],
-            SAMPLES[budget],
-            FIRST[budget],
-            algorithm,
-            ROWS[data],
-            judged=JUDGED[budget],
-            points=POINTS[budget],
-        )
+        experiment(data, size, budget, algorithm)
         for data, sizes in latents.items()
         for size in sizes
         for algorithm in ALGORITHMS
     ]
     return [Job(name_of(e.data, e.latent_dim, e.algorithm), asdict(e), work) for e in experiments]
+
+
+def experiment(data: str, latent_dim: int, budget: Budget, algorithm: str = "aevb") -> Experiment:
+    """The experiment of a curve."""
+    return Experiment(
+        data,
+        latent_dim,
+        HIDDEN[data],
+        SAMPLES[budget],
+        FIRST[budget],
+        algorithm,
+        ROWS[data],
+        judged=JUDGED[budget],
+        points=POINTS[budget],
+    )
 
 
 def work(settings: Mapping[str, Any], folder: Path, share: Share) -> dict[str, Any]:

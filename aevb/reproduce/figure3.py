@@ -53,7 +53,7 @@ SLOWER = 3.0
 TAKES: dict[Budget, str] = {
     "minute": "20,000 samples, N = 1000",
     "hour": "10,000,000 samples",
-    "full": "60,000,000 samples, as in the paper; of Monte Carlo EM a sixth, and few for N = 50,000",
+    "full": "60,000,000 samples, as in the paper; of Monte Carlo EM a sixth, or fewer",
 }
 
 

@@ -18,14 +18,12 @@ from aevb.plots.manifolds import manifold, manifold_grid
 from aevb.plots.style import panels
 from aevb.reproduce import figure2
 from aevb.reproduce.curves import ends
-from aevb.reproduce.experiment import Experiment
 from aevb.reproduce.jobs import Job, Share
 from aevb.reproduce.pictures import Array, learn_and_show, shown
 from aevb.reproduce.reproduction import Budget, Expectation, Reproduction, Results, number, table
 
 DATA = (figure2.FREY, figure2.MNIST)
 LATENTS, SIDE = 2, 20
-SAMPLES = {"minute": 40_000, "hour": 10_000_000, "full": 100_000_000}
 ALIKE = 0.5
 """The squared difference of neighbors, as a share of that of two tiles at random, at most."""
 TAKES: dict[Budget, str] = {
@@ -37,19 +35,7 @@ TAKES: dict[Budget, str] = {
 
 def jobs(budget: Budget) -> list[Job]:
     """A job for each data set."""
-    experiments = [
-        Experiment(
-            data,
-            LATENTS,
-            figure2.HIDDEN[data],
-            SAMPLES[budget],
-            figure2.FIRST[budget],
-            rows=figure2.ROWS[data],
-            judged=figure2.JUDGED[budget],
-            points=figure2.POINTS[budget],
-        )
-        for data in DATA
-    ]
+    experiments = [figure2.experiment(data, LATENTS, budget) for data in DATA]
     return [Job(f"{e.data}-manifold", asdict(e), work) for e in experiments]
 
 

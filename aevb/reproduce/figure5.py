@@ -17,14 +17,12 @@ from aevb.plots.pictures import image_grid
 from aevb.plots.style import INK, SMALL, panels
 from aevb.reproduce import figure2
 from aevb.reproduce.curves import ends
-from aevb.reproduce.experiment import Experiment
 from aevb.reproduce.jobs import Job, Share
 from aevb.reproduce.pictures import learn_and_show, shown
 from aevb.reproduce.reproduction import Budget, Expectation, Reproduction, Results, number, table
 
 DATA, LATENTS, DRAWS, COLUMNS = figure2.MNIST, (2, 5, 10, 20), 100, 10
 RISING = (2, 5, 10)
-SAMPLES = {"minute": 40_000, "hour": 10_000_000, "full": 100_000_000}
 TAKES: dict[Budget, str] = {
     "minute": "40,000 samples",
     "hour": "10,000,000 samples, half an hour",
@@ -39,19 +37,7 @@ def name_of(latent_dim: int) -> str:
 
 def jobs(budget: Budget) -> list[Job]:
     """A job for each model."""
-    experiments = [
-        Experiment(
-            DATA,
-            size,
-            figure2.HIDDEN[DATA],
-            SAMPLES[budget],
-            figure2.FIRST[budget],
-            rows=figure2.ROWS[DATA],
-            judged=figure2.JUDGED[budget],
-            points=figure2.POINTS[budget],
-        )
-        for size in LATENTS
-    ]
+    experiments = [figure2.experiment(DATA, size, budget) for size in LATENTS]
     return [Job(name_of(e.latent_dim), asdict(e), work) for e in experiments]
 
 

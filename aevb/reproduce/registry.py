@@ -1,10 +1,19 @@
 """The reproductions by name."""
 
 from aevb.errors import UsageError
-from aevb.reproduce import figure2
+from aevb.reproduce import (
+    amortization,
+    estimators,
+    figure2,
+    figure3,
+    figure4,
+    figure5,
+    iwae_table,
+)
 from aevb.reproduce.reproduction import Reproduction
 
-_ALL: tuple[Reproduction, ...] = (figure2.REPRODUCTION,)
+_MODULES = (figure2, figure3, figure4, figure5, iwae_table, estimators, amortization)
+_ALL: tuple[Reproduction, ...] = tuple(module.REPRODUCTION for module in _MODULES)
 NAMES: tuple[str, ...] = tuple(found.name for found in _ALL)
 
 

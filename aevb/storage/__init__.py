@@ -2,6 +2,7 @@
 
 from aevb.storage.building import (
     build,
+    build_with_class,
     check_domain,
     settle_latents,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "Settings",
     "Unfinished",
     "build",
+    "build_with_class",
     "check_domain",
     "check_settings",
     "code_sizes",

@@ -1,7 +1,9 @@
 """A model, a posterior and their learner from the settings of a run, sized for its data."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,11 +11,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from aevb.algorithms import uncertain
-from aevb.conditional import Conditional
+from aevb.conditional import Chain, Conditional, Informed, Unconditional, standard_normal
 from aevb.data import Binarization, Dataset
 from aevb.data.maps import rows_of
 from aevb.errors import DataError, UsageError
-from aevb.families import Family, Masked
+from aevb.families import Family, Masked, Normal, OneHotCategorical
 from aevb.model import Model
 from aevb.networks import (
     MLP,
@@ -24,7 +26,7 @@ from aevb.networks import (
     StandardizedInput,
     Standardizer,
 )
-from aevb.posterior import Posterior
+from aevb.posterior import Amortized, Posterior
 from aevb.priors import VampPrior
 from aevb.randomness import Stream, generator
 from aevb.refinement import refined
@@ -59,6 +61,37 @@ def build(settings: Settings, data: Dataset) -> tuple[Model, Posterior]:
     Errors: UsageError for unknown names, or a posterior and prior that do not go together;
     DataError for data outside the likelihood's domain.
     """
+    return _assembled(settings, data, settings.latent_dim, _latents)
+
+
+def build_with_class(settings: Settings, data: Dataset, classes: int) -> tuple[Model, Posterior]:
+    """The same for a code (y, z) that begins with one of so many classes, as a one-hot vector.
+
+        p(y) p(z) p(x given y, z),   q(y given x) q(z given x, y),   each class as likely as another
+
+    The widths of the settings are those of the classifier q(y given x), of what the encoder of z is
+    told of x, and, from the other end, of the decoder.
+    Errors: UsageError for other latents than mean-field under standard-normal in one layer; those
+    of `build`.
+    Source: Kingma et al. (2014), "Semi-supervised learning with deep generative models", section 3.
+    """
+    latents = settings.posterior, prior_for(settings.posterior, settings.prior), settings.layers
+    if latents != ("mean-field", "standard-normal", 1):
+        raise UsageError(
+            "a model with classes has --posterior mean-field, --prior standard-normal and one "
+            f"layer, found {settings.posterior}, {settings.prior} and {settings.layers}"
+        )
+    make = partial(_class_and_code, classes=classes)
+    return _assembled(settings, data, classes + settings.latent_dim, make)
+
+
+Latents = Callable[[Settings, Dataset], tuple[nn.Module, Posterior]]
+
+
+def _assembled(
+    settings: Settings, data: Dataset, code: int, latents: Latents
+) -> tuple[Model, Posterior]:
+    """A decoder of codes of that size, and prior and posterior over them."""
     if not data.is_image and settings.network == "convolutional":
         raise UsageError("--network convolutional needs images: the data are a table, choose mlp")
     pick(ACTIVATIONS, settings.activation, "--activation")
@@ -70,8 +103,8 @@ def build(settings: Settings, data: Dataset) -> tuple[Model, Posterior]:
     word = generator(settings.seed, Stream.INITIALIZATION).integers(2**63)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(word))
-        decoder = _decoder(settings, data, family)
-        prior, posterior = _latents(settings, data)
+        decoder = _decoder(settings.model_copy(update={"latent_dim": code}), data, family)
+        prior, posterior = latents(settings, data)
     model = Model(prior, Conditional(decoder, family))
     family.fit(first)
     for part in posterior.modules():
@@ -150,8 +183,9 @@ def settle_latents(settings: Settings) -> Settings:
     posterior = settings.posterior
     check_latents(posterior, settings.prior, settings.layers, settings.latent_dim)
     check_algorithm(settings)
-    prior = prior_for(posterior, settings.prior)
-    return settle_gradient(settings.model_copy(update={"prior": prior}))
+    prior, classes = prior_for(posterior, settings.prior), classes_of(settings)
+    settled = {"prior": prior, "latent_classes": classes if classes > 1 else None}
+    return settle_gradient(settings.model_copy(update=settled))
 
 
 def _decoder(settings: Settings, data: Dataset, family: Family) -> nn.Module:
@@ -190,6 +224,18 @@ def _latents(settings: Settings, data: Dataset) -> tuple[nn.Module, Posterior]:
     posterior = make_posterior(settings.posterior, sizes, between, rows, encoder, classes)
     prior = make_prior(name, sizes, between, posterior.conditional, width, unit, classes)
     return prior, posterior
+
+
+def _class_and_code(settings: Settings, data: Dataset, classes: int) -> tuple[nn.Module, Posterior]:
+    """Prior and posterior over a class and a code."""
+    activation, sizes = ACTIVATIONS[settings.activation], [classes, settings.latent_dim]
+    width = settings.hidden[0] if settings.network == "mlp" and settings.hidden else BETWEEN
+    classifier = Conditional(_encoder(settings, data, classes), OneHotCategorical())
+    about = MLP(width + classes, (width,), 2 * settings.latent_dim, activation)
+    told = _encoder(settings, data, width)
+    posterior = Amortized(Informed([classifier, Conditional(about, Normal())], sizes, told))
+    either = Unconditional(OneHotCategorical(), classes), standard_normal(settings.latent_dim)
+    return Chain(either, sizes), posterior
 
 
 def _encoder(settings: Settings, data: Dataset, outputs: int) -> nn.Module:

@@ -34,6 +34,7 @@ CLASSES: dict[str, type[nn.Module]] = {
         conditional.Unconditional,
         conditional.Chain,
         conditional.Averaged,
+        conditional.Informed,
         priors.VampPrior,
         posterior.Amortized,
         posterior.PerDatum,

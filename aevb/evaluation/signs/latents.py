@@ -93,6 +93,8 @@ def _said(case: Case) -> float:
 
 def _to_say_more(case: Case) -> str:
     settings = case.settings
+    if settings.get("algorithm", "aevb") != "aevb":  # it has no divergence to weigh
+        return f"Train with --epochs {2 * len(case.history) or 100}, or by --algorithm aevb."
     if settings.get("beta", 1.0) > 1:
         return f"Train with --beta 1: the divergence was weighted {settings['beta']:g}-fold."
     if not settings.get("free_bits") and settings.get("objective", "elbo-b") == "elbo-b":

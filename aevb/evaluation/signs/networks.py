@@ -15,7 +15,7 @@ from aevb.evaluation.findings import Finding
 from aevb.evaluation.information import codes_of
 from aevb.evaluation.signs.latents import settings_rate
 from aevb.model import Model
-from aevb.objectives import elbo_a
+from aevb.objectives import draw
 from aevb.posterior import Posterior
 from aevb.randomness import Stream, generator
 
@@ -95,7 +95,7 @@ def _gradients(
             source = generator(seed, Stream.CHECK, 3, block)
             noise = route(posterior(batch)).noise(source, (1, len(positions)), like.dtype)
             with torch.enable_grad():
-                bound = elbo_a(model, posterior, batch, noise.to(like.device)).mean()
+                bound = draw(model, posterior, batch, noise.to(like.device)).log_weights().mean()
                 found = torch.autograd.grad(bound, list(named.values()), allow_unused=True)
             yield from ((name, g) for name, g in zip(named, found, strict=True) if g is not None)
 

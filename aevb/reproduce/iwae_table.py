@@ -1,0 +1,268 @@
+"""Importance weighted autoencoders: tables 1 and 3 of Burda et al., one layer of codes.
+
+x-200-200-[50] and its mirror, tanh units, a Bernoulli likelihood whose last bias begins at the mean
+of the training rows; Adam with eps 1e-4 on minibatches of 20; 3^i passes at the learning rate 0.001
+10^(-i/7), i = 0, 1, ..., of which the paper has eight stages and a smaller budget the first ones.
+Table 1: MNIST, 60,000 training rows, pixels drawn afresh at every presentation. Table 3: MNIST as
+binarized by Larochelle, 50,000 training rows. VAE and IWAE with k = 1, 5 and 50, the two being the
+same with k = 1. L_K, a lower bound on log p(x), on test rows; a unit is active where the posterior
+mean's variance over test rows is above 0.01. The numbers of the paper are beside, at 3280 passes.
+
+Expected: with k the IWAE gains, the more codes it keeps active the more so; the VAE does not gain.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+
+from aevb.algorithms import AEVB
+from aevb.conditional import bernoulli, standard_normal
+from aevb.data import Dataset, open_source, split
+from aevb.evaluation import diagnose, evidence
+from aevb.model import Model
+from aevb.networks import MLP
+from aevb.objectives import elbo_b, iwae
+from aevb.optimizers import Adam
+from aevb.plots.style import TRAINING, VALIDATION, calm_axes, own_legend, panels, quiet_title
+from aevb.posterior import Posterior, mean_field
+from aevb.randomness import Stream, generator
+from aevb.reproduce.experiment import judged
+from aevb.reproduce.jobs import Job, Share
+from aevb.reproduce.reproduction import Budget, Expectation, Reproduction, Results, number, table
+from aevb.reproduce.watching import Told
+from aevb.storage import RunFolder
+from aevb.training import Plan, train
+
+TABLES = {"mnist": "table 1", "binarized-mnist": "table 3"}
+OBJECTIVES = {"vae": elbo_b, "iwae": iwae}
+KS = (1, 5, 50)
+LATENTS, HIDDEN, BATCH = 50, (200, 200), 20
+RATE, EPS, STAGES_IN_A_DECADE = 1e-3, 1e-4, 7
+ROWS_FOR_BIAS = 10_000
+STAGES = {"minute": 1, "hour": 3, "full": 8}
+ROWS = {"minute": 2000, "hour": None, "full": None}
+JUDGED = {"minute": 100, "hour": 1000, "full": 10_000}
+IMPORTANCE = {"minute": 50, "hour": 5000, "full": 5000}
+PUBLISHED = {
+    "mnist": {
+        ("vae", 1): (86.76, 19),
+        ("vae", 5): (86.47, 20),
+        ("vae", 50): (86.35, 20),
+        ("iwae", 5): (85.54, 22),
+        ("iwae", 50): (84.78, 25),
+    },
+    "binarized-mnist": {
+        ("vae", 1): (88.71, 19),
+        ("vae", 5): (88.83, 19),
+        ("vae", 50): (89.05, 20),
+        ("iwae", 5): (87.63, 22),
+        ("iwae", 50): (87.10, 24),
+    },
+}
+"""-log p(x) in nats and active units."""
+TAKES: dict[Budget, str] = {
+    "minute": "one pass over 2000 rows, k = 1 and 5, static MNIST",
+    "hour": "13 passes; L_5000 on 1000 test rows",
+    "full": "3280 passes as in the paper, which is days; L_5000 on 10,000 test rows",
+}
+
+
+def name_of(data: str, objective: str, k: int) -> str:
+    """The name of a cell's job."""
+    return f"{data}-{objective}-{k}"
+
+
+def jobs(budget: Budget) -> list[Job]:
+    """A job for each cell, the longest first."""
+    small = budget == "minute"
+    cells = [
+        (data, objective, k)
+        for data, cells in PUBLISHED.items()
+        for objective, k in sorted(cells, key=lambda cell: -cell[1])
+        if not small or (data == "binarized-mnist" and k < 50)
+    ]
+    return [
+        Job(
+            name_of(data, objective, k),
+            {
+                "data": data,
+                "objective": objective,
+                "k": k,
+                "rows": ROWS[budget],
+                "stages": STAGES[budget],
+                "judged": JUDGED[budget],
+                "importance": IMPORTANCE[budget],
+                "seed": 0,
+            },
+            work,
+        )
+        for data, objective, k in cells
+    ]
+
+
+def work(settings: Mapping[str, Any], folder: Path, share: Share) -> dict[str, Any]:
+    """Train one cell, and judge it on test rows."""
+    seed, stages = settings["seed"], settings["stages"]
+    data = open_data(settings["data"], settings["rows"])
+    model, posterior = build(data, seed)
+    objective = OBJECTIVES[settings["objective"]]
+    learner = AEVB(model, posterior, objective, optimizer=Adam(RATE, eps=EPS), compiled=stages > 1)
+    passes = sum(3**i for i in range(stages))
+    plan = Plan(passes, BATCH, settings["k"], schedule(stages), seed=seed)
+    history = train(
+        learner, data, plan, run=RunFolder(folder), resume=True, callbacks=[Told(share, 0.9)]
+    )
+    rows = judged(data.test, settings["judged"])
+    found = evidence(model, posterior, rows, settings["importance"], seed=seed, data=data.name)
+    return {
+        "passes": passes,
+        "importance": found.importance.as_dict(),
+        "elbo": found.elbo.as_dict(),
+        "active_units": diagnose(model, posterior, rows).active_units,
+        "training_rows": len(data.train),
+        "rows_per_second": float(np.median([record["rows_per_second"] for record in history])),
+    }
+
+
+def open_data(name: str, rows: int | None) -> Dataset:
+    """Training and test rows; nothing is held out for validation."""
+    data = split(open_source(name), limit=rows)
+    rest, train_rows = data.validation, data.train
+    if rows is None and name == "mnist":  # it has no validation rows of its own
+        whole = np.sort(np.concatenate([train_rows.index, rest.index]))
+        train_rows = replace(train_rows, index=whole)
+    return replace(data, train=train_rows, validation=rest.pick(np.arange(0)))
+
+
+def build(data: Dataset, seed: int) -> tuple[Model, Posterior]:
+    """Networks begun at Glorot's law, the last bias at the mean of the training rows."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(generator(seed, Stream.INITIALIZATION).integers(2**63)))
+        likelihood = bernoulli(MLP(LATENTS, HIDDEN, data.train.width))
+        posterior = mean_field(MLP(data.train.width, HIDDEN, 2 * LATENTS))
+    likelihood.start_at(judged(data.train, ROWS_FOR_BIAS).all())
+    return Model(standard_normal(LATENTS), likelihood), posterior
+
+
+def schedule(stages: int) -> Callable[[float], float]:
+    """The factor on the learning rate: 10^(-i/7) for 3^i passes.
+
+    Example:
+        >>> factor = schedule(3)
+        >>> [round(factor(done / 13), 3) for done in (0, 1, 3, 4, 12)]
+        [1.0, 0.72, 0.72, 0.518, 0.518]
+    """
+    ends = list(accumulate(3**i for i in range(stages)))
+    shares = [end / ends[-1] for end in ends]
+    return lambda done: float(
+        10.0 ** (-min(bisect_right(shares, done), stages - 1) / STAGES_IN_A_DECADE)
+    )
+
+
+def judge(results: Results) -> list[Expectation]:
+    """The orders of the tables."""
+    found = []
+    for data, title in TABLES.items():
+        cells = cells_of(results, data)
+        if not cells:
+            continue
+        bound = {cell: result["importance"]["mean"] for cell, result in cells.items()}
+        active = {cell: result["active_units"] for cell, result in cells.items()}
+        same = ("vae", 1)  # is the IWAE with k = 1
+        chain = [same, *(("iwae", k) for k in KS[1:] if ("iwae", k) in cells)]
+        found += [
+            _rising(f"{title}: with k the IWAE's bound rises", bound, chain, strictly=True),
+            _rising(f"{title}: with k the IWAE keeps no fewer units active", active, chain),
+        ]
+        for k in KS[1:]:
+            if ("iwae", k) in cells:
+                pair = [("vae", k), ("iwae", k)]
+                found += [
+                    _rising(f"{title}, k = {k}: IWAE above VAE", bound, pair, strictly=True),
+                    _rising(f"{title}, k = {k}: IWAE has no fewer active units", active, pair),
+                ]
+    return found
+
+
+Cell = tuple[str, int]
+
+
+def _rising(
+    sentence: str, values: Mapping[Cell, float], cells: list[Cell], *, strictly: bool = False
+) -> Expectation:
+    numbers = {f"{objective} {k}": float(values[objective, k]) for objective, k in cells}
+    steps = np.diff(list(numbers.values()))
+    return Expectation(
+        sentence, bool((steps > 0).all() if strictly else (steps >= 0).all()), numbers
+    )
+
+
+def cells_of(results: Results, data: str) -> dict[Cell, Mapping[str, Any]]:
+    """The results of a data set by objective and k."""
+    return {
+        (objective, k): results[name_of(data, objective, k)]
+        for objective, k in sorted(PUBLISHED[data], key=lambda cell: (cell[0], cell[1]))
+        if name_of(data, objective, k) in results
+    }
+
+
+def draw(results: Results, places: Mapping[str, Path]) -> Axes:
+    """L_K against k, a panel for each table."""
+    shown = [data for data in TABLES if cells_of(results, data)]
+    ax, inside = panels(None, 1, len(shown), (3.2, 2.6), (0.9, 0.6))
+    for panel, data in zip(inside, shown, strict=True):
+        cells = cells_of(results, data)
+        for objective, color in (("vae", VALIDATION), ("iwae", TRAINING)):
+            ks = [k for k in KS if ("vae" if k == 1 else objective, k) in cells]
+            values = [cells["vae" if k == 1 else objective, k]["importance"]["mean"] for k in ks]
+            panel.plot(ks, values, "o-", color=color, linewidth=1.3, markersize=4, label=objective)
+        panel.set_xscale("log")
+        panel.set_xticks(KS, [str(k) for k in KS])
+        panel.minorticks_off()
+        calm_axes(panel, "k", "log p(x), nats, from below")
+        quiet_title(panel, f"{data}, {TABLES[data]}")
+        own_legend(panel, loc="lower right", bbox_to_anchor=(1.0, 0.0), ncols=1)
+    return ax
+
+
+def numbers_table(results: Results) -> str:
+    """Every cell beside the published one."""
+    rows = []
+    for data in TABLES:
+        for (objective, k), result in cells_of(results, data).items():
+            nll, units = PUBLISHED[data][objective, k]
+            certificate = result["importance"]
+            rows.append(
+                (
+                    data,
+                    objective if k > 1 else "vae = iwae",
+                    str(k),
+                    str(result["passes"]),
+                    f"{-certificate['mean']:.2f} ± {number(certificate['standard_error'])}",
+                    str(result["active_units"]),
+                    f"{nll:.2f}",
+                    str(units),
+                )
+            )
+    head = ("data", "objective", "k", "passes", "-L_K, nats", "active", "paper, 3280 passes")
+    return table((*head, "active"), rows)
+
+
+REPRODUCTION = Reproduction(
+    "iwae-table",
+    "Importance weighted autoencoders",
+    "Burda et al. 2015, tables 1 and 3",
+    TAKES,
+    tuple(TABLES),
+    jobs,
+    judge,
+    draw,
+    numbers_table,
+)

@@ -1,0 +1,267 @@
+"""M2: its bounds against quadrature and numpy; what it may know of labels; the classifier."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import perceptron, weights
+from scipy.special import expit, logsumexp, ndtri
+from scipy.stats import norm
+from torch import nn
+
+import aevb
+from aevb import MLP, Model, bernoulli, elbo_b, standard_normal
+from aevb.algorithms import semi_supervised
+from aevb.algorithms.semi_supervised import SemiSupervised, by_class
+from aevb.conditional import Chain, Conditional, Informed, Unconditional
+from aevb.data import Rows
+from aevb.errors import UsageError
+from aevb.evaluation import evidence
+from aevb.families import Normal, OneHotCategorical
+from aevb.posterior import Amortized, Batch
+
+K, X = 3, 4
+X_ALL = torch.tensor(np.array(np.meshgrid(*[[0.0, 1.0]] * X)).reshape(X, -1).T)
+"""Every datum that there is, (16, 4)."""
+LABELS = torch.tensor([0, 1, 2, 1] * 4)
+
+
+def small(latent=1, seed=0):
+    """A model of a class and a code, with weights that are not small, in double precision."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        either = [Unconditional(OneHotCategorical(), K), Unconditional(Normal(), latent)]
+        model = Model(Chain(either, [K, latent]), bernoulli(MLP(K + latent, [5], X)))
+        classifier = Conditional(MLP(X, [5], K), OneHotCategorical())
+        encoder = Conditional(MLP(2 + K, [5], 2 * latent), Normal())
+        told = MLP(X, [5], 2)
+        posterior = Amortized(Informed([classifier, encoder], [K, latent], told))
+        for module in (model, posterior):
+            for p in module.parameters():
+                nn.init.normal_(p, std=0.7)
+        model.prior.links[0].raw.copy_(torch.tensor([0.5, -0.3, 0.1]))
+    return model.double(), posterior.double()
+
+
+def draws(n, rows=16, latent=1):
+    """Noise that is spread evenly over N(0, 1): averages of it are as good as a quadrature."""
+    even = torch.from_numpy(ndtri((np.arange(n) + 0.5) / n))
+    return even[:, None, None].expand(n, rows, latent)
+
+
+def exact_log_joint(model):
+    """log p(x, y) by the trapezoid rule over z, (K, 16), in numpy."""
+    z = np.linspace(-9, 9, 4001)
+    prior = np.log(np.exp([0.5, -0.3, 0.1]) / np.exp([0.5, -0.3, 0.1]).sum())
+    found = []
+    for k in range(K):
+        code = np.concatenate([np.tile(np.eye(K)[k], (len(z), 1)), z[:, None]], axis=1)
+        logits = perceptron(weights(model), "likelihood.network.", code)
+        log_p = X_ALL.numpy() @ logits.T - np.logaddexp(0, logits).sum(1) + norm.logpdf(z)
+        found.append(prior[k] + logsumexp(log_p, axis=1) + np.log(z[1] - z[0]))
+    return np.stack(found)
+
+
+def numpy_parts(model, posterior, eps):
+    """log q(y given x) and L(x, y), (K, 16) each, written out without torch; eps (S,)."""
+    theta, phi = weights(model), weights(posterior)
+    x = X_ALL.numpy()
+    logits = perceptron(phi, "conditional.links.0.network.", x)
+    log_q = (logits - logsumexp(logits, axis=1, keepdims=True)).T
+    told = perceptron(phi, "conditional.told.", x)
+    log_prior = np.array([0.5, -0.3, 0.1]) - logsumexp([0.5, -0.3, 0.1])
+    bounds = []
+    for k in range(K):
+        y = np.tile(np.eye(K)[k], (16, 1))
+        heads = perceptron(phi, "conditional.links.1.network.", np.concatenate([told, y], 1))
+        mean, log_variance = heads[:, 0], heads[:, 1]
+        kl = 0.5 * (np.exp(log_variance) + mean**2 - 1 - log_variance)
+        reconstruction = np.zeros(16)
+        for e in eps:
+            z = mean + np.exp(0.5 * log_variance) * e
+            p = expit(perceptron(theta, "likelihood.network.", np.concatenate([y, z[:, None]], 1)))
+            reconstruction += (x * np.log(p) + (1 - x) * np.log(1 - p)).sum(1) / len(eps)
+        bounds.append(reconstruction - kl + log_prior[k])
+    return log_q, np.stack(bounds)
+
+
+def test_the_bounds_are_those_written_out_by_hand():
+    model, posterior = small()
+    eps = np.random.default_rng(0).standard_normal(4)
+    log_q, bound = numpy_parts(model, posterior, eps)
+    noise = torch.from_numpy(eps)[:, None, None].expand(4, 16, 1)
+    parts = by_class(model, posterior, Batch(X_ALL), noise)
+    assert parts.log_q.detach().numpy() == pytest.approx(log_q, abs=1e-12)
+    assert parts.bound.detach().numpy() == pytest.approx(bound, abs=1e-12)
+    reconstruction, kl = parts.summed(parts.log_q.exp())
+    q = np.exp(log_q)
+    unlabeled = (q * bound).sum(0) - (q * log_q).sum(0)
+    assert (reconstruction - kl).detach().numpy() == pytest.approx(unlabeled, abs=1e-12)
+
+
+def test_the_bounds_lie_below_what_they_bound_and_touch_it_at_bayes_rule():
+    model, posterior = small()
+    with torch.no_grad():
+        parts = by_class(model, posterior, Batch(X_ALL), draws(2001))
+    log_joint = exact_log_joint(model)
+    log_x = logsumexp(log_joint, axis=0)
+    assert np.exp(log_x).sum() == pytest.approx(1, abs=1e-9)  # all data there are
+    bound = parts.bound.numpy()
+    assert (bound < log_joint).all()
+    for w in (parts.log_q.exp(), torch.softmax(torch.from_numpy(log_joint), 0)):
+        reconstruction, kl = parts.summed(w)
+        assert (reconstruction.numpy() - kl.numpy() < log_x).all()
+    # Of all weights those by Bayes' rule from L itself are the best: U is then log sum_y exp L.
+    reconstruction, kl = parts.summed(torch.softmax(parts.bound, 0))
+    best = (reconstruction - kl).numpy()
+    assert best == pytest.approx(logsumexp(bound, axis=0), abs=1e-12)
+    reconstruction, kl = parts.summed(parts.log_q.exp())
+    assert (best >= (reconstruction - kl).numpy()).all()
+
+
+def test_importance_sampling_over_class_and_code_finds_log_p_of_x():
+    model, posterior = small()
+    rows = Rows(X_ALL.numpy(), np.arange(16), (X,))
+    found = evidence(model, posterior, rows, 20_000).importance
+    truth = logsumexp(exact_log_joint(model), axis=0)
+    assert (np.abs(found.values - truth) < 5 * found.monte_carlo_errors + 1e-3).all()
+
+
+def learner_of(labels, seed=0, **options):
+    model, posterior = small(seed=seed)
+    labels = torch.as_tensor(labels)
+    return SemiSupervised(model, posterior, labels, X_ALL[labels >= 0], **options)
+
+
+def gradients(learner, positions, noise=None):
+    """Of the mean objective of a batch, by name."""
+    positions = torch.as_tensor(positions)
+    if noise is None:
+        source = np.random.default_rng(5)
+        law = learner.noise(Batch(X_ALL, positions))
+        noise = law.draw(source, (2, len(positions)), torch.float64)
+    batch = Batch(X_ALL[positions], positions)
+    objective = learner.terms(batch, noise, torch.tensor(1.0)).objective.mean()
+    named = [*learner.model.named_parameters(), *learner.posterior.named_parameters()]
+    found = torch.autograd.grad(objective, [p for _, p in named], allow_unused=True)
+    return [g for g in found if g is not None]
+
+
+def of_unlabeled_rows(hidden):
+    """Gradients of rows 1 to 15, whose classes are hidden; row 0 has one."""
+    return gradients(learner_of([LABELS[0], *hidden], classification=0.0), range(1, 16))
+
+
+def by_hand(positions, noise):
+    """The gradient of U of these rows, from its definition."""
+    model, posterior = small()
+    parts = by_class(model, posterior, Batch(X_ALL[positions]), noise)
+    q = parts.log_q.exp()
+    objective = ((q * parts.bound).sum(0) - (q * parts.log_q).sum(0)).mean()
+    named = [*model.parameters(), *posterior.parameters()]
+    return torch.autograd.grad(objective, named)
+
+
+def leaks():
+    """Whether unlabeled rows have another gradient than that of U, which knows no labels."""
+    learner = learner_of([LABELS[0], *[-1] * 15], classification=0.0)
+    positions = torch.arange(1, 16)
+    noise = torch.from_numpy(np.random.default_rng(1).standard_normal((2, 15, 2)))
+    found = gradients(learner, positions, noise)
+    expected = by_hand(positions, noise[..., :1])
+    return any((a - b).abs().max() > 1e-10 for a, b in zip(found, expected, strict=True))
+
+
+def test_unlabeled_rows_teach_nothing_of_hidden_labels(monkeypatch):
+    assert not leaks()
+
+    def leaky(log_q, labels):
+        rows = LABELS[-len(labels) :]  # the hidden ones
+        return 0.9 * log_q.exp() + 0.1 * torch.eye(K, dtype=log_q.dtype)[rows].mT
+
+    monkeypatch.setattr(semi_supervised, "_weights", leaky)
+    assert leaks()
+
+
+class GivenClass(nn.Module):
+    """A decoder, or an encoder, of one class."""
+
+    def __init__(self, part, y):
+        super().__init__()
+        self.part, self.y = part, y
+
+    def forward(self, c):
+        return self.part(torch.cat([self.y.expand(*c.shape[:-1], K), c], -1))
+
+
+class Encoder(nn.Module):
+    def __init__(self, informed, y):
+        super().__init__()
+        self.informed, self.y = informed, y
+
+    def forward(self, x):
+        return self.informed(x).links[0](self.y.expand(len(x), K))
+
+
+def test_labeled_rows_alone_give_the_bound_of_a_conditional_vae():
+    model, posterior = small()
+    learner = SemiSupervised(model, posterior, LABELS, X_ALL, classification=0.0)
+    noise = torch.from_numpy(np.random.default_rng(2).standard_normal((3, 16, 2)))
+    terms = learner.terms(Batch(X_ALL, torch.arange(16)), noise, torch.tensor(1.0))
+    for k in range(K):
+        y = torch.eye(K, dtype=torch.float64)[k]
+        conditional = Model(standard_normal(1).double(), GivenClass(model.likelihood, y))
+        encoder = Amortized(Encoder(posterior.conditional, y))
+        its = k == LABELS
+        bound = elbo_b(conditional, encoder, X_ALL[its], noise[:, its, :1])
+        log_prior = model.prior().first.log_prob(y)
+        found = terms.reconstruction[its] - terms.kl[its]
+        assert found.detach().numpy() == pytest.approx((bound + log_prior).detach().numpy())
+        assert (terms.objective[its] == found).all()
+
+
+def test_the_classification_term_is_the_mean_over_labeled_rows():
+    labels = torch.where(torch.arange(16) % 3 == 0, LABELS, -1)
+    plain, weighted = (learner_of(labels, classification=a) for a in (0.0, 2.0))
+    known = labels >= 0
+    n = 6 * 50  # each of the six labeled rows comes up fifty times
+    which = ((torch.arange(n) + 0.5) / n).double()
+    noise = torch.cat([torch.zeros(n, 16, 1), which[:, None, None].expand(n, 16, 1)], -1)
+    batch = Batch(X_ALL, torch.arange(16))
+    one = torch.tensor(1.0)
+    both = [k.terms(batch, noise, one).objective for k in (weighted, plain)]
+    q = plain.posterior(X_ALL[known]).first.logits
+    expected = 2.0 * q.gather(1, labels[known][:, None]).mean()
+    assert (both[0] - both[1]).detach().numpy() == pytest.approx(expected.item())
+
+
+def test_a_compiled_step_is_the_eager_one():
+    states = []
+    for compiled in (False, True):
+        learner = learner_of(torch.where(torch.arange(16) < 4, LABELS, -1), compiled=compiled)
+        state = learner.init()
+        for t in range(3):
+            noise = torch.from_numpy(np.random.default_rng(t).random((1, 16, 2)))
+            learner.step(state, Batch(X_ALL, torch.arange(16)), noise)
+        states.append(state)
+    for name, p in states[0].parameters.items():
+        assert states[1].parameters[name].numpy() == pytest.approx(p.numpy(), abs=1e-9)
+
+
+def test_what_cannot_be_learned_is_refused():
+    model, posterior = small()
+    one = torch.tensor([0] + [-1] * 15)
+    with pytest.raises(UsageError, match="found 0 rows for 0 classes"):
+        SemiSupervised(model, posterior, torch.full((16,), -1), X_ALL[:0])
+    with pytest.raises(UsageError, match="found 2 rows for 1 classes"):
+        SemiSupervised(model, posterior, one, X_ALL[:2])
+    with pytest.raises(UsageError, match="must not be negative"):
+        SemiSupervised(model, posterior, one, X_ALL[:1], classification=-1.0)
+    with pytest.raises(UsageError, match="the posterior of a semi-supervised model is"):
+        SemiSupervised(model, aevb.mean_field(MLP(X, [3], 2)), one, X_ALL[:1])
+    with pytest.raises(UsageError, match="the number of each row"):
+        SemiSupervised(model, posterior, one, X_ALL[:1]).step(
+            SemiSupervised(model, posterior, one, X_ALL[:1]).init(), X_ALL, torch.zeros(1, 16, 2)
+        )
+    plain = Model(standard_normal(4), bernoulli(MLP(4, [3], X)))
+    with pytest.raises(UsageError, match="the prior of a semi-supervised model is a chain"):
+        by_class(plain.double(), posterior, Batch(X_ALL), torch.zeros(1, 16, 1).double())

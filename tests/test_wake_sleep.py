@@ -1,0 +1,506 @@
+"""Wake-sleep: both gradients against sums over all codes and dreams, and answers that are known."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from helpers import binary_rows, needs_compiler, small_pair
+from torch import nn
+
+import aevb
+from aevb import distributions as zoo
+from aevb import families
+from aevb.algorithms import ReweightedWakeSleep, WakeSleep
+from aevb.conditional import Chain, Conditional, Unconditional
+from aevb.data import Rows
+from aevb.distributions import kl
+from aevb.errors import UsageError
+from aevb.evaluation import enumerate_codes, evidence, exact
+from aevb.linear_gaussian import maximum_likelihood
+from aevb.networks import Leading
+from aevb.posterior import Amortized, Batch, Ladder, amortized, everywhere
+from aevb.priors import VampPrior
+from aevb.randomness import Stream, generator
+
+DOUBLE = torch.float64
+COINS = families.Bernoulli()
+ALGORITHMS = [WakeSleep, ReweightedWakeSleep]
+
+
+def logit(p):
+    return torch.logit(torch.tensor(p, dtype=DOUBLE))
+
+
+def quarters():
+    """One coin z, two pixels, every probability a quarter or three: draws by a grid are exact."""
+    model = aevb.Model(Unconditional(COINS, 1, learnt=True), aevb.bernoulli(aevb.MLP(1, [], 2)))
+    posterior = amortized(aevb.MLP(2, [], 1), COINS)
+    model, posterior = model.to(DOUBLE), posterior.to(DOUBLE)
+    with torch.no_grad():
+        model.prior.raw.copy_(logit([0.75]))
+        decoder, encoder = model.likelihood.network.head, posterior.conditional.network.head
+        decoder.bias.copy_(logit([0.25, 0.75]))
+        decoder.weight.copy_((logit([0.75, 0.25]) - logit([0.25, 0.75])).unsqueeze(1))
+        encoder.bias.copy_(logit([0.25]))
+        encoder.weight.copy_(torch.stack([logit(0.75) - logit(0.25), logit(0.5)]).unsqueeze(0))
+    return model, posterior
+
+
+def tiny(latent=2, width=3):
+    """Coins all the way, from networks with weights that are not small."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        decoder = aevb.bernoulli(aevb.MLP(latent, [4], width))
+        model = aevb.Model(Unconditional(COINS, latent, learnt=True), decoder)
+        posterior = amortized(aevb.MLP(width, [4], latent), COINS)
+        for p in (*model.parameters(), *posterior.parameters()):
+            nn.init.normal_(p)
+    return model.to(DOUBLE), posterior.to(DOUBLE)
+
+
+def every(size):
+    """All vectors of zeros and ones."""
+    return torch.tensor(list(product([0.0, 1.0], repeat=size)), dtype=DOUBLE)
+
+
+def parameters(learner):
+    return [*learner.model.parameters(), *learner.posterior.parameters()]
+
+
+def gradient(scalar, learner):
+    """With respect to all parameters, those of the model first, as one vector."""
+    found = torch.autograd.grad(
+        scalar, parameters(learner), allow_unused=True, materialize_grads=True
+    )
+    return torch.cat([part.flatten() for part in found])
+
+
+def followed(learner, x, noise):
+    """The gradient that a step follows, from noise that is handed in."""
+    one = torch.ones((), dtype=DOUBLE)
+    return gradient(learner.terms(Batch(x), noise, one).objective.mean(), learner)
+
+
+def wake_gradient(learner, x, samples=1):
+    """E[sum_k w~_k grad (log p(x, z_k) + log q(z_k given x))] by a sum over all z_1, ..., z_K.
+
+    With one sample, of theta alone.
+    """
+    model, q = learner.model, learner.posterior(x)
+    size = model.prior().event_shape[0]
+    total = torch.zeros(())
+    for combination in product(every(size), repeat=samples):
+        z = torch.stack(combination).unsqueeze(1)
+        log_q, log_p = q.log_prob(z), model.log_joint(x, z)
+        chance = log_q.sum(0).exp().detach()
+        if samples == 1:
+            total = total + chance * log_p[0]
+        else:
+            share = torch.softmax((log_p - log_q).detach(), 0)
+            total = total + chance * (share * (log_p + log_q)).sum(0)
+    return gradient(total.mean(), learner)
+
+
+def sleep_gradient(learner):
+    """E[grad log q(z given x)] under p(x, z) by a sum over all z and x."""
+    model, size = learner.model, learner.model.prior().event_shape[0]
+    width = model.likelihood(every(size)).event_shape[0]
+    pairs = list(product(every(size), every(width)))
+    z, x = (torch.stack(part) for part in zip(*pairs, strict=True))
+    chance = model.log_joint(x, z.unsqueeze(0))[0].exp().detach()
+    assert abs(float(chance.sum()) - 1) < 1e-12
+    return gradient((chance * learner.posterior(x).log_prob(z)).sum(), learner)
+
+
+@pytest.mark.parametrize(("algorithm", "samples"), [(WakeSleep, 1), (ReweightedWakeSleep, 2)])
+def test_both_gradients_are_sums_over_codes_and_dreams(algorithm, samples):
+    """To rounding: uniform numbers in the middles of quarters, all combinations, leave no error.
+
+    One vector is z, the code of a dream, and its two pixels; a second sample is a z of its own.
+    """
+    learner = algorithm(*quarters())
+    middles = torch.tensor([0.125, 0.375, 0.625, 0.875], dtype=DOUBLE)
+    grid = torch.cartesian_prod(*[middles] * (samples + 3))
+    noise = torch.zeros(samples, len(grid), 4, dtype=DOUBLE)
+    noise[:, :, 0] = grid[:, :samples].T
+    noise[0, :, 1:] = grid[:, samples:]
+    asleep = sleep_gradient(learner)
+    for x in every(2):
+        found = followed(learner, x.expand(len(grid), 2), noise)
+        expected = wake_gradient(learner, x.expand(1, 2), samples) + asleep
+        assert torch.allclose(found, expected, atol=1e-12), x
+    assert asleep.abs().max() > 0.01
+
+
+def mean_and_error(learner, x, samples, blocks=40, data=500):
+    """The mean gradient of many steps and its standard error, for data drawn from rows x."""
+    source, found = generator(0, Stream.NOISE), []
+    for t in range(blocks):
+        some = x[np.random.default_rng(t).integers(len(x), size=data)]
+        noise = learner.noise(Batch(some)).draw(source, (samples, data), DOUBLE)
+        found.append(followed(learner, some, noise))
+    stacked = torch.stack(found)
+    return stacked.mean(0), stacked.std(0) / blocks**0.5
+
+
+@pytest.mark.parametrize(("algorithm", "samples"), [(WakeSleep, 3), (ReweightedWakeSleep, 3)])
+def test_drawn_gradients_have_the_mean_of_the_sums(algorithm, samples):
+    learner = algorithm(*tiny())
+    x = every(3)
+    woken = wake_gradient(learner, x, 1 if algorithm is WakeSleep else samples)
+    mean, error = mean_and_error(learner, x, samples)
+    expected = woken + sleep_gradient(learner)
+    assert (error > 0).all()
+    assert ((mean - expected).abs() < 5 * error).all()
+
+
+def test_many_weighted_samples_follow_the_evidence_itself():
+    """theta's gradient tends to that of log p(x), a sum over all codes; two samples are far off."""
+    learner = ReweightedWakeSleep(*tiny())
+    x = every(3)
+    truth = gradient(
+        torch.logsumexp(learner.model.log_joint(x, every(2).unsqueeze(1)), 0).mean(), learner
+    )
+    theta = slice(0, sum(p.numel() for p in learner.model.parameters()))
+    distances = []
+    for samples in (2, 500):
+        mean, error = mean_and_error(learner, x, samples, blocks=20, data=200)
+        distances.append(((mean - truth)[theta].abs() / error[theta]).max())
+    assert distances[1] < 5 < distances[0]
+
+
+def naive_bayes():
+    """Three coins given one, and their exact posterior, which is linear in them."""
+    model = aevb.Model(Unconditional(COINS, 1, learnt=True), aevb.bernoulli(aevb.MLP(1, [], 3)))
+    model = model.to(DOUBLE)
+    posterior = amortized(aevb.MLP(3, [], 1), COINS).to(DOUBLE)
+    off, on = logit([0.2, 0.6, 0.5]), logit([0.7, 0.1, 0.9])
+    with torch.no_grad():
+        model.prior.raw.copy_(logit([0.3]))
+        decoder, encoder = model.likelihood.network.head, posterior.conditional.network.head
+        decoder.bias.copy_(off)
+        decoder.weight.copy_((on - off).unsqueeze(1))
+        encoder.weight.copy_((on - off).unsqueeze(0))
+        without = nn.functional.softplus(off).sum() - nn.functional.softplus(on).sum()
+        encoder.bias.copy_(logit([0.3]) + without)
+    return model, posterior
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_true_model_with_its_own_posterior_is_where_both_phases_rest(algorithm):
+    model, posterior = naive_bayes()
+    table = enumerate_codes(model, every(3))
+    assert torch.allclose(posterior(every(3)).mean[:, 0], table.posterior[1], atol=1e-12)
+    chances = table.log_evidence.exp().detach().numpy()
+    x = every(3)[np.random.default_rng(5).choice(8, size=20_000, p=chances / chances.sum())]
+    learner = algorithm(model, posterior)
+    mean, error = mean_and_error(learner, x, 3)
+    assert (mean.abs() < 5 * error).all()
+    with torch.no_grad():
+        model.prior.raw += 0.3
+    mean, error = mean_and_error(learner, x, 3)
+    assert (mean.abs() > 5 * error).any()
+
+
+# -- answers that are known ------------------------------------------------------------------------
+
+
+def learn(learner, x, steps, samples, batch=100):
+    """Steps with the cosine schedule; the laws that only torch draws from have a seed too."""
+    state, source = learner.init(), generator(1, Stream.NOISE)
+    law = learner.noise(Batch(x[:2]))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for t in range(steps):
+            some = x[np.random.default_rng(t).integers(len(x), size=batch)]
+            noise = law.draw(source, (samples, batch), x.dtype)
+            learner.step(state, some, noise, rate_factor=aevb.optimizers.cosine(t / steps))
+    return state
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_linear_gaussian_models_reach_the_maximum_of_the_likelihood(algorithm):
+    """And their encoders the exact posterior: within 0.02 nats of both."""
+    source = np.random.default_rng(2)
+    rows = source.normal(size=(400, 1)) @ [[1.5, -1.0, 0.5]] + 0.5 * source.normal(size=(400, 3))
+    best = maximum_likelihood(rows, 1)
+    x = torch.from_numpy(rows)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        family = families.Normal(noise_shape=())
+        model = aevb.Model(aevb.standard_normal(1), Conditional(aevb.MLP(1, [], 3), family))
+        posterior = aevb.mean_field(aevb.MLP(3, [], 2))
+    learner = algorithm(model.to(DOUBLE), posterior.to(DOUBLE), optimizer=aevb.Adam(0.03))
+    learn(learner, x, 1500, 5)
+    oracle = aevb.linear_gaussian.as_linear_gaussian(model)
+    reached, most = oracle.log_prob(x).mean(), best.log_prob(x).mean()
+    assert most - 0.02 < reached <= most + 1e-9
+    gap = reached - aevb.elbo_b(model, posterior, x, torch.zeros(1, 400, 1, dtype=DOUBLE)).mean()
+    with torch.no_grad():
+        bound = aevb.elbo_a(
+            model, posterior, x, torch.from_numpy(source.normal(size=(200, 400, 1)))
+        ).mean()
+    assert reached - bound + 0.005 >= 0
+    assert reached - bound < 0.02, gap
+
+
+class Counted(nn.Module):
+    """A row of a table for each sum of x."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(most + 1, 2))
+
+    def forward(self, x):
+        return self.table[x.sum(-1).long()]
+
+
+class LogLinear(nn.Module):
+    """log a = u log(1 + sum x) + v, log b = w: the two numbers of a Gamma."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = nn.Parameter(torch.tensor([0.5, 0.0, 0.0]))
+
+    def forward(self, x):
+        u, v, w = self.numbers
+        log_shape = u * torch.log1p(x.sum(-1)) + v
+        return torch.stack([log_shape, w.expand_as(log_shape)], -1)
+
+
+class Fixed(nn.Module):
+    """A decoder with nothing to learn: a function of z, for each of so many cells."""
+
+    def __init__(self, function, cells):
+        super().__init__()
+        self.function, self.cells = function, cells
+
+    def forward(self, z):
+        return self.function(z).expand(*z.shape[:-1], self.cells)
+
+
+CELLS = 4
+
+
+def beta_bernoulli():
+    family = families.Elementwise(zoo.Beta)
+    likelihood = aevb.bernoulli(Fixed(torch.logit, CELLS))
+    x = every(CELLS)
+    heads = x.sum(-1, keepdim=True)
+    truth = zoo.Beta(1 + heads, 1 + CELLS - heads)
+    return Unconditional(family, 1), likelihood, amortized(Counted(CELLS), family), x, truth
+
+
+def gamma_poisson():
+    family = families.Elementwise(zoo.Gamma)
+    likelihood = aevb.poisson(Fixed(torch.log, CELLS))
+    x = torch.tensor(list(product([0.0, 1.0, 3.0], repeat=CELLS)), dtype=DOUBLE)
+    truth = zoo.Gamma(1 + x.sum(-1, keepdim=True), torch.full((len(x), 1), 1.0 + CELLS))
+    return Unconditional(family, 1), likelihood, amortized(LogLinear(), family), x, truth
+
+
+@pytest.mark.parametrize(
+    "algorithm", [WakeSleep, pytest.param(ReweightedWakeSleep, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("conjugate", [beta_bernoulli, gamma_poisson])
+def test_encoders_reach_the_posterior_of_conjugate_models(conjugate, algorithm):
+    prior, likelihood, posterior, x, truth = conjugate()
+    model, posterior = aevb.Model(prior, likelihood).to(DOUBLE), posterior.to(DOUBLE)
+    before = kl(posterior(x).base_dist, truth).mean()
+    learner = algorithm(model, posterior, optimizer=aevb.Adam(0.1))
+    learn(learner, x, 200, 2, batch=100)
+    after = kl(posterior(x).base_dist, truth)
+    assert before > 0.1
+    assert after.mean() < 0.01
+
+
+def sigmoid_belief_network():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        top = [Unconditional(COINS, 2, learnt=True), Conditional(aevb.MLP(2, [], 3), COINS)]
+        model = aevb.Model(
+            Chain(top, [2, 3], reverse=True), aevb.bernoulli(Leading(aevb.MLP(3, [], 6), 3))
+        )
+        up = [Conditional(aevb.MLP(6, [], 3), COINS), Conditional(aevb.MLP(3, [], 2), COINS)]
+        posterior = Amortized(Chain(up, [3, 2]))
+    return model.to(DOUBLE), posterior.to(DOUBLE)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_sigmoid_belief_network_learns_and_its_evidence_is_that_of_all_codes(algorithm):
+    source = np.random.default_rng(0)
+    kinds = np.array([[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1], [1, 0, 1, 0, 1, 0]])
+    values = kinds[source.integers(3, size=200)] ^ (source.random((200, 6)) < 0.05)
+    rows = Rows(values.astype(np.uint8), np.arange(200), (6,))
+    model, posterior = sigmoid_belief_network()
+    before = exact(model, posterior, rows)
+    assert (before.details["by"], before.samples) == ("enumeration", 32)
+    learner = algorithm(model, posterior, optimizer=aevb.Adam(0.05))
+    learn(learner, rows.all().double(), 400, 5)
+    after = exact(model, posterior, rows)
+    assert after.mean > before.mean + 1
+    table = torch.logsumexp(model.log_joint(rows.all().double(), every(5).unsqueeze(1)).detach(), 0)
+    assert np.allclose(after.values, table, atol=1e-9)
+    found = evidence(model, posterior, rows, 2000).importance
+    assert (np.abs(found.values - after.values) < 5 * found.errors + 1e-9).mean() > 0.98
+
+
+# -- the step ------------------------------------------------------------------------------------
+
+
+def test_a_dream_is_drawn_once_however_many_samples_there_are():
+    learner = WakeSleep(*small_pair())
+    law = learner.noise(Batch(torch.ones(4, 6, dtype=DOUBLE)))
+    noise = law.draw(generator(0, Stream.NOISE), (3, 4), DOUBLE)
+    assert noise.shape == (3, 4, 2 + 2 + 6)
+    assert (noise[..., :2] != 0).all()
+    assert (noise[0] != 0).all()
+    assert (noise[1:, :, 2:] == 0).all()
+
+
+def by_side(algorithm, asleep_too):
+    """Gradients of theta and of phi, where the noise of one phase changes and that of the other
+    stays: codes, prior and data have draws that could be differentiated."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        prior = Unconditional(families.Normal(), 2, learnt=True)
+        model = aevb.Model(prior, aevb.gaussian(aevb.MLP(2, [5], 12))).to(DOUBLE)
+        learner = algorithm(model, aevb.mean_field(aevb.MLP(6, [5], 4)).to(DOUBLE))
+    x = torch.linspace(-1, 1, 24, dtype=DOUBLE).reshape(4, 6)
+    law, found = learner.noise(Batch(x)), []
+    theta = sum(p.numel() for p in model.parameters())
+    for t in range(2):
+        noise = law.draw(generator(0, Stream.NOISE), (3, 4), DOUBLE)
+        changed = slice(2, None) if asleep_too else slice(0, 2)
+        noise[..., changed] = law.draw(generator(t, Stream.NOISE), (3, 4), DOUBLE)[..., changed]
+        whole = followed(learner, x, noise)
+        found.append((whole[:theta], whole[theta:]))
+    return found
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_each_side_learns_in_its_own_phase(algorithm):
+    """theta follows no dreams, and phi of plain wake-sleep no wake codes."""
+    one, other = by_side(algorithm, asleep_too=True)
+    assert torch.equal(one[0], other[0])
+    assert not torch.allclose(one[1], other[1])
+    one, other = by_side(algorithm, asleep_too=False)
+    assert torch.equal(one[1], other[1]) is (algorithm is WakeSleep)
+    assert not torch.allclose(one[0], other[0])
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_is_reported_is_the_bound(algorithm):
+    model, posterior = small_pair()
+    learner = algorithm(model, posterior)
+    x = torch.ones(4, 6, dtype=DOUBLE)
+    noise = learner.noise(Batch(x)).draw(generator(0, Stream.NOISE), (3, 4), DOUBLE)
+    found = learner.terms(Batch(x), noise, torch.ones((), dtype=DOUBLE))
+    bound = aevb.elbo_a if algorithm is WakeSleep else aevb.iwae
+    assert torch.allclose(found.objective, bound(model, posterior, x, noise[..., :2]), atol=1e-12)
+    same = aevb.elbo_b.terms(model, posterior, x, noise[..., :2])
+    assert torch.allclose(found.reconstruction, same.reconstruction)
+    assert torch.allclose(found.kl, same.kl)
+
+
+def moved(learner, dtype, samples=2, steps=5):
+    z = torch.zeros(1, *learner.model.prior().event_shape, dtype=dtype)
+    rows = binary_rows(30, learner.model.likelihood(z).event_shape[0]).all().to(dtype)
+    state, law = learner.init(), learner.noise(Batch(rows))
+    with torch.random.fork_rng(devices=[]):
+        for t in range(steps):
+            torch.manual_seed(t)
+            noise = law.draw(generator(0, Stream.NOISE, t), (samples, 30), dtype)
+            learner.step(state, rows, noise)
+    return torch.cat([p.flatten() for p in state.parameters.values()]), state.totals
+
+
+def gaussian_codes():
+    return small_pair()
+
+
+def poisson_dreams():
+    """Data that only torch's own generator draws."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = aevb.Model(aevb.standard_normal(2), aevb.poisson(aevb.MLP(2, [5], 6)))
+        return model.to(DOUBLE), aevb.mean_field(aevb.MLP(6, [5], 4)).to(DOUBLE)
+
+
+TWINS = [
+    (WakeSleep, quarters),
+    *(
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in [
+            (ReweightedWakeSleep, sigmoid_belief_network),
+            (ReweightedWakeSleep, gaussian_codes),
+            (WakeSleep, gaussian_codes),
+            (WakeSleep, poisson_dreams),
+        ]
+    ),
+]
+
+
+@needs_compiler
+@pytest.mark.parametrize(("algorithm", "pair"), TWINS)
+def test_the_compiled_step_equals_its_eager_twin(algorithm, pair):
+    results = []
+    for compiled in (False, True):
+        learner = algorithm(*pair(), compiled=compiled)
+        results.append(moved(learner, DOUBLE))
+        assert learner.note is None
+    assert torch.allclose(results[0][0], results[1][0], rtol=1e-10, atol=1e-10)
+    assert torch.allclose(results[0][1], results[1][1], rtol=1e-10)
+
+
+def test_products_in_bfloat16_leave_densities_in_float32():
+    pairs = [tuple(part.float() for part in small_pair()) for _ in range(2)]
+    (fine, _), (coarse, _) = (
+        moved(WakeSleep(*pair, precision=precision), torch.float32)
+        for pair, precision in zip(pairs, ("float32", "bfloat16"), strict=True)
+    )
+    assert fine.dtype == coarse.dtype == torch.float32
+    assert 0 < (fine - coarse).abs().max() < 0.02
+
+
+def refused(algorithm=WakeSleep, model=None, posterior=None):
+    pair = small_pair(dtype=torch.float32)
+    with pytest.raises(UsageError) as caught:
+        algorithm(model or pair[0], posterior or pair[1])
+    return str(caught.value)
+
+
+def test_what_cannot_be_learned_so_is_refused():
+    model, posterior = small_pair(dtype=torch.float32)
+    assert "choose an amortized posterior" in refused(posterior=aevb.per_datum(9, 2))
+    model.prior = VampPrior(posterior.conditional, 4, 6)
+    assert "share parameters" in refused(model=model, posterior=posterior)
+    links = [Unconditional(families.Normal(), 1), Conditional(nn.Linear(1, 2), families.Normal())]
+    prior = Chain(links, [1, 1], reverse=True)
+    rungs, heads = [nn.Linear(6, 4), nn.Linear(4, 4)], [nn.Linear(4, 2), nn.Linear(4, 2)]
+    ladder = Amortized(Ladder(rungs, heads, prior))
+    layered = aevb.Model(prior, small_pair()[0].likelihood)
+    assert "ladder" in refused(model=layered, posterior=ladder)
+    uniform = amortized(nn.Linear(6, 4), families.Elementwise(zoo.Uniform))
+    assert "an interval that moves" in refused(posterior=uniform)
+
+
+def test_weights_of_the_divergence_and_single_samples_are_refused():
+    x = torch.ones(4, 6, dtype=DOUBLE)
+    for algorithm, options, said in [
+        (WakeSleep, {"temper": 0.5}, "weighed by 0.5"),
+        (ReweightedWakeSleep, {}, "found 1"),
+    ]:
+        learner = algorithm(*small_pair())
+        noise = torch.zeros(1, 4, 10, dtype=DOUBLE)
+        with pytest.raises(UsageError, match=said):
+            learner.step(learner.init(), x, noise, **options)
+
+
+def test_one_posterior_for_all_data_learns_the_prior_asleep():
+    model, _ = small_pair()
+    posterior = everywhere(2).to(DOUBLE)
+    learner = WakeSleep(model, posterior, optimizer=aevb.Adam(0.005))
+    learn(learner, binary_rows(50).all().double(), 300, 1)
+    assert kl(posterior(torch.zeros(1, 6)), model.prior()) < 0.01
