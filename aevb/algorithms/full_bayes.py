@@ -72,7 +72,7 @@ class FullBayes(GradientLearner):
         super().__post_init__()
 
     def modules(self) -> dict[str, nn.Module]:
-        return {**super().modules(), "steps": self._steps}
+        return {**super().modules(), **self.objective.modules(), "steps": self._steps}
 
     def terms(self, batch: Batch, noise: Tensor, temper: Tensor) -> Terms:
         averages = self._at_draw.averages

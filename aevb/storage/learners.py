@@ -16,7 +16,7 @@ from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.optimizers import SGD, Adagrad, Adam, Optimizer, Schedule, constant, cosine, linear, steps
 from aevb.posterior import Posterior
-from aevb.storage.gradients import estimator_of, objective_of
+from aevb.storage.gradients import estimator_of
 from aevb.storage.settings import Settings, pick
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adagrad": Adagrad, "sgd": SGD}
@@ -78,7 +78,7 @@ def _monte_carlo_em(settings: Settings, model: Model, posterior: Posterior, rows
 
 def _full_bayes(settings: Settings, model: Model, posterior: Posterior, rows: int) -> Learner:
     options = gradient_options(settings, rows) | {"rows": rows, "seed": settings.seed}
-    return FullBayes(model, posterior, objective_of(settings), **options)
+    return FullBayes(model, posterior, estimator_of(settings, model), **options)
 
 
 Make = Callable[[Settings, Model, Posterior, int], Learner]
