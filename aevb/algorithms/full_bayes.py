@@ -40,7 +40,7 @@ class FullBayes(GradientLearner):
     Shapes: a batch of M data, noise (L, M, D); `rows` N. Units: nats per datum.
     Errors: UsageError for a model whose likelihood is not `Averaged`, `rows` that are not positive,
     or a weight prior beside the one there is; those of the objective and of `GradientLearner`.
-    Source: Kingma & Welling (2013), appendix F, equations 21 to 24.
+    Source: Kingma & Welling (2013), appendix F.
     Example:
         >>> from aevb import MLP, Model, bernoulli, mean_field, standard_normal
         >>> import torch
