@@ -33,10 +33,9 @@ class FullBayes(GradientLearner):
 
     The mean over data of the objective estimates 1/N of a lower bound on log p(X) of all N data,
     the weights integrated out; the reconstruction and kl that are reported are those at the drawn
-    theta. One theta serves all data of a step, and is
-    the same for a seed and a step. The model averages over draws of theta (`uncertain` makes it): its bound
-    is what validation and every evaluation report. A weight of the divergence, beta, is on that of
-    the codes alone.
+    theta. One theta serves all data of a step, and is the same for a seed and a step. The model
+    averages over draws of theta (`uncertain` makes it): its bound is what validation and every
+    evaluation report. A weight of the divergence, beta, is on that of the codes alone.
     Shapes: a batch of M data, noise (L, M, D); `rows` N. Units: nats per datum.
     Errors: UsageError for a model whose likelihood is not `Averaged`, `rows` that are not positive,
     or a weight prior beside the one there is; those of the objective and of `GradientLearner`.
