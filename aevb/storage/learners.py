@@ -17,7 +17,7 @@ from aevb.model import Model
 from aevb.optimizers import SGD, Adagrad, Adam, Optimizer, Schedule, constant, cosine, linear, steps
 from aevb.posterior import ExactPosterior, Posterior
 from aevb.storage.exact_models import exact_learner
-from aevb.storage.gradients import estimator_of, objective_of
+from aevb.storage.gradients import estimator_of
 from aevb.storage.settings import Settings, pick
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adagrad": Adagrad, "sgd": SGD}
@@ -82,7 +82,7 @@ def _monte_carlo_em(settings: Settings, model: Model, posterior: Posterior, rows
 
 def _full_bayes(settings: Settings, model: Model, posterior: Posterior, rows: int) -> Learner:
     options = gradient_options(settings, rows) | {"rows": rows, "seed": settings.seed}
-    return FullBayes(model, posterior, objective_of(settings), **options)
+    return FullBayes(model, posterior, estimator_of(settings, model), **options)
 
 
 Make = Callable[[Settings, Model, Posterior, int], Learner]
