@@ -203,7 +203,10 @@ def _noises(links: Sequence[Any], sizes: Sequence[int]) -> list[Noise]:
 
 def _route_of(family: Any, size: int) -> Route:
     """How a family's distributions over so many elements are drawn from."""
-    return route(family(torch.zeros(1, family.outputs(size)), 1))
+    own = next((t for t in (*family.parameters(), *family.buffers())), None)
+    # Where a model is built without memory, to be filled from a file, torch cannot check logits.
+    device = "cpu" if own is None else own.device
+    return route(family(torch.zeros(1, family.outputs(size), device=device), 1))
 
 
 def standard_normal(size: int) -> Unconditional:

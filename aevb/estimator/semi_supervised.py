@@ -205,7 +205,7 @@ class SemiSupervisedVAE(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def sample(
         self, n_samples: int = 1, *, y: Any = None, random_state: Randomness = None
     ) -> Array:
-        """The mean of p(x given y, z) with z from the prior, for a class y or one at random, (n, X)."""
+        """The mean of p(x given y, z), z from the prior, of a class y or one at random, (n, X)."""
         joint = self._joint()
         seed = joint._seed(random_state)
         drawn = codes.sample_latent(joint.model_, n_samples, seed=seed)
