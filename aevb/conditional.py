@@ -29,6 +29,7 @@ from aevb.families import (
     MultivariateNormal,
     NegativeBinomial,
     Normal,
+    OneHotCategorical,
     Poisson,
 )
 
@@ -212,6 +213,12 @@ def _route_of(family: Any, size: int) -> Route:
 def standard_normal(size: int) -> Unconditional:
     """The prior of the paper, p(z) = N(z; 0, I) over `size` dimensions."""
     return Unconditional(Normal(), size)
+
+
+def class_and_code(classes: int, size: int) -> Chain:
+    """The prior p(y) p(z) of a class, each as likely as another, and a code from N(0, I)."""
+    either = Unconditional(OneHotCategorical(), classes), standard_normal(size)
+    return Chain(either, [classes, size])
 
 
 def bernoulli(network: nn.Module) -> Conditional:

@@ -65,6 +65,11 @@ def exact_log_joint(model):
     return np.stack(found)
 
 
+def weighted(log_w):
+    """Weights of classes, and their entropy, from their logarithms."""
+    return log_w.exp(), -(log_w.exp() * log_w).sum(0)
+
+
 def numpy_parts(model, posterior, eps):
     """log q(y given x) and L(x, y), (K, 16) each, written out without torch; eps (S,)."""
     theta, phi = weights(model), weights(posterior)
@@ -96,7 +101,7 @@ def test_the_bounds_are_those_written_out_by_hand():
     parts = by_class(model, posterior, Batch(X_ALL), noise)
     assert parts.log_q.detach().numpy() == pytest.approx(log_q, abs=1e-12)
     assert parts.bound.detach().numpy() == pytest.approx(bound, abs=1e-12)
-    reconstruction, kl = parts.summed(parts.log_q.exp())
+    reconstruction, kl = parts.summed(*weighted(parts.log_q))
     q = np.exp(log_q)
     unlabeled = (q * bound).sum(0) - (q * log_q).sum(0)
     assert (reconstruction - kl).detach().numpy() == pytest.approx(unlabeled, abs=1e-12)
@@ -111,14 +116,14 @@ def test_the_bounds_lie_below_what_they_bound_and_touch_it_at_bayes_rule():
     assert np.exp(log_x).sum() == pytest.approx(1, abs=1e-9)  # all data there are
     bound = parts.bound.numpy()
     assert (bound < log_joint).all()
-    for w in (parts.log_q.exp(), torch.softmax(torch.from_numpy(log_joint), 0)):
-        reconstruction, kl = parts.summed(w)
+    for log_w in (parts.log_q, torch.log_softmax(torch.from_numpy(log_joint), 0)):
+        reconstruction, kl = parts.summed(*weighted(log_w))
         assert (reconstruction.numpy() - kl.numpy() < log_x).all()
     # Of all weights those by Bayes' rule from L itself are the best: U is then log sum_y exp L.
-    reconstruction, kl = parts.summed(torch.softmax(parts.bound, 0))
+    reconstruction, kl = parts.summed(*weighted(torch.log_softmax(parts.bound, 0)))
     best = (reconstruction - kl).numpy()
     assert best == pytest.approx(logsumexp(bound, axis=0), abs=1e-12)
-    reconstruction, kl = parts.summed(parts.log_q.exp())
+    reconstruction, kl = parts.summed(*weighted(parts.log_q))
     assert (best >= (reconstruction - kl).numpy()).all()
 
 
@@ -170,7 +175,8 @@ def test_unlabeled_rows_teach_nothing_of_hidden_labels(monkeypatch):
 
     def leaky(log_q, labels):
         rows = LABELS[-len(labels) :]  # the hidden ones
-        return 0.9 * log_q.exp() + 0.1 * torch.eye(K, dtype=log_q.dtype)[rows].mT
+        q = 0.9 * log_q.exp() + 0.1 * torch.eye(K, dtype=log_q.dtype)[rows].mT
+        return q, -(q * q.log()).sum(0)
 
     monkeypatch.setattr(semi_supervised, "_weights", leaky)
     assert leaks()
@@ -226,6 +232,15 @@ def test_the_classification_term_is_the_mean_over_labeled_rows():
     q = plain.posterior(X_ALL[known]).first.logits
     expected = 2.0 * q.gather(1, labels[known][:, None]).mean()
     assert (both[0] - both[1]).detach().numpy() == pytest.approx(expected.item())
+
+
+def test_a_classifier_that_is_quite_sure_has_a_gradient():
+    learner = learner_of([0, *[-1] * 15])
+    with torch.no_grad():
+        learner.posterior.conditional.links[0].network.head.bias.copy_(torch.tensor([0, -2e3, 900]))
+    noise = torch.zeros(1, 16, 2, dtype=torch.float64)
+    found = gradients(learner, torch.arange(16), noise)
+    assert all(torch.isfinite(g).all() for g in found)
 
 
 @pytest.mark.slow

@@ -3,5 +3,6 @@
 from aevb.algorithms.aevb import AEVB
 from aevb.algorithms.gradient import GradientLearner
 from aevb.algorithms.learner import Learner, State
+from aevb.algorithms.semi_supervised import SemiSupervised
 
-__all__ = ["AEVB", "GradientLearner", "Learner", "State"]
+__all__ = ["AEVB", "GradientLearner", "Learner", "SemiSupervised", "State"]
