@@ -32,6 +32,7 @@ from aevb.families import (
     MultivariateNormal,
     NegativeBinomial,
     Normal,
+    OneHotCategorical,
     Poisson,
 )
 from aevb.randomness import Stream, generator
@@ -283,12 +284,21 @@ def _noises(links: Sequence[Any], sizes: Sequence[int]) -> list[Noise]:
 
 def _route_of(family: Any, size: int) -> Route:
     """How a family's distributions over so many elements are drawn from."""
-    return route(family(torch.zeros(1, family.outputs(size)), 1))
+    own = next((t for t in (*family.parameters(), *family.buffers())), None)
+    # Where a model is built without memory, to be filled from a file, torch cannot check logits.
+    device = "cpu" if own is None else own.device
+    return route(family(torch.zeros(1, family.outputs(size), device=device), 1))
 
 
 def standard_normal(size: int) -> Unconditional:
     """The prior of the paper, p(z) = N(z; 0, I) over `size` dimensions."""
     return Unconditional(Normal(), size)
+
+
+def class_and_code(classes: int, size: int) -> Chain:
+    """The prior p(y) p(z) of a class, each as likely as another, and a code from N(0, I)."""
+    either = Unconditional(OneHotCategorical(), classes), standard_normal(size)
+    return Chain(either, [classes, size])
 
 
 def bernoulli(network: nn.Module) -> Conditional:

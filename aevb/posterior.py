@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
 from aevb import distributions
-from aevb.conditional import Chain, Conditional, for_densities
+from aevb.conditional import Chain, Conditional, Informed, for_densities
 from aevb.distributions.listed import Listed
 from aevb.enumeration import enumerate_codes
 from aevb.errors import UsageError
-from aevb.families import Family, MultivariateNormal, Normal
+from aevb.families import Family, MultivariateNormal, Normal, OneHotCategorical
 from aevb.model import Model
 
 
@@ -329,6 +329,24 @@ def mean_field(network: nn.Module, condition_ndim: int = 1) -> Amortized:
 def amortized(network: nn.Module, family: Family, condition_ndim: int = 1) -> Amortized:
     """An encoder for any family; the network gives `family.outputs(D)` numbers."""
     return Amortized(Conditional(network, family, condition_ndim))
+
+
+def with_class(
+    classifier: nn.Module, told: nn.Module, encoder: nn.Module, sizes: Sequence[int]
+) -> Amortized:
+    """q(y given x) q(z given x, y): a class, and a code by an encoder that is told of x and y.
+
+    Shapes: `sizes` (K, D); the classifier gives K logits; `told` gives T numbers about x, which the
+    encoder takes beside the K of y, (T + K), to 2D numbers.
+    Source: Kingma et al. (2014), "Semi-supervised learning with deep generative models", section 3.
+    Example:
+        >>> with_class(nn.Linear(7, 3), nn.Linear(7, 4), nn.Linear(7, 4), [3, 2])(
+        ...     torch.zeros(5, 7)
+        ... ).event_shape
+        torch.Size([5])
+    """
+    links = Conditional(classifier, OneHotCategorical()), Conditional(encoder, Normal())
+    return Amortized(Informed(links, sizes, told))
 
 
 def full_covariance(network: nn.Module, condition_ndim: int = 1) -> Amortized:

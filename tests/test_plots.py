@@ -475,3 +475,18 @@ def test_save_refuses_other_formats_and_places_that_are_no_folders(tmp_path: Pat
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot write the picture"):
         plots.save(ax, tmp_path / "file" / "picture.png")
+
+
+def test_analogies_have_the_datum_first_and_a_column_for_each_class():
+    data = np.arange(2)[:, None, None] * np.ones((2, 4, 4)) / 2
+    each = np.full((2, 3, 4, 4), 0.25) * np.arange(1, 4)[:, None, None]
+    ax = plots.analogies(data, each, ["a", "b", "c"])
+    shown = ax.images[0].get_array()
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["data", "a", "b", "c"]
+    places = [round(x) for x in ax.get_xticks()]
+    assert [float(shown[1, x]) for x in places] == [0.0, 0.25, 0.5, 0.75]
+    assert [float(shown[-1, x]) for x in places] == [0.5, 0.25, 0.5, 0.75]
+    with pytest.raises(UsageError, match="expected pictures of each class for data of shape"):
+        plots.analogies(data, each[:1])
+    with pytest.raises(UsageError, match="expected 3 names of classes, found 2"):
+        plots.analogies(data, each, ["a", "b"])

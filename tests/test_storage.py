@@ -25,7 +25,7 @@ from torch import nn
 import aevb
 from aevb import distributions as zoo
 from aevb.algorithms import uncertain
-from aevb.conditional import Chain, Conditional, Unconditional
+from aevb.conditional import Chain, Conditional, Informed, Unconditional
 from aevb.distributions import route
 from aevb.errors import ModelFileError
 from aevb.families import (
@@ -198,6 +198,15 @@ def layered():
     return model, Amortized(Ladder(rungs, heads, prior))
 
 
+def with_class():
+    """A code that begins with a class."""
+    prior = Chain([Unconditional(OneHotCategorical(), 3), Unconditional(Normal(), 2)], [3, 2])
+    model = aevb.Model(prior, aevb.bernoulli(aevb.MLP(5, [3], X)))
+    classifier = Conditional(aevb.MLP(X, [3], 3), OneHotCategorical())
+    about = Conditional(aevb.MLP(4 + 3, [3], 4), Normal())
+    return model, Amortized(Informed([classifier, about], [3, 2], aevb.MLP(X, [], 4)))
+
+
 def levels():
     family = Columns(
         [Ordinal(4, 2), ZeroInflatedNegativeBinomial(), DiscretizedLogistic(2, 3)],
@@ -253,6 +262,7 @@ PAIRS = {
     "gaussian": (plain(lambda: aevb.gaussian(decoder(2 * X))), real),
     "shared-noise": (shared_noise, grey),
     "full-covariance": (full, real),
+    "with-class": (with_class, binary),
     "one-hot": (plain(lambda: aevb.Conditional(decoder(), OneHotCategorical())), one_hot),
     "categorical": (plain(lambda: aevb.categorical(decoder(4 * X), 4)), counts),
     "negative-binomial": (plain(lambda: aevb.negative_binomial(decoder(2 * X))), counts),

@@ -8,6 +8,7 @@ from aevb.algorithms.gradient import GradientLearner
 from aevb.algorithms.learner import Learner, State
 from aevb.algorithms.mean_field import MeanField, NormalWishart
 from aevb.algorithms.monte_carlo_em import MonteCarloEM
+from aevb.algorithms.semi_supervised import SemiSupervised
 from aevb.algorithms.wake_sleep import ReweightedWakeSleep, WakeSleep
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "MonteCarloEM",
     "NormalWishart",
     "ReweightedWakeSleep",
+    "SemiSupervised",
     "State",
     "WakeSleep",
     "uncertain",

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, OneHotCategorical
-from torch.special import xlogy
 
 from aevb.algorithms.gradient import GradientLearner
 from aevb.conditional import Informed
@@ -47,13 +46,13 @@ class ByClass(NamedTuple):
         """L(x, y), a bound on log p(x, y), for each class, (K, M) nats."""
         return self.reconstruction - self.kl + self.log_prior
 
-    def summed(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def summed(self, weights: Tensor, entropy: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstruction and divergence, (M,) each, whose difference is sum_y w_y L(x, y) + H(w).
 
-        Shapes: `weights` (K, M), columns that add up to 1.
+        Shapes: `weights` (K, M), columns that add up to 1, and their `entropy` (M,) in nats.
         """
-        divergence = weights * (self.kl - self.log_prior) + xlogy(weights, weights)
-        return (weights * self.reconstruction).sum(0), divergence.sum(0)
+        divergence = (weights * (self.kl - self.log_prior)).sum(0) - entropy
+        return (weights * self.reconstruction).sum(0), divergence
 
 
 def by_class(model: Model, posterior: Posterior, batch: Batch, noise: Tensor) -> ByClass:
@@ -63,8 +62,12 @@ def by_class(model: Model, posterior: Posterior, batch: Batch, noise: Tensor) ->
     Units: nats. Errors: UsageError for a posterior or a prior that is not a class and then a code.
     Source: Kingma et al. (2014), equations 6 and 7.
     Example:
-        >>> import aevb
-        >>> model, posterior = _small()
+        >>> from aevb import MLP, bernoulli
+        >>> from aevb.conditional import class_and_code
+        >>> from aevb.posterior import with_class
+        >>> model = Model(class_and_code(3, 2), bernoulli(MLP(3 + 2, [8], 4)))
+        >>> networks = MLP(4, [8], 3), MLP(4, [8], 6), MLP(6 + 3, [8], 2 * 2)
+        >>> posterior = with_class(*networks, [3, 2])
         >>> parts = by_class(model, posterior, Batch(torch.ones(5, 4)), torch.zeros(1, 5, 2))
         >>> parts.bound.shape
         torch.Size([3, 5])
@@ -117,7 +120,12 @@ class SemiSupervised(GradientLearner):
     Source: Kingma et al. (2014), "Semi-supervised learning with deep generative models", equations
     6 to 9, where a is called alpha / N, and is 0.1.
     Example:
-        >>> model, posterior = _small()
+        >>> from aevb import MLP, bernoulli
+        >>> from aevb.conditional import class_and_code
+        >>> from aevb.posterior import with_class
+        >>> model = Model(class_and_code(3, 2), bernoulli(MLP(3 + 2, [8], 4)))
+        >>> networks = MLP(4, [8], 3), MLP(4, [8], 6), MLP(6 + 3, [8], 2 * 2)
+        >>> posterior = with_class(*networks, [3, 2])
         >>> labels = torch.tensor([2, -1, -1, 0])
         >>> learner = SemiSupervised(model, posterior, labels, torch.ones(2, 4))
         >>> state = learner.init()
@@ -155,7 +163,7 @@ class SemiSupervised(GradientLearner):
         z_noise, which = apart(noise, self._noises)
         parts = by_class(self.model, self.posterior, batch, z_noise)
         labels = self.labels[batch.rows]
-        reconstruction, divergence = parts.summed(_weights(parts.log_q, labels))
+        reconstruction, divergence = parts.summed(*_weights(parts.log_q, labels))
         told = self.classification * self._log_q_of_labeled(which)
         return Terms(reconstruction - temper * divergence + told, reconstruction, divergence)
 
@@ -181,8 +189,11 @@ class SemiSupervised(GradientLearner):
         return found.reshape(which.shape).mean(0)
 
 
-def _weights(log_q: Tensor, labels: Tensor) -> Tensor:
-    """q(y given x), or 1 for the class that is known, (K, M)."""
+def _weights(log_q: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """q(y given x), or 1 for the class that is known, (K, M), and the entropy of it, (M,) nats."""
     classes = torch.arange(len(log_q), device=labels.device).unsqueeze(-1)
-    known = (classes == labels).to(log_q.dtype)
-    return torch.where(labels == UNLABELED, log_q.exp(), known)
+    known, q = (classes == labels).to(log_q.dtype), log_q.exp()
+    hidden = labels == UNLABELED
+    # By log q itself: the logarithm of a q that has become 0 would have no gradient.
+    entropy = torch.where(hidden, -(q * log_q).sum(0), 0.0)
+    return torch.where(hidden, q, known), entropy

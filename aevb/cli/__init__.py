@@ -9,10 +9,21 @@ Everything heavy is imported inside the commands, so that `--help` answers at on
 from aevb.cli.root import app  # isort: skip
 from aevb.cli import training  # isort: skip
 from aevb.cli import judging  # isort: skip
+from aevb.cli import classifying  # isort: skip
 from aevb.cli import codes  # isort: skip
 from aevb.cli import rows  # isort: skip
 from aevb.cli import showing  # isort: skip
 from aevb.cli import reproducing  # isort: skip
 from aevb.cli.entry import main
 
-__all__ = ["app", "codes", "judging", "main", "reproducing", "rows", "showing", "training"]
+__all__ = [
+    "app",
+    "classifying",
+    "codes",
+    "judging",
+    "main",
+    "reproducing",
+    "rows",
+    "showing",
+    "training",
+]

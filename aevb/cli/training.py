@@ -188,7 +188,7 @@ def train(
 
     how = ("out", "resume", "force", "json_", "quiet", "verbose", "tensorboard", "report")
     options = {k: v for k, v in ctx.params.items() if k not in how}
-    options["hidden"] = None if hidden is None else _widths(hidden)
+    options["hidden"] = None if hidden is None else widths(hidden)
     options["resize"] = size_of(resize)
     explicit = {k for k in options if str(ctx.get_parameter_source(k)).endswith("COMMANDLINE")}
     if resume and out is None:
@@ -229,7 +229,8 @@ def train(
         )
 
 
-def _widths(text: str) -> tuple[int, ...]:
+def widths(text: str) -> tuple[int, ...]:
+    """The whole numbers of --hidden."""
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:

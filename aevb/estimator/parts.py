@@ -21,7 +21,7 @@ from aevb.errors import ModelFileError, UsageError
 from aevb.estimator.vae import VAE
 from aevb.files import replace_atomically
 from aevb.storage import RunFolder
-from aevb.storage.files import read_json, shortly, to_json, writing
+from aevb.storage.files import read_json, reason, shortly, to_json, writing
 
 INDEX = "index.json"
 MOST_PARTS = 10_000
@@ -104,19 +104,18 @@ def save_parts(
             shutil.rmtree(old)
 
 
+def kind_of(folder: str | Path) -> str:
+    """What the parts of a folder are together; ModelFileError where there are none."""
+    return _read_index(Path(folder) / INDEX).kind
+
+
 def load_parts(folder: str | Path, kind: str) -> Parts:
     """Read the index of a folder that `save_parts` wrote; the runs are not opened yet.
 
     Errors: ModelFileError for an index that is missing, damaged, or of another kind.
     """
     path = Path(folder) / INDEX
-    try:
-        index = _Index(**read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ModelFileError(
-            f"{path} was changed: {'.'.join(map(str, first['loc']))[:80]}: {first['msg']}"
-        ) from error
+    index = _read_index(path)
     if index.kind != kind:
         raise ModelFileError(f"{path} is of a {shortly(index.kind, 30)}, expected a {kind}")
     try:
@@ -127,3 +126,17 @@ def load_parts(folder: str | Path, kind: str) -> Parts:
         raise ModelFileError(f"{path}: a class is named twice")
     folders = [path.parent / index.models / f"{k:03d}" for k in range(index.parts)]
     return Parts(path, classes, folders, index.facts)
+
+
+def _read_index(path: Path) -> _Index:
+    try:
+        return _Index(**read_json(path))
+    except (ValidationError, TypeError) as error:
+        raise ModelFileError(f"{path} was changed: {_first_reason(error)}") from error
+
+
+def _first_reason(error: ValidationError | TypeError) -> str:
+    if not isinstance(error, ValidationError):
+        return reason(error)
+    first = error.errors()[0]
+    return f"{shortly('.'.join(map(str, first['loc'])))}: {first['msg']}"

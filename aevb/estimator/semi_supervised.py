@@ -15,6 +15,7 @@ from aevb import codes
 from aevb.algorithms import Learner
 from aevb.algorithms.semi_supervised import UNLABELED, SemiSupervised
 from aevb.data import Dataset, Rows
+from aevb.devices import parameter_of
 from aevb.errors import UsageError
 from aevb.estimator.classifier import classes_of
 from aevb.estimator.parameters import Randomness
@@ -48,11 +49,12 @@ class _ClassAndCode(VAE):
         return build_with_class(self.settings_, data, self.classes)
 
     def _learner(self, rows: Rows) -> Learner:
+        device = parameter_of(self.model_).device
+        known = np.flatnonzero(self.labels != UNLABELED)
         return SemiSupervised(
-            self.model_,
-            self.posterior_,
-            torch.from_numpy(self.labels),
-            rows.take(np.flatnonzero(self.labels != UNLABELED)),
+            *(self.model_, self.posterior_),
+            torch.from_numpy(self.labels).to(device),
+            rows.take(known).to(device),
             self.classification,
             **gradient_options(self.settings_, len(rows)),
         )
@@ -205,7 +207,7 @@ class SemiSupervisedVAE(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def sample(
         self, n_samples: int = 1, *, y: Any = None, random_state: Randomness = None
     ) -> Array:
-        """The mean of p(x given y, z) with z from the prior, for a class y or one at random, (n, X)."""
+        """The mean of p(x given y, z), z from the prior, of a class y or one at random, (n, X)."""
         joint = self._joint()
         seed = joint._seed(random_state)
         drawn = codes.sample_latent(joint.model_, n_samples, seed=seed)

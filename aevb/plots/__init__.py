@@ -17,13 +17,14 @@ from aevb.plots.latent import latent_scatter
 from aevb.plots.lines import profiles
 from aevb.plots.manifolds import manifold, manifold_grid, prior_predictive
 from aevb.plots.output import png, save, svg
-from aevb.plots.pictures import image_grid, reconstructions, samples
+from aevb.plots.pictures import analogies, image_grid, reconstructions, samples
 from aevb.plots.scores import kl_by_dimension, reconstruction_by_row, score_histogram
 from aevb.plots.tables import pair_plot
 from aevb.plots.walks import interpolation, samples_along_training, traversals
 
 __all__ = [
     "gradient_variances",
+    "analogies",
     "image_grid",
     "impute_grid",
     "interpolation",

@@ -75,6 +75,39 @@ def reconstructions(
     return stacked_pictures([above, below], ax, columns)
 
 
+def analogies(
+    data: ArrayLike, by_class: ArrayLike, names: Sequence[str] = (), ax: Axes | None = None
+) -> Axes:
+    """Each datum at the left of its row, and beside it what it would be of every class.
+
+    The code of a row is one, the class of a column is one: style and class come apart.
+    Shapes: data (N, H, W), (N, C, H, W) or, for data that are no pictures, (N, X); by_class
+    (N, K, ...) of the same; `names` of the K columns are written above them.
+    Units: values in [0, 1], clipped for showing.
+    Errors: UsageError for shapes that do not belong together, another number of names, empty input
+    and NaN.
+    Source: Kingma et al. (2014), "Semi-supervised learning with deep generative models", figure 1.
+    Example:
+        >>> ax = analogies(np.zeros((4, 8, 8)), np.zeros((4, 10, 8, 8)), list("0123456789"))
+        >>> [label.get_text() for label in ax.get_xticklabels()][:3]
+        ['data', '0', '1']
+    """
+    left, each = as_floats(data, "data"), as_floats(by_class, "pictures by class")
+    count = each.shape[1] if each.ndim > 1 else 0
+    if each.ndim < 3 or each.shape != (len(left), count, *left.shape[1:]):
+        raise UsageError(
+            f"expected pictures of each class for data of shape {left.shape}, found {each.shape}"
+        )
+    if names and len(names) != count:
+        raise UsageError(f"expected {count} names of classes, found {len(names)}")
+    shape = left.shape[1:]
+    together = np.concatenate([left[:, None], each], axis=1).reshape(-1, *shape)
+    ax, across, _ = cell_grid(together, shape, count + 1, ax)
+    ax.set_xticks(across, ["data", *(names or [""] * count)])
+    ax.tick_params(top=False, labeltop=True, bottom=False, labelbottom=False)
+    return ax
+
+
 def samples(images: ArrayLike, ax: Axes | None = None, *, columns: int | None = None) -> Axes:
     """Draws from the model in a grid that is about square; rows of a table as profiles.
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from aevb.algorithms import uncertain
-from aevb.conditional import Chain, Conditional, Informed, Unconditional, standard_normal
+from aevb.conditional import Conditional, class_and_code
 from aevb.data import Binarization, Dataset
 from aevb.data.maps import rows_of
 from aevb.errors import DataError, UsageError
-from aevb.families import Family, Masked, Normal, OneHotCategorical
+from aevb.families import Family, Masked
 from aevb.model import Model
 from aevb.networks import (
     MLP,
@@ -26,7 +26,7 @@ from aevb.networks import (
     StandardizedInput,
     Standardizer,
 )
-from aevb.posterior import Amortized, Posterior
+from aevb.posterior import Posterior, with_class
 from aevb.priors import VampPrior
 from aevb.randomness import Stream, generator
 from aevb.refinement import refined
@@ -233,14 +233,15 @@ def _latents(settings: Settings, data: Dataset) -> tuple[nn.Module, Posterior]:
 
 def _class_and_code(settings: Settings, data: Dataset, classes: int) -> tuple[nn.Module, Posterior]:
     """Prior and posterior over a class and a code."""
-    activation, sizes = ACTIVATIONS[settings.activation], [classes, settings.latent_dim]
+    activation, size = ACTIVATIONS[settings.activation], settings.latent_dim
     width = settings.hidden[0] if settings.network == "mlp" and settings.hidden else BETWEEN
-    classifier = Conditional(_encoder(settings, data, classes), OneHotCategorical())
-    about = MLP(width + classes, (width,), 2 * settings.latent_dim, activation)
-    told = _encoder(settings, data, width)
-    posterior = Amortized(Informed([classifier, Conditional(about, Normal())], sizes, told))
-    either = Unconditional(OneHotCategorical(), classes), standard_normal(settings.latent_dim)
-    return Chain(either, sizes), posterior
+    posterior = with_class(
+        _encoder(settings, data, classes),
+        _encoder(settings, data, width),
+        MLP(width + classes, (width,), 2 * size, activation),
+        [classes, size],
+    )
+    return class_and_code(classes, size), posterior
 
 
 def _encoder(settings: Settings, data: Dataset, outputs: int) -> nn.Module:
