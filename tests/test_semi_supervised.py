@@ -6,15 +6,18 @@ import torch
 from helpers import perceptron, weights
 from scipy.special import expit, logsumexp, ndtri
 from scipy.stats import norm
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
 import aevb
-from aevb import MLP, Model, bernoulli, elbo_b, standard_normal
+from aevb import MLP, VAE, Model, SemiSupervisedVAE, bernoulli, elbo_b, standard_normal
 from aevb.algorithms import semi_supervised
 from aevb.algorithms.semi_supervised import SemiSupervised, by_class
 from aevb.conditional import Chain, Conditional, Informed, Unconditional
 from aevb.data import Rows
-from aevb.errors import UsageError
+from aevb.errors import DataError, ModelFileError, UsageError
 from aevb.evaluation import evidence
 from aevb.families import Normal, OneHotCategorical
 from aevb.posterior import Amortized, Batch
