@@ -49,8 +49,8 @@ class Refined(Posterior):
     one is longer then, else shorter.
     Shapes: as `posterior`, an encoder, or one law for all data; `model` is shared, its parameters
     are not counted twice; `steps` T. `noise` (S, *shape) as the law's noise.
-    Units: nats. Errors: UsageError for a posterior that is not one network and a family, or that
-    has free numbers for each datum already; for fewer than 0 steps.
+    Units: nats. Errors: UsageError for a posterior that is not one network and a family, that has
+    free numbers for each datum already, or draws without a gradient; for fewer than 0 steps.
     Source: Kim et al. (2018), "Semi-amortized variational autoencoders", algorithm 1.
     Example:
         >>> from aevb import MLP, bernoulli, mean_field
@@ -77,6 +77,10 @@ class Refined(Posterior):
         like, chain = parameter_of(model), self.conditional
         size = chain.sizes[0] if isinstance(chain, Chain) else model.prior().event_shape[0]
         q = self.given(torch.zeros(1, self._first.family.outputs(size)).to(like))
+        if not route(q).differentiable:
+            raise UsageError(
+                "steps up the bound need draws with a gradient, which discrete codes have not"
+            )
         self.register_buffer("noise", _fixed(route(q).standard).to(like))
 
     @property

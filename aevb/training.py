@@ -447,7 +447,7 @@ class Work:
     steps: int
     device: str = "cpu"
     parts: int = 1
-    """How many times the decoder stands in the graph of a step: compiling it takes so much longer."""
+    """How often the decoder stands in the graph of a step: it compiles so much more slowly."""
 
     @property
     def seconds(self) -> float:

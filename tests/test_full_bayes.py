@@ -20,6 +20,8 @@ from aevb.distributions.combinators import Average
 from aevb.errors import UsageError
 from aevb.imputation import impute
 from aevb.optimizers import cosine
+from aevb.posterior import Amortized
+from aevb.priors import VampPrior
 from aevb.randomness import normal_in_step
 from aevb.storage import RunFolder
 
@@ -213,6 +215,17 @@ def test_a_learnt_prior_is_averaged_too():
     assert z.var(0) == pytest.approx(law.variance.detach().numpy(), rel=0.2)
     history = aevb.train(learner, dataset(binary_rows(30)), aevb.Plan(epochs=3))
     assert history[-1]["validation"]["elbo"] > history[0]["validation"]["elbo"]
+
+
+def test_pseudo_inputs_of_a_prior_are_learned_as_points():
+    encoder = aevb.Conditional(aevb.MLP(6, [4], 4), aevb.families.Normal())
+    prior = VampPrior(encoder, 3, 6, unit=True)
+    model = uncertain(aevb.Model(prior, aevb.bernoulli(aevb.MLP(2, [4], 6))), draws=2)
+    assert model.prior is prior
+    start = prior.pseudo_inputs.detach().clone()
+    learner = FullBayes(model, Amortized(encoder), aevb.elbo_a, rows=30)
+    aevb.train(learner, dataset(binary_rows(30)), aevb.Plan(epochs=2))
+    assert not torch.equal(start, prior.pseudo_inputs)
 
 
 def test_every_step_draws_other_weights_and_a_seed_draws_them_again():

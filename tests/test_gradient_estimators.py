@@ -19,6 +19,7 @@ import aevb
 from aevb import families
 from aevb.algorithms import AEVB
 from aevb.conditional import Unconditional
+from aevb.distributions import kl
 from aevb.errors import UsageError
 from aevb.evaluation.gradient_draws import GradientDraws
 from aevb.linear_gaussian import linear_gaussian
@@ -75,6 +76,13 @@ def classes():
     return aevb.Model(prior, aevb.bernoulli(aevb.MLP(3, [3], 3))), encoder
 
 
+def several():
+    """Two classes of two each, side by side."""
+    prior = Unconditional(families.OneHotCategoricals(2), 4, learnt=True)
+    encoder = amortized(aevb.MLP(3, [2], 4), families.OneHotCategoricals(2))
+    return aevb.Model(prior, aevb.bernoulli(aevb.MLP(4, [3], 3))), encoder
+
+
 def line():
     encoder = aevb.mean_field(aevb.MLP(3, [2], 2))
     return aevb.Model(aevb.standard_normal(1), aevb.bernoulli(aevb.MLP(1, [3], 3))), encoder
@@ -89,6 +97,9 @@ X = torch.tensor([[1, 0, 1], [0, 0, 1]], dtype=torch.float64)
 CODES = {
     coins: torch.tensor(list(itertools.product((0.0, 1.0), repeat=2)), dtype=torch.float64),
     classes: torch.eye(3, dtype=torch.float64),
+    several: torch.tensor(
+        [[1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1]], dtype=torch.float64
+    ),
 }
 
 
@@ -107,8 +118,11 @@ def expected(log_q, log_p, samples):
 
 def by_codes(make, model, posterior, samples):
     z = CODES[make].unsqueeze(1)
-    q = posterior(X).base_dist if make is coins else posterior(X)
-    log_q = q.log_prob(z).sum(-1) if make is coins else (z * q.logits.log_softmax(-1)).sum(-1)
+    q = posterior(X)
+    if make is coins:
+        log_q = q.base_dist.log_prob(z).sum(-1)
+    else:
+        log_q = (z * q.logits.log_softmax(-1).reshape(len(X), -1)).sum(-1)
     return expected(log_q, model.log_joint(X, z), samples)
 
 
@@ -234,19 +248,19 @@ def test_the_path_derivative_of_several_weights_is_biased_in_phi_alone():
     assert not path_derivative(aevb.iwae).unbiased
 
 
-@pytest.mark.parametrize("make", [coins, classes])
+@pytest.mark.parametrize("make", [coins, classes, several])
 def test_enumeration_is_exact(make):
     exact, value = truth(make)
     model, posterior = seeded(make)
     bound = enumeration.terms(model, posterior, X, torch.zeros(1, 2, 0))
     assert math.isclose(float(bound.objective.detach().mean()), value, rel_tol=1e-12)
     torch.testing.assert_close(bound.reconstruction - bound.kl, bound.objective)
-    torch.testing.assert_close(bound.kl, kl_divergence(posterior(X), model.prior()))
+    torch.testing.assert_close(bound.kl, kl(posterior(X), model.prior()))
     for part, gradients in drawn(enumeration, make, 1).items():
         torch.testing.assert_close(gradients[0], exact[part], rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("make", [coins, classes])
+@pytest.mark.parametrize("make", [coins, classes, several])
 def test_relaxed_codes_are_biased_and_less_so_when_they_are_harder(make):
     exact, _ = truth(make)
     off = []
@@ -259,7 +273,7 @@ def test_relaxed_codes_are_biased_and_less_so_when_they_are_harder(make):
     assert off[0] > 2 * off[1] > 2 * off[2]
 
 
-@pytest.mark.parametrize("make", [coins, classes])
+@pytest.mark.parametrize("make", [coins, classes, several])
 def test_the_straight_through_gradient_is_biased_in_phi_alone(make):
     exact, _ = truth(make)
     gradients = drawn(straight_through, make)
@@ -410,7 +424,7 @@ def test_the_value_is_that_of_the_bound(name, temper):
 
 
 @pytest.mark.parametrize("objective", [gumbel_softmax(0.5), straight_through], ids=by_name)
-@pytest.mark.parametrize("make", [coins, classes])
+@pytest.mark.parametrize("make", [coins, classes, several])
 def test_what_is_reported_of_soft_codes_is_the_bound_at_hard_ones(objective, make):
     model, posterior = seeded(make)
     law = objective.noise(model, posterior, Batch(X))

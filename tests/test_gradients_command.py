@@ -187,6 +187,16 @@ def test_the_table_is_for_a_person(trained):
     assert "left out: score function, leave-one-out:" in out
 
 
+def test_discrete_codes_are_held_to_the_sum_over_all(tmp_path):
+    folder = tmp_path / "run"
+    good("train", "digits", *SMALL, "--posterior", "bernoulli", "--out", folder)
+    told = good("gradients", folder, *FEW)
+    assert told["reference"] == "the sum over all codes"
+    names = [e["name"] for e in told["estimators"]]
+    assert {"gumbel-softmax", "straight-through", "enumeration"} < set(names)
+    assert "reparameterized A" in told["left_out"]
+
+
 def test_a_figure_is_a_png(trained):
     assert "must end in .png" in refused(2, "gradients", trained, "--figure", "noise.pdf")
 
@@ -201,6 +211,14 @@ CHOSEN = [
     ({"gradient": "vimco", "samples": 5}, ("iwae", "vimco", "auto")),
     ({"gradient": "score-function"}, ("elbo-b", "score-function", "running-mean")),
     ({"gradient": "score-function", "samples": 2}, ("elbo-b", "score-function", "leave-one-out")),
+    ({"posterior": "bernoulli"}, ("elbo-b", "score-function", "running-mean")),
+    ({"posterior": "categorical", "samples": 2}, ("elbo-b", "score-function", "leave-one-out")),
+    ({"posterior": "bernoulli", "objective": "iwae", "samples": 5}, ("iwae", "vimco", "auto")),
+    ({"posterior": "bernoulli", "layers": 2}, ("elbo-a", "score-function", "running-mean")),
+    (
+        {"posterior": "categorical", "gradient": "gumbel-softmax", "temperature": 0.3},
+        ("elbo-b", "gumbel-softmax", "auto"),
+    ),
     (
         {"gradient": "score-function", "posterior": "iaf", "baseline": "none"},
         ("elbo-a", "score-function", "none"),
@@ -240,6 +258,10 @@ def test_what_makes_no_sense_is_refused_before_anything_is_read(options, sentenc
         ["--gradient", "score-function", "--baseline", "learnt"],
         ["--gradient", "doubly-reparameterized", "--samples", "3"],
         ["--gradient", "path-derivative", "--posterior", "full-covariance"],
+        ["--gradient", "gumbel-softmax", "--posterior", "categorical", "--latent-classes", "3"],
+        ["--gradient", "straight-through", "--posterior", "bernoulli"],
+        ["--gradient", "enumeration", "--posterior", "categorical", "--latent-classes", "3"],
+        ["--gradient", "vimco", "--posterior", "bernoulli", "--samples", "3"],
     ],
 )
 def test_a_run_learns_by_it_and_its_model_holds_nothing_of_it(options, tmp_path):

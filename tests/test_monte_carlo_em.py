@@ -183,7 +183,7 @@ def test_compiled_visits_equal_their_eager_twins():
         state, _ = visits(learner, binary_rows(30).all().double(), 20, batch_size=10)
         assert learner.note is None
         results.append(torch.cat([t.flatten().double() for t in state.tensors().values()]))
-    assert torch.allclose(*results, rtol=1e-8, atol=1e-8)
+    assert torch.allclose(*results, rtol=1e-8, atol=1e-8, equal_nan=True)
 
 
 # --- refusals ------------------------------------------------------------------------------------

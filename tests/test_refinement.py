@@ -18,6 +18,7 @@ from aevb.linear_gaussian import linear_gaussian
 from aevb.posterior import Amortized, Batch, Ladder, amortized, everywhere, per_datum
 from aevb.refinement import Refined, refined
 from aevb.storage import RunFolder
+from aevb.storage.latents import FAMILIES, PRIORS, prior_for
 
 D, X, N = 2, 6, 7
 
@@ -260,5 +261,30 @@ def test_a_run_that_was_trained_through_the_steps_keeps_them(runs):
 
 
 def test_steps_that_nothing_would_take_are_refused(runs, tmp_path):
-    said = refused(2, "train", "digits", *SMALL, "--refine", "3", "--out", tmp_path / "run")
-    assert "--refine is for --algorithm semi-amortized" in said
+    start = ["train", "digits", *SMALL, "--out", tmp_path / "run"]
+    assert "--refine is for --algorithm semi-amortized" in refused(2, *start, "--refine", "3")
+    semi = [*start, "--algorithm", "semi-amortized", "--posterior"]
+    assert "first ones only" in refused(2, *semi, "mixture")
+    assert "draws with a gradient" in refused(2, *semi, "bernoulli")
+    assert "found PerDatum" in refused(2, *semi, "per-datum")
+
+
+@pytest.mark.parametrize("name", ["full-covariance", "gamma", "planar", "von-mises-fisher"])
+def test_second_derivatives_go_through_the_draws_of_a_family(name):
+    torch.manual_seed(1)
+    family = FAMILIES[name][1](3)
+    model = aevb.Model(PRIORS[prior_for(name, "auto")][1](3), aevb.bernoulli(aevb.MLP(3, [5], X)))
+    encoder = amortized(aevb.MLP(X, [5], family.outputs(3)), family)
+    posterior, x = Refined(encoder.double(), model.double(), 3), rows()
+    bias, h = encoder.conditional.network.head.bias, 1e-5
+
+    def at(step):
+        with torch.no_grad():
+            bias[0] += step
+            value = of(posterior, x).sum()
+            bias[0] -= step
+        return value.item()
+
+    bound = posterior.bound(x, posterior.numbers(x)).sum()
+    own = torch.autograd.grad(bound, bias)[0][0].item()
+    assert own == pytest.approx((at(h) - at(-h)) / (2 * h), rel=1e-5, abs=1e-7)

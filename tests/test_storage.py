@@ -24,6 +24,7 @@ from torch import nn
 
 import aevb
 from aevb import distributions as zoo
+from aevb.algorithms import uncertain
 from aevb.conditional import Chain, Conditional, Unconditional
 from aevb.distributions import route
 from aevb.errors import ModelFileError
@@ -61,6 +62,7 @@ from aevb.linear_gaussian import LinearGaussian
 from aevb.networks import Leading, ObservedInput, StandardizedInput
 from aevb.posterior import Amortized, Batch, Ladder, PerDatum, amortized, everywhere
 from aevb.priors import VampPrior
+from aevb.refinement import Refined
 from aevb.storage.description import ACTIVATIONS, CLASSES, describe, restore
 from aevb.storage.files import read_json
 from aevb.storage.sealed import read_header, seal
@@ -181,6 +183,12 @@ def vamp():
     return aevb.Model(prior, aevb.bernoulli(decoder())), posterior
 
 
+def improved():
+    """Weights that are averaged over, and an encoder that is refined for each datum."""
+    model = uncertain(aevb.Model(aevb.standard_normal(D), aevb.bernoulli(decoder())), draws=2)
+    return model, Refined(aevb.mean_field(encoder()), model, steps=2)
+
+
 def layered():
     """A chain of two layers, and the ladder that shares it."""
     below = Conditional(aevb.MLP(1, [3], 4), Normal())
@@ -214,6 +222,7 @@ PAIRS = {
     "gaussian-mixture": (mixed_gaussians, real),
     "vamp": (vamp, binary),
     "layered": (layered, binary),
+    "improved": (improved, binary),
     "levels": (levels, binary),
     "mixture": (other(lambda: Mixture(D, 2), lambda: LowRankMultivariateNormal(2)), binary),
     "simplex": (other(Dirichlet, Dirichlet), binary),

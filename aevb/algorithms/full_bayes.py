@@ -15,11 +15,13 @@ from torch.func import functional_call
 
 from aevb.algorithms.gradient import GradientLearner
 from aevb.conditional import Averaged
+from aevb.devices import parameter_of
 from aevb.distributions.reparameterization import Noise
 from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.objectives import Objective, Terms, elbo_b
 from aevb.posterior import Batch, Posterior
+from aevb.priors import VampPrior
 from aevb.randomness import Stream, generator, normal_in_step
 
 
@@ -31,14 +33,13 @@ class FullBayes(GradientLearner):
 
     The mean over data of the objective estimates 1/N of a lower bound on log p(X) of all N data,
     the weights integrated out; the reconstruction and kl that are reported are those at the drawn
-    theta. The paper draws a theta for each datum; here one serves the step, as its noise the same
-    for a seed and a step. The model averages over draws of theta (`uncertain` makes it): its bound
-    is what validation and every evaluation report. A weight of the divergence, beta, is on that of
-    the codes alone.
+    theta. One theta serves all data of a step, and is the same for a seed and a step. The model
+    averages over draws of theta (`uncertain` makes it): its bound is what validation and every
+    evaluation report. A weight of the divergence, beta, is on that of the codes alone.
     Shapes: a batch of M data, noise (L, M, D); `rows` N. Units: nats per datum.
     Errors: UsageError for a model whose likelihood is not `Averaged`, `rows` that are not positive,
     or a weight prior beside the one there is; those of the objective and of `GradientLearner`.
-    Source: Kingma & Welling (2013), appendix F, equations 21 to 24.
+    Source: Kingma & Welling (2013), appendix F.
     Example:
         >>> from aevb import MLP, Model, bernoulli, mean_field, standard_normal
         >>> import torch
@@ -65,11 +66,12 @@ class FullBayes(GradientLearner):
         if self.weight_prior_rows is not None:
             raise UsageError("the weights have the prior N(0, I) already: leave weight_prior out")
         self._at_draw = _AtDraw(self.objective, self.model, self.posterior)
-        self._steps = _Steps(int(generator(self.seed, Stream.NOISE, 0, 1).integers(2**62)))
+        first = int(generator(self.seed, Stream.NOISE, 0, 1).integers(2**62))
+        self._steps = _Steps(first).to(parameter_of(self.model).device)
         super().__post_init__()
 
     def modules(self) -> dict[str, nn.Module]:
-        return {**super().modules(), "steps": self._steps}
+        return {**super().modules(), **self.objective.modules(), "steps": self._steps}
 
     def terms(self, batch: Batch, noise: Tensor, temper: Tensor) -> Terms:
         averages = self._at_draw.averages
@@ -128,7 +130,8 @@ def uncertain(model: Model, draws: int = 10, seed: int = 0) -> Model:
 
         p(x given z) = 1/K sum_k p(x given z, theta_k),   p(z) likewise where it has parameters
 
-    Likelihood and prior are averaged each by itself, which is exact: q(theta) is a product.
+    Likelihood and prior are averaged each by itself, which is exact: q(theta) is a product. The
+    pseudo-inputs of a VampPrior are no weights: they are learned as points.
     Shapes: as the model, whose modules it shares. Errors: UsageError for fewer than one draw, or a
     likelihood without parameters.
     Source: Kingma & Welling (2013), appendix F.
@@ -144,6 +147,6 @@ def uncertain(model: Model, draws: int = 10, seed: int = 0) -> Model:
         made.redraw(seed, number)
         return made
 
-    learnt = any(True for _ in model.prior.parameters())
-    prior = averaged(model.prior, 1) if learnt else model.prior
+    own = [] if isinstance(model.prior, VampPrior) else list(model.prior.parameters())
+    prior = averaged(model.prior, 1) if own else model.prior
     return Model(prior, averaged(model.likelihood, 0))

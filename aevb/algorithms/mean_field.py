@@ -124,7 +124,8 @@ class MeanField(Monotone[Coordinates]):
     evidence of all data divided by N, never falls. `model` is a mixture with full covariances; it
     is kept at the means of q, E[pi], m_k and E[Lambda_k]^-1, for all that takes a model; what q
     itself predicts is `log_prob`. It begins at the responsibilities of the model as it is given,
-    or at those of `begin`. `prior` is in the units of the model's numbers.
+    or at those of `begin`. `prior` is in the units of the model's numbers; without one it is
+    `NormalWishart.prior_for` the data.
     Shapes: a batch of all N = `rows` data; no noise. Units: nats per datum.
     Errors: UsageError for another model, or a minibatch; TrainingError where the bound falls.
     Source: Bishop (2006), section 10.2, equations 10.46 to 10.81; Attias (1999).
@@ -141,7 +142,7 @@ class MeanField(Monotone[Coordinates]):
         torch.Size([5])
     """
 
-    prior: NormalWishart
+    prior: NormalWishart | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, GaussianMixture) or self.model.covariance != "full":
@@ -158,10 +159,17 @@ class MeanField(Monotone[Coordinates]):
     def init(self) -> State:
         """The state; its numbers of q are filled in by `begin` or by the first step."""
         state = super().init()
-        k, like = self._mixture.components, self.prior.means
-        for name, part in self.prior._asdict().items():
-            state.extra[name] = torch.zeros(k, *part.shape, dtype=like.dtype, device=like.device)
+        k, width = self._mixture.components, self._mixture.width
+        shapes = {"means": (k, width), "covariances": (k, width, width)}
+        for name in NormalWishart._fields:
+            shape = shapes.get(name, (k,))
+            state.extra[name] = torch.zeros(shape, dtype=torch.float64, device=state.totals.device)
         return state
+
+    def _prior_for(self, u: Tensor) -> NormalWishart:
+        if self.prior is not None:
+            return self.prior
+        return NormalWishart.prior_for(u, self._mixture.components)
 
     def begin(self, state: State, x: Tensor, shares: Tensor) -> None:
         """Set q(pi, mu, Lambda) to what follows from q(z) = shares (N, K)."""
@@ -198,7 +206,7 @@ class MeanField(Monotone[Coordinates]):
         norm = torch.logsumexp(rho, -1)
         log_shares = rho - norm.unsqueeze(-1)
         shares = log_shares.exp()
-        everything = self._global_divergence(q) / self.rows
+        everything = self._global_divergence(q, self._prior_for(u)) / self.rows
         kl = (shares * (log_shares - log_pi)).sum(-1) + everything
         return Coordinates(norm - everything, kl, shares)
 
@@ -209,10 +217,10 @@ class MeanField(Monotone[Coordinates]):
         deviation: Tensor = self._mixture.likelihood.family.deviation  # type: ignore[assignment,union-attr]
         return -deviation.double().log().sum()
 
-    def _global_divergence(self, q: NormalWishart) -> Tensor:
+    def _global_divergence(self, q: NormalWishart, p: NormalWishart) -> Tensor:
         """KL(q(pi) || p(pi)) + sum_k KL(q(mu_k, Lambda_k) || p), () nats."""
-        prior = Dirichlet(self.prior.concentration.expand_as(q.concentration))
-        return kl_divergence(Dirichlet(q.concentration), prior) + divergence(q, self.prior).sum()
+        prior = Dirichlet(p.concentration.expand_as(q.concentration))
+        return kl_divergence(Dirichlet(q.concentration), prior) + divergence(q, p).sum()
 
     def _maximize(self, state: State, x: Tensor, found: Coordinates) -> float:
         self._update(state, x, found.shares)
@@ -220,7 +228,8 @@ class MeanField(Monotone[Coordinates]):
 
     def _update(self, state: State, x: Tensor, shares: Tensor) -> None:
         """Bishop's equations 10.58 and 10.60 to 10.63, and the model at the means."""
-        seen, p = moments(self._mixture, x, shares), self.prior
+        seen = moments(self._mixture, x, shares)
+        p = self._prior_for(self._mixture.standardize(x).double())
         counts = seen.counts
         precision = p.precision + counts
         freedom = p.freedom + counts

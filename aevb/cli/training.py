@@ -47,7 +47,7 @@ def train(
         ),
     ] = None,
     network: Annotated[
-        Literal["mlp", "convolutional"], typer.Option(help="Kind of networks.")
+        Literal["mlp", "convolutional", "linear"], typer.Option(help="Kind of networks.")
     ] = "mlp",
     likelihood: Annotated[
         str,
@@ -109,9 +109,20 @@ def train(
         str,
         typer.Option(
             help="aevb, semi-amortized, full-bayes, wake-sleep, reweighted-wake-sleep, "
-            "monte-carlo-em, mean-field."
+            "monte-carlo-em, mean-field, em."
         ),
     ] = "aevb",
+    components: Annotated[
+        int | None,
+        typer.Option(help="Train a mixture of so many Gaussians, by em, mean-field or aevb."),
+    ] = None,
+    covariance: Annotated[
+        Literal["full", "diagonal", "spherical"] | None,
+        typer.Option(
+            help="Of the components [default: full]; of em without them diagonal is factor "
+            "analysis, the default, and spherical probabilistic PCA."
+        ),
+    ] = None,
     weight_draws: Annotated[
         int, typer.Option(help="Of full-bayes: draws of the weights that the model averages over.")
     ] = 10,

@@ -79,7 +79,7 @@ class RelaxedBernoulli(_Relaxed, td.RelaxedBernoulli):
     axes = 0
 
     def transform(self, noise: Tensor) -> Tensor:
-        return _inside(torch.sigmoid((self.logits + _logit(noise)) / self.temperature))
+        return relaxed_coin(self.logits, self.temperature, noise)
 
     def icdf(self, value: Tensor) -> Tensor:
         return torch.sigmoid((self.logits + _logit(value)) / self.temperature)
@@ -120,8 +120,7 @@ class RelaxedOneHotCategorical(_Relaxed, td.RelaxedOneHotCategorical):
     axes = 1
 
     def transform(self, noise: Tensor) -> Tensor:
-        gumbels = -torch.log(-torch.log(noise))
-        return _inside(torch.softmax((self.logits + gumbels) / _each(self.temperature), -1))
+        return relaxed_class(self.logits, _each(self.temperature), noise)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
@@ -158,9 +157,7 @@ class OneHotCategoricalStraightThrough(Reparameterized, td.OneHotCategoricalStra
     expand = td.OneHotCategorical.expand  # of the law inside
 
     def transform(self, noise: Tensor) -> Tensor:
-        chosen = (self.logits - torch.log(-torch.log(noise))).argmax(-1, keepdim=True)
-        classes = torch.arange(self.event_shape[0], device=noise.device)
-        return (classes == chosen).to(noise.dtype) + (self.probs - self.probs.detach())
+        return straight_class(self.logits, noise)
 
 
 class BernoulliStraightThrough(Reparameterized, td.Bernoulli):
@@ -183,7 +180,32 @@ class BernoulliStraightThrough(Reparameterized, td.Bernoulli):
     expand = td.Bernoulli.expand  # either of two parameters
 
     def transform(self, noise: Tensor) -> Tensor:
-        return (noise < self.probs).to(noise.dtype) + (self.probs - self.probs.detach())
+        return straight_coin(self.logits, noise)
+
+
+def relaxed_coin(logits: Tensor, temperature: Tensor | float, noise: Tensor) -> Tensor:
+    """Draws of `RelaxedBernoulli` as a function of its numbers, which a compiler can trace."""
+    return _inside(torch.sigmoid((logits + _logit(noise)) / temperature))
+
+
+def relaxed_class(logits: Tensor, temperature: Tensor | float, noise: Tensor) -> Tensor:
+    """Draws of `RelaxedOneHotCategorical`, likewise."""
+    gumbels = -torch.log(-torch.log(noise))
+    return _inside(torch.softmax((logits + gumbels) / temperature, -1))
+
+
+def straight_coin(logits: Tensor, noise: Tensor) -> Tensor:
+    """Draws of `BernoulliStraightThrough`, likewise."""
+    probs = torch.sigmoid(logits)
+    return (noise < probs).to(noise.dtype) + (probs - probs.detach())
+
+
+def straight_class(logits: Tensor, noise: Tensor) -> Tensor:
+    """Draws of `OneHotCategoricalStraightThrough`, likewise."""
+    chosen = (logits - torch.log(-torch.log(noise))).argmax(-1, keepdim=True)
+    classes = torch.arange(logits.shape[-1], device=noise.device)
+    probs = torch.softmax(logits, -1)
+    return (classes == chosen).to(noise.dtype) + (probs - probs.detach())
 
 
 class _HardCoin(Reparameterized, td.Bernoulli):

@@ -7,7 +7,6 @@ KL(q || p) is that of the discrete laws, in closed form. What is reported is the
 of the same noise.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +16,19 @@ from torch import distributions as td
 from torch.distributions import Distribution, Independent
 
 from aevb import distributions as zoo
-from aevb.distributions import kl, reparameterize, route
+from aevb.distributions import kl
+from aevb.distributions.discrete import (
+    relaxed_class,
+    relaxed_coin,
+    straight_class,
+    straight_coin,
+)
 from aevb.distributions.reparameterization import Noise
 from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.objectives.bounds import Draw, Objective, Terms, elbo_b, kind_of, with_gradient_of
 from aevb.posterior import Batch, Posterior, as_batch
+from aevb.randomness import open_uniform
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Relaxed(Objective):
         batch = as_batch(batch)
         q, p = posterior(batch), model.prior()
         self.check(q, p, len(noise))
-        drawn = reparameterize(self.soft(q), noise)
+        drawn = self.soft(q, noise)
         z = _as_codes(drawn, q)
         d = Draw(z, model.log_likelihood(batch.x, z), q, p)
         objective = self.reduce(d, temper)
@@ -58,7 +64,7 @@ class Relaxed(Objective):
     def noise(self, model: Model, posterior: Posterior, batch: Batch) -> Noise:
         q = posterior(batch)
         self.check(q, model.prior(), 1)
-        return route(self.soft(q)).standard
+        return Noise(_base(q).logits.shape[len(q.batch_shape) :], open_uniform)
 
     def check(self, posterior: Distribution, prior: Distribution, samples: int) -> None:
         if not isinstance(_base(posterior), (_COINS, *_CLASSES)):
@@ -73,25 +79,22 @@ class Relaxed(Objective):
                 "none for this pair: choose score_function(elbo_a)"
             )
 
-    def soft(self, q: Distribution) -> Distribution:
-        """The law whose draws have a gradient in the place of those of q."""
-        logits = _base(q).logits
-        hard, relaxed = _LAWS[isinstance(_base(q), _COINS)]
+    def soft(self, q: Distribution, noise: Tensor) -> Tensor:
+        """Draws with a gradient in the place of those of q: D coins, or (..., K) for classes."""
+        logits, coins = _base(q).logits, isinstance(_base(q), _COINS)
+        if tuple(noise.shape[1:]) != tuple(logits.shape):
+            raise UsageError(
+                f"noise must have shape (S, {', '.join(map(str, logits.shape))}), "
+                f"found {tuple(noise.shape)}"
+            )
         if self.temperature is None:
-            law = hard(logits=logits, validate_args=False)
-        else:
-            law = relaxed(self.temperature, logits=logits, validate_args=False)
-        more = len(law.batch_shape) - len(q.batch_shape)
-        return Independent(law, more, validate_args=False) if more else law
+            return straight_coin(logits, noise) if coins else straight_class(logits, noise)
+        relaxed = relaxed_coin if coins else relaxed_class
+        return relaxed(logits, self.temperature, noise)
 
 
 _COINS = td.Bernoulli
 _CLASSES = (td.OneHotCategorical, zoo.OneHotCategoricals)
-_LAWS: dict[bool, tuple[Callable[..., Distribution], Callable[..., Distribution]]] = {
-    True: (zoo.BernoulliStraightThrough, zoo.RelaxedBernoulli),
-    False: (zoo.OneHotCategoricalStraightThrough, zoo.RelaxedOneHotCategorical),
-}
-"""For coins, and for one class of several: the hard law, and the relaxed one."""
 
 
 def _as_codes(drawn: Tensor, q: Distribution) -> Tensor:

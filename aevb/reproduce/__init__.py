@@ -4,8 +4,7 @@ A file has its settings on top and, beside them, what the literature says of the
 """
 
 from aevb.reproduce.jobs import How, Job, run_all
-from aevb.reproduce.registry import NAMES, reproduction
-from aevb.reproduce.reproduction import (
+from aevb.reproduce.performing import (
     BUDGETS,
     Expectation,
     Reproduction,
@@ -13,6 +12,7 @@ from aevb.reproduce.reproduction import (
     markdown,
     perform,
 )
+from aevb.reproduce.registry import NAMES, reproduction
 
 __all__ = [
     "BUDGETS",

@@ -27,7 +27,7 @@ from aevb.refinement import Refined
 from aevb.reproduce import figure2
 from aevb.reproduce.experiment import Experiment, Learned, judged, learn, until
 from aevb.reproduce.jobs import Job, Share
-from aevb.reproduce.reproduction import Budget, Expectation, Reproduction, Results, number, table
+from aevb.reproduce.performing import Budget, Expectation, Reproduction, Results, number, table
 from aevb.reproduce.watching import Told
 
 DATA, BINARIZE, LATENTS = ("mnist", "fashion-mnist"), "epoch", 20
@@ -83,7 +83,7 @@ def _refined(learned: Learned, rows: Rows, draws: int, seed: int) -> dict[str, f
 def ladder(result: Mapping[str, Any]) -> dict[str, float]:
     """What is measured of test rows, from the loosest bound up."""
     test = result["gaps"]["test"]
-    refined = {f"{steps} steps": float(result["refined"][str(steps)]) for steps in STEPS}
+    refined = {f"refined {steps}": float(result["refined"][str(steps)]) for steps in STEPS}
     ends = {"best of the family": test["best"]["mean"], "log p(x)": test["log_p"]["mean"]}
     return {"encoder": test["encoder"]["mean"], **refined, **ends}
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter
 
 from aevb.plots.style import INK, SMALL, TRAINING, VALIDATION, calm_axes, own_legend, panels
-from aevb.reproduce.reproduction import number
+from aevb.reproduce.performing import number
 
 Curve = Sequence[Mapping[str, Any]]
 """Points with the `samples` evaluated and what was measured."""

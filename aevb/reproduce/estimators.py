@@ -18,12 +18,12 @@ from matplotlib.axes import Axes
 
 from aevb.evaluation.gradients import compare_gradients
 from aevb.plots.gradients import gradient_variances
-from aevb.plots.style import panels
+from aevb.plots.style import panels, quiet_title
 from aevb.reproduce import figure2
 from aevb.reproduce.curves import ends
 from aevb.reproduce.experiment import Experiment, learn, until
 from aevb.reproduce.jobs import Job, Share
-from aevb.reproduce.reproduction import Budget, Expectation, Reproduction, Results, number, table
+from aevb.reproduce.performing import Budget, Expectation, Reproduction, Results, number, table
 from aevb.reproduce.watching import Told
 
 DATA, LATENTS = figure2.MNIST, 20
@@ -113,12 +113,12 @@ def judge(results: Results) -> list[Expectation]:
 def _unbiased(results: Results) -> Expectation:
     """All but those that are biased by construction are so, within errors."""
     off = {
-        f"{e['name']}, {part}": e[part]["bias"] / e[part]["bias_standard_error"]
+        f"{e['name']}, {part}": e[part]["bias"] / e[part]["bias_error"]
         for result in results.values()
         for comparison in result["gradients"].values()
         for e in comparison["estimators"]
         for part in ("theta", "phi")
-        if e["unbiased"] and e[part]["bias_standard_error"]
+        if e["unbiased"] and e[part]["bias_error"]
     }
     name = max(off, key=lambda key: off[key])
     sentence = f"unbiased estimators are off by less than {STANDARD_ERRORS:g} standard errors"
@@ -134,7 +134,7 @@ def draw(results: Results, places: Mapping[str, Path]) -> Axes:
         variances = {part: [e[part]["variance"] for e in some] for part in ("theta", "phi")}
         biased = [e["name"] for e in some if not e["unbiased"]]
         gradient_variances(names, variances, cell, biased=biased)
-        cell.set_title(way, loc="left")
+        quiet_title(cell, f"{way}, late" + ("   * biased" if biased else ""))
     return ax
 
 

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from aevb.reproduce.curves import Panel, ends, panels_of_curves, worst_difference
 from aevb.reproduce.experiment import Experiment, learn
 from aevb.reproduce.jobs import Job, Share
-from aevb.reproduce.reproduction import (
+from aevb.reproduce.performing import (
     Budget,
     Expectation,
     Reproduction,

@@ -15,12 +15,12 @@ from matplotlib.axes import Axes
 
 from aevb.codes import decode
 from aevb.plots.manifolds import manifold, manifold_grid
-from aevb.plots.style import panels
+from aevb.plots.style import panels, quiet_title
 from aevb.reproduce import figure2
 from aevb.reproduce.curves import ends
 from aevb.reproduce.jobs import Job, Share
+from aevb.reproduce.performing import Budget, Expectation, Reproduction, Results, number, table
 from aevb.reproduce.pictures import Array, learn_and_show, shown
-from aevb.reproduce.reproduction import Budget, Expectation, Reproduction, Results, number, table
 
 DATA = (figure2.FREY, figure2.MNIST)
 LATENTS, SIDE = 2, 20
@@ -79,6 +79,7 @@ def draw(results: Results, places: Mapping[str, Path]) -> Axes:
     for cell, (name, result) in zip(inside, results.items(), strict=True):
         tiles = shown(places[name])
         manifold(lambda z, tiles=tiles: tiles, result["shape"], cell, side=SIDE)  # type: ignore[misc]
+        quiet_title(cell, name)
     return ax
 
 

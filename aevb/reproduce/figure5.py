@@ -18,8 +18,8 @@ from aevb.plots.style import INK, SMALL, panels
 from aevb.reproduce import figure2
 from aevb.reproduce.curves import ends
 from aevb.reproduce.jobs import Job, Share
+from aevb.reproduce.performing import Budget, Expectation, Reproduction, Results, number, table
 from aevb.reproduce.pictures import learn_and_show, shown
-from aevb.reproduce.reproduction import Budget, Expectation, Reproduction, Results, number, table
 
 DATA, LATENTS, DRAWS, COLUMNS = figure2.MNIST, (2, 5, 10, 20), 100, 10
 RISING = (2, 5, 10)

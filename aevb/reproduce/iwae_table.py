@@ -33,9 +33,9 @@ from aevb.optimizers import Adam
 from aevb.plots.style import TRAINING, VALIDATION, calm_axes, own_legend, panels, quiet_title
 from aevb.posterior import Posterior, mean_field
 from aevb.randomness import Stream, generator
-from aevb.reproduce.experiment import judged
+from aevb.reproduce.experiment import judged, speed
 from aevb.reproduce.jobs import Job, Share
-from aevb.reproduce.reproduction import Budget, Expectation, Reproduction, Results, number, table
+from aevb.reproduce.performing import Budget, Expectation, Reproduction, Results, number, table
 from aevb.reproduce.watching import Told
 from aevb.storage import RunFolder
 from aevb.training import Plan, train
@@ -127,7 +127,7 @@ def work(settings: Mapping[str, Any], folder: Path, share: Share) -> dict[str, A
         "elbo": found.elbo.as_dict(),
         "active_units": diagnose(model, posterior, rows).active_units,
         "training_rows": len(data.train),
-        "rows_per_second": float(np.median([record["rows_per_second"] for record in history])),
+        "rows_per_second": speed(history),
     }
 
 

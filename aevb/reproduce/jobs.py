@@ -118,6 +118,7 @@ class _Shares:
         names = {job.name for job in waiting}
         self.done = {job.name: 0.0 if job.name in names else 1.0 for job in jobs}
         self.progress = progress
+        self.over = len(jobs) - len(waiting)
 
     def tell(self, name: str, share: float) -> None:
         self.done[name] = share
@@ -127,8 +128,8 @@ class _Shares:
     def finish(self, name: str, sentence: str | None) -> None:
         """A job is over, well or with a sentence that says why not."""
         self.tell(name, 1.0)
-        over = sum(share == 1.0 for share in self.done.values())
-        logger.info(f"{name}: {sentence or 'done'} ({over} of {len(self.done)})")
+        self.over += 1
+        logger.info(f"{name}: {sentence or 'done'} ({self.over} of {len(self.done)})")
 
 
 def _do(job: Job, folder: Path, share: Share) -> None:

@@ -10,7 +10,7 @@ from aevb.reproduce import (
     figure5,
     iwae_table,
 )
-from aevb.reproduce.reproduction import Reproduction
+from aevb.reproduce.performing import Reproduction
 
 _MODULES = (figure2, figure3, figure4, figure5, iwae_table, estimators, amortization)
 _ALL: tuple[Reproduction, ...] = tuple(module.REPRODUCTION for module in _MODULES)

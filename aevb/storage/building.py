@@ -31,6 +31,7 @@ from aevb.priors import VampPrior
 from aevb.randomness import Stream, generator
 from aevb.refinement import refined
 from aevb.storage.description import ACTIVATIONS
+from aevb.storage.exact_models import build_exact, settle_exact
 from aevb.storage.gradients import settle_gradient
 from aevb.storage.latents import (
     check_algorithm,
@@ -92,6 +93,9 @@ def _assembled(
     settings: Settings, data: Dataset, code: int, latents: Latents
 ) -> tuple[Model, Posterior]:
     """A decoder of codes of that size, and prior and posterior over them."""
+    first = data.train.take(_spread(len(data.train), ROWS_FOR_START))
+    if settings.exact:
+        return build_exact(settings, data, first)
     if not data.is_image and settings.network == "convolutional":
         raise UsageError("--network convolutional needs images: the data are a table, choose mlp")
     pick(ACTIVATIONS, settings.activation, "--activation")
@@ -99,7 +103,6 @@ def _assembled(
     family: Family = pick(LIKELIHOODS, settings.likelihood, "--likelihood")(data, settings)
     if data.source.missing:
         family = Masked(family)
-    first = data.train.take(_spread(len(data.train), ROWS_FOR_START))
     word = generator(settings.seed, Stream.INITIALIZATION).integers(2**63)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(word))
@@ -180,6 +183,8 @@ def settle_latents(settings: Settings) -> Settings:
     what the algorithm has for one.
     Errors: UsageError for names that there are not, or a combination that makes no sense.
     """
+    if settings.exact:
+        return settle_exact(settings)
     posterior = settings.posterior
     check_latents(posterior, settings.prior, settings.layers, settings.latent_dim)
     check_algorithm(settings)
@@ -192,7 +197,7 @@ def _decoder(settings: Settings, data: Dataset, family: Family) -> nn.Module:
     width, size = math.prod(data.shape), code_sizes(settings)[0]
     outputs, activation = family.outputs(width), ACTIVATIONS[settings.activation]
     network: nn.Module
-    if settings.network == "mlp":
+    if settings.network != "convolutional":
         network = MLP(size, settings.hidden[::-1], outputs, activation)
     elif outputs % width:
         raise UsageError(

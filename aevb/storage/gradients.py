@@ -52,6 +52,8 @@ OWN = {
     "monte-carlo-em": "log-joint",
 }
 """Algorithms that climb what no option changes, and what it is called."""
+OF_A_BOUND = ("aevb", "semi-amortized", "full-bayes", "mean-field")
+"""Algorithms that climb the bound that is asked for, by the gradient that is asked for."""
 BASELINES = ("none", "running-mean", "learnt", "leave-one-out")
 TEMPERATURE = 0.5
 
@@ -67,7 +69,7 @@ def settle_gradient(settings: Settings) -> Settings:
     """
     if settings.algorithm in OWN:
         return _with_its_own(settings)
-    if settings.algorithm not in ("aevb", "mean-field"):
+    if settings.algorithm not in OF_A_BOUND:
         _refuse_gradient(settings)
         return settings.model_copy(update={"objective": _objective(settings, "reparameterized")})
     pick({"auto": None, **GRADIENTS}, settings.gradient, "--gradient")

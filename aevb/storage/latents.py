@@ -224,6 +224,12 @@ def check_latents(posterior: str, prior: str, layers: int, size: int) -> None:
 def check_algorithm(settings: Settings) -> None:
     """UsageError for a posterior, or an objective, that the algorithm has no use for."""
     algorithm, posterior = settings.algorithm, settings.posterior
+    if algorithm == "semi-amortized" and way_and_family(posterior)[1] == "mixture":
+        raise UsageError(
+            "--algorithm semi-amortized goes through its steps by second derivatives, and draws of "
+            "--posterior mixture have first ones only: choose another, or train by aevb and add "
+            "--refine to aevb evaluate"
+        )
     if algorithm not in POSTERIOR_DEFAULTS:
         return
     way, name = way_and_family(posterior)
@@ -275,6 +281,8 @@ def classes_of(settings: Settings) -> int:
 
 def has_closed_divergence(settings: Settings) -> bool:
     """Whether KL(q || p) of the settings has a closed form, which estimator B needs."""
+    if settings.exact:
+        return True
     if settings.layers > 1 or prior_for(settings.posterior, settings.prior) == "vamp":
         return False
     return kl(*laws_of(settings)) is not None

@@ -15,8 +15,9 @@ from aevb.algorithms.monte_carlo_em import PASSES
 from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.optimizers import SGD, Adagrad, Adam, Optimizer, Schedule, constant, cosine, linear, steps
-from aevb.posterior import Posterior
-from aevb.storage.gradients import estimator_of, objective_of
+from aevb.posterior import ExactPosterior, Posterior
+from aevb.storage.exact_models import exact_learner
+from aevb.storage.gradients import estimator_of
 from aevb.storage.settings import Settings, pick
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adagrad": Adagrad, "sgd": SGD}
@@ -36,6 +37,9 @@ def learner(settings: Settings, model: Model, posterior: Posterior, rows: int) -
             f"--refine is for --algorithm semi-amortized in training, found {settings.algorithm}: "
             "leave it out, and add it to aevb evaluate to refine what any encoder says"
         )
+    if settings.exact:
+        assert isinstance(posterior, ExactPosterior)
+        return exact_learner(settings, model, posterior, rows, gradient_options(settings, rows))
     return make(settings, model, posterior, rows)
 
 
@@ -78,7 +82,7 @@ def _monte_carlo_em(settings: Settings, model: Model, posterior: Posterior, rows
 
 def _full_bayes(settings: Settings, model: Model, posterior: Posterior, rows: int) -> Learner:
     options = gradient_options(settings, rows) | {"rows": rows, "seed": settings.seed}
-    return FullBayes(model, posterior, objective_of(settings), **options)
+    return FullBayes(model, posterior, estimator_of(settings, model), **options)
 
 
 Make = Callable[[Settings, Model, Posterior, int], Learner]
@@ -91,6 +95,7 @@ ALGORITHMS: dict[str, Make] = {
     "reweighted-wake-sleep": _wake_sleep(ReweightedWakeSleep),
     "mean-field": _aevb,
     "monte-carlo-em": _monte_carlo_em,
+    "em": _aevb,
 }
 
 

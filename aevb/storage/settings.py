@@ -13,6 +13,7 @@ from aevb.storage.files import name_shortly, shortly
 NETWORK_DEFAULTS: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": (500,), "activation": "relu"},
     "convolutional": {"hidden": (32, 64), "activation": "relu"},
+    "linear": {"hidden": (), "activation": "relu"},
 }
 
 
@@ -35,8 +36,10 @@ class Settings(BaseModel):
     posterior: str = "mean-field"
     prior: str = "auto"
     layers: int = Field(1, ge=1, le=10)
-    network: Literal["mlp", "convolutional"] = "mlp"
+    network: Literal["mlp", "convolutional", "linear"] = "mlp"
     latent_dim: int = Field(20, ge=1, le=10_000)
+    components: int | None = Field(None, ge=1, le=10_000)
+    covariance: Literal["full", "diagonal", "spherical"] | None = None
     latent_classes: int | None = Field(None, ge=2, le=10_000)
     hidden: tuple[int, ...]
     activation: str
@@ -74,12 +77,19 @@ class Settings(BaseModel):
             like=like,
         )
 
+    @property
+    def exact(self) -> bool:
+        """Whether the model's posterior is exact: a mixture's, or that of a linear model by EM."""
+        return self.components is not None or self.algorithm == "em"
+
     @model_validator(mode="before")
     @classmethod
     def _fit_the_rest(cls, values: dict[str, Any]) -> dict[str, Any]:
         """What was left out suits the rest: widths the kind of network, posterior the algorithm."""
         usual = dict(NETWORK_DEFAULTS.get(str(values.get("network", "mlp")), {}))
         usual["posterior"] = POSTERIOR_DEFAULTS.get(str(values.get("algorithm")), "mean-field")
+        if values.get("components") is not None or values.get("algorithm") == "em":
+            usual["posterior"] = "exact"
         return values | {k: v for k, v in usual.items() if values.get(k) in (None, "auto")}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 
-import aevb
+from aevb import __version__
 from aevb.data import open_source
 from aevb.errors import UsageError
 from aevb.files import replace_atomically
@@ -104,7 +104,7 @@ def perform(
 def versions() -> dict[str, str]:
     """What the numbers were made with."""
     return {
-        "aevb": aevb.__version__,
+        "aevb": __version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
@@ -137,7 +137,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     made = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     lines = [
         f"{report['title']} ({report['source']}), `--budget {report['budget']}` "
-        f"({report['takes']}): {_duration(report['seconds'])} of one core, {made}.",
+        f"({report['takes']}): its runs took {_duration(report['seconds'])} one after another, "
+        f"{made}.",
         "",
         report["table"],
         "",

@@ -1,0 +1,149 @@
+"""Models whose posterior is exact, from the settings of a run: mixtures and linear-Gaussian ones.
+
+--algorithm em --components K           a mixture of K Gaussians by EM
+--algorithm mean-field --components K   the same, Bayesian, by coordinate ascent
+--algorithm aevb --components K         the same by gradients, summed over the components
+--algorithm em                          factor analysis; with --covariance spherical PCA
+"""
+
+import torch
+
+from aevb.algorithms import AEVB, EM, Learner, MeanField
+from aevb.algorithms.em import REG, start_at_clusters
+from aevb.data import Dataset
+from aevb.errors import DataError, UsageError
+from aevb.families import LIKELIHOOD_MIN_VARIANCE
+from aevb.gaussian_mixture import GaussianMixture
+from aevb.linear_gaussian import LinearGaussian
+from aevb.model import Model
+from aevb.objectives import enumeration
+from aevb.posterior import ExactPosterior
+from aevb.randomness import Stream, generator
+from aevb.storage.settings import Settings
+
+COMPONENTS_BY = ("em", "mean-field", "aevb")
+
+
+def settle_exact(settings: Settings) -> Settings:
+    """What was left open of a model with an exact posterior.
+
+    Errors: UsageError for an option that such a model has no use for.
+    """
+    components, covariance = settings.components, settings.covariance
+    if components is not None and settings.algorithm not in COMPONENTS_BY:
+        raise UsageError(
+            f"--components is for --algorithm {', '.join(COMPONENTS_BY)}, found "
+            f"{settings.algorithm}: leave it out"
+        )
+    if covariance == "full" and components is None:
+        raise UsageError(
+            "--covariance full says nothing to --algorithm em without --components: choose "
+            "diagonal, which is factor analysis, or spherical, which is probabilistic PCA"
+        )
+    if settings.algorithm == "mean-field" and covariance not in (None, "full"):
+        raise UsageError(
+            f"--algorithm mean-field is for mixtures with --covariance full, found {covariance}: "
+            "leave it out, or choose --algorithm em"
+        )
+    for option, given, usual in (
+        ("--posterior", settings.posterior, "exact"),
+        ("--prior", settings.prior, "auto"),
+        ("--layers", settings.layers, 1),
+        ("--objective", settings.objective, "auto"),
+        ("--gradient", settings.gradient, "auto"),
+        ("--beta", settings.beta, 1),
+        ("--free-bits", settings.free_bits, 0),
+    ):
+        if given != usual:
+            raise UsageError(
+                f"{option} {given} says nothing to a model whose posterior is exact: leave it out"
+            )
+    if settings.likelihood not in ("auto", "gaussian") or settings.binarize not in (None, "none"):
+        raise UsageError(
+            "mixtures of Gaussians and linear-Gaussian models take real numbers as they are: leave "
+            "--likelihood and --binarize out"
+        )
+    if settings.algorithm != "aevb" and settings.weight_prior != "none":
+        raise UsageError(
+            f"--weight-prior says nothing to --algorithm {settings.algorithm}, whose M step is in "
+            "closed form: leave it out, or choose --algorithm aevb"
+        )
+    kind = covariance or ("diagonal" if components is None else "full")
+    settled = {
+        "covariance": kind,
+        "likelihood": "gaussian",
+        "binarize": "none",
+        "prior": "standard-normal" if components is None else "learnt-categorical",
+        "objective": "enumeration" if settings.algorithm == "aevb" else "log p(x)",
+    }
+    if settings.algorithm != "aevb":
+        settled["precision"] = "float64"
+    return settings.model_copy(update=settled)
+
+
+def build_exact(
+    settings: Settings, data: Dataset, first: torch.Tensor
+) -> tuple[Model, ExactPosterior]:
+    """The model, begun at the clusters or the marginals of some rows (N, X), and its posterior.
+
+    A mixture over a table is held in units of the columns' deviations.
+    Errors: DataError for missing cells; UsageError for more latent dimensions than a linear model
+    has a use for, or more components than rows.
+    """
+    if data.source.missing:
+        raise DataError(
+            f"{data.name} has {data.source.missing} missing cells, and this model needs all: fill "
+            "them, or choose another algorithm"
+        )
+    word = int(generator(settings.seed, Stream.INITIALIZATION).integers(2**31))
+    width = first.shape[1]
+    dtype = torch.float64 if settings.precision == "float64" else torch.float32
+    first = first.to(dtype)
+    model: Model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(word)
+        if settings.components is None:
+            model = _linear(settings, width, first)
+        else:
+            floor = LIKELIHOOD_MIN_VARIANCE if settings.algorithm == "aevb" else 0.0
+            kind = settings.covariance or "full"
+            table = not data.in_unit_interval
+            mixture = GaussianMixture(settings.components, width, kind, floor, table).to(dtype)
+            if table:
+                mixture.likelihood.family.fit(first)  # type: ignore[operator,union-attr]
+            start_at_clusters(mixture, first, word, max(REG, floor))
+            model = mixture
+    return model, ExactPosterior(model)
+
+
+def _linear(settings: Settings, width: int, first: torch.Tensor) -> LinearGaussian:
+    if not settings.latent_dim < width:
+        raise UsageError(
+            f"a linear-Gaussian model of {width} columns has fewer latent dimensions than that, "
+            f"found {settings.latent_dim}: choose a smaller --latent-dim"
+        )
+    shape = () if settings.covariance == "spherical" else (width,)
+    model = LinearGaussian(settings.latent_dim, width, shape).to(first)
+    variance = first.var(0, unbiased=False)
+    still = torch.nonzero(variance == 0)
+    if shape and len(still):
+        raise DataError(
+            f"column {int(still[0]) + 1} does not vary, and factor analysis gives each column a "
+            "noise of its own: leave it out, or choose --covariance spherical"
+        )
+    weight = model.weight.detach() * variance.sqrt().unsqueeze(-1)
+    model.put(weight, first.mean(0), variance if shape else variance.mean())
+    return model
+
+
+def exact_learner(
+    settings: Settings,
+    model: Model,
+    posterior: ExactPosterior,
+    rows: int,
+    options: dict[str, object],
+) -> Learner:
+    """The learner of such a model; `options` are those of learners by gradients."""
+    if settings.algorithm == "aevb":
+        return AEVB(model, posterior, enumeration, **options)  # type: ignore[arg-type]
+    return EM(model, rows) if settings.algorithm == "em" else MeanField(model, rows)

@@ -1,0 +1,84 @@
+"""Mixtures and linear-Gaussian models from the command line: exact, in the units of the data."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_wine
+from sklearn.decomposition import PCA
+from sklearn.mixture import GaussianMixture as Theirs
+from typer.testing import CliRunner
+
+import aevb
+from aevb.cli.root import app
+from aevb.evaluation import exact
+from aevb.storage import RunFolder, Settings
+from aevb.storage.exact_models import settle_exact
+
+EM = ["--algorithm", "em"]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "wine.csv"
+    names = ",".join(f"c{i}" for i in range(5))
+    np.savetxt(path, load_wine().data[:, :5], delimiter=",", header=names, comments="")
+    return path
+
+
+def trained(table, out, *options):
+    call = ["train", str(table), "--out", str(out), "--json", *options]
+    result = CliRunner().invoke(app, call)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [*EM, "--components", "2"],
+        [*EM, "--latent-dim", "2"],
+        ["--algorithm", "mean-field", "--components", "3"],
+        ["--components", "2", "--covariance", "diagonal"],
+    ],
+    ids=["em", "factor-analysis", "mean-field", "by-gradients"],
+)
+def test_a_run_is_restored_with_its_exact_posterior(table, tmp_path, options):
+    trained(table, tmp_path / "run", *options, "--epochs", "8")
+    model, posterior = RunFolder(tmp_path / "run").load()
+    rows = RunFolder(tmp_path / "run").dataset().test
+    truth = exact(model, posterior, rows)
+    found = aevb.evidence(model, posterior, rows, 3).importance
+    assert np.allclose(found.values, truth.values, atol=1e-3)
+
+
+def test_densities_are_in_the_units_of_the_data(table, tmp_path):
+    found = trained(table, tmp_path / "run", *EM, "--components", "1", "--epochs", "3")
+    x = RunFolder(tmp_path / "run").dataset().train.all().double().numpy()
+    truth = Theirs(1, reg_covar=0).fit(x).score(x)
+    assert found["train"]["elbo"] == pytest.approx(truth, abs=1e-3)
+
+
+def test_spherical_noise_is_probabilistic_pca(table, tmp_path):
+    options = [*EM, "--covariance", "spherical", "--latent-dim", "1", "--epochs", "60"]
+    trained(table, tmp_path / "run", *options)
+    x = RunFolder(tmp_path / "run").dataset().train.all().double().numpy()
+    last = RunFolder(tmp_path / "run").history()[-1]  # the epoch that is kept may be an earlier one
+    assert last["train"]["elbo"] == pytest.approx(PCA(1).fit(x).score(x), abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"algorithm": "wake-sleep", "components": 2}, "--components is for"),
+        ({"algorithm": "em", "covariance": "full"}, "factor analysis"),
+        ({"algorithm": "mean-field", "components": 2, "covariance": "diagonal"}, "full"),
+        ({"algorithm": "em", "likelihood": "bernoulli"}, "real numbers"),
+        ({"algorithm": "em", "weight_prior": "normal"}, "closed form"),
+        ({"algorithm": "em", "beta": 2.0}, "--beta"),
+    ],
+)
+def test_options_of_no_use_are_refused_in_one_sentence(options, said):
+    with pytest.raises(aevb.errors.UsageError, match=said) as caught:
+        settle_exact(Settings(**options))
+    assert "\n" not in str(caught.value)
