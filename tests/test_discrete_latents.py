@@ -190,6 +190,17 @@ def test_rules_of_discrete_names():
             settle_latents(settings(**given))
 
 
+@pytest.mark.parametrize("algorithm", ["full-bayes", "semi-amortized"])
+def test_what_goes_through_the_draw_has_an_objective_and_refuses_coins(call, tmp_path, algorithm):
+    given = {"algorithm": algorithm}
+    assert settle_latents(settings(**given)).objective == "elbo-b"
+    assert settle_latents(settings(objective="iwae", **given)).objective == "iwae"
+    options = ("--algorithm", algorithm, "--posterior", "bernoulli")
+    code, _, err = call("train", "digits", *COMMON, *options, "--out", str(tmp_path / "run"))
+    assert code == 2
+    assert "draws of Bernoulli have no gradient" in err
+
+
 def test_the_estimator_has_discrete_codes_too():
     x = (np.random.default_rng(0).random((60, 5)) < 0.5).astype(float)
     options = {"posterior": "bernoulli", "algorithm": "wake-sleep"}

@@ -71,7 +71,7 @@ def settle_gradient(settings: Settings) -> Settings:
         return _with_its_own(settings)
     if settings.algorithm not in OF_A_BOUND:
         _refuse_gradient(settings)
-        return settings
+        return settings.model_copy(update={"objective": _objective(settings, "reparameterized")})
     pick({"auto": None, **GRADIENTS}, settings.gradient, "--gradient")
     pick(dict.fromkeys(("auto", *BASELINES)), settings.baseline, "--baseline")
     q, p = laws_of(settings)
@@ -208,8 +208,8 @@ def _check_options(settled: Settings) -> None:
 
 def _refuse_gradient(settings: Settings) -> None:
     """UsageError for an option of AEVB beside another algorithm."""
-    for option in ("gradient", "baseline", "temperature", "objective", "free_bits"):
-        if getattr(settings, option) not in ("auto", None, 0):
+    for option in ("gradient", "baseline", "temperature"):
+        if getattr(settings, option) not in ("auto", None):
             raise UsageError(
                 f"{as_option(option)} is for --algorithm aevb, and says nothing to "
                 f"{settings.algorithm}: leave it out"
