@@ -337,7 +337,7 @@ def gradients(variances):
     """Results of the comparison with these variances of phi, and biases of one standard error."""
 
     def entry(name, variance, bias=1.0):
-        worth = {"variance": variance, "bias": bias, "bias_standard_error": 1.0}
+        worth = {"variance": variance, "bias": bias, "bias_error": 1.0}
         return {"name": name, "unbiased": True, "theta": worth, "phi": worth, "cost": 1.0}
 
     ways = {
