@@ -13,7 +13,17 @@ logging.getLogger("aevb").addHandler(logging.NullHandler())  # a library speaks 
 
 if TYPE_CHECKING:
     from aevb import codes, data, exchange, plots
-    from aevb.algorithms import AEVB, ReweightedWakeSleep, WakeSleep
+    from aevb.algorithms import (
+        AEVB,
+        EM,
+        FullBayes,
+        GeneralizedEM,
+        MeanField,
+        MonteCarloEM,
+        ReweightedWakeSleep,
+        SemiSupervised,
+        WakeSleep,
+    )
     from aevb.conditional import (
         Conditional,
         Unconditional,
@@ -39,7 +49,17 @@ if TYPE_CHECKING:
     from aevb.training import Plan, train
 
 _HOMES = {
-    "algorithms": ["AEVB", "ReweightedWakeSleep", "WakeSleep"],
+    "algorithms": [
+        "AEVB",
+        "EM",
+        "FullBayes",
+        "GeneralizedEM",
+        "MeanField",
+        "MonteCarloEM",
+        "ReweightedWakeSleep",
+        "SemiSupervised",
+        "WakeSleep",
+    ],
     "conditional": [
         "Conditional",
         "Unconditional",

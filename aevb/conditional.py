@@ -295,7 +295,7 @@ def standard_normal(size: int) -> Unconditional:
     return Unconditional(Normal(), size)
 
 
-def class_and_code(classes: int, size: int) -> Chain:
+def class_and_code(classes: int, size: int) -> nn.Module:
     """The prior p(y) p(z) of a class, each as likely as another, and a code from N(0, I)."""
     either = Unconditional(OneHotCategorical(), classes), standard_normal(size)
     return Chain(either, [classes, size])

@@ -28,7 +28,7 @@ from aevb.objectives.bounds import (
     free_bits,
     iwae,
 )
-from aevb.objectives.exact import Enumeration, enumeration
+from aevb.objectives.exact import Enumerated, enumeration
 from aevb.objectives.pathwise import (
     DoublyReparameterized,
     PathDerivative,
@@ -42,7 +42,7 @@ __all__ = [
     "Baseline",
     "DoublyReparameterized",
     "Draw",
-    "Enumeration",
+    "Enumerated",
     "LeaveOneOut",
     "Learnt",
     "Objective",

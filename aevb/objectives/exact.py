@@ -17,7 +17,7 @@ MOST_CODES = 1 << 12
 
 
 @dataclass(frozen=True)
-class Enumeration(Objective):
+class Enumerated(Objective):
     """The evidence lower bound and its gradient without noise."""
 
     def terms(
@@ -53,7 +53,7 @@ class Enumeration(Objective):
             )
 
 
-enumeration = Enumeration("enumeration", elbo_a.reduce)
+enumeration = Enumerated("enumeration", elbo_a.reduce)
 """The evidence lower bound as a sum over all codes, exact in value and gradient.
 
     sum_z q(z given x) (log p(x, z) - log q(z given x))
