@@ -65,7 +65,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Fit a model to the rows of each class."""
         self.__dict__.pop("models_", None)
         template = clone(self._estimator)
-        source = template._first_source(X)
+        source = template._source(X, reset=True)
         classes, codes = classes_of(y, X)
         self.classes_ = classes
         self.priors_ = self._check_priors(np.bincount(codes) / len(codes))

@@ -141,7 +141,7 @@ class SemiSupervisedVAE(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if self.model not in MODELS:
             raise UsageError(f"model must be {', '.join(MODELS)}, found {str(self.model)[:40]!r}")
         first = self._m1() if self._has_features else self._m2()
-        source = first._first_source(X)
+        source = first._source(X, reset=True)
         classes, labels = classes_of(y, X, unlabeled=UNLABELED)
         if self._has_features:
             self.features_ = first._fit(source)
@@ -153,7 +153,7 @@ class SemiSupervisedVAE(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             joint = first if self.model == "m2" else self._m2()
             joint.with_classes(labels, len(classes), self.classification)
             if joint is not first:
-                source = joint._first_source(first._means(X))
+                source = joint._source(first._means(X), reset=True)
             self.joint_ = joint._fit(source)
         self.classes_ = classes
         self._take_names(first)

@@ -58,9 +58,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     are there too); `posterior` mean-field, full-covariance, iaf and many more (see the page
     "Which posterior, which prior"; "auto" is mean-field, or per-datum where the `algorithm` has no
     encoder); `prior` ("auto" is the usual one where the posterior's draws lie); `layers` of codes,
-    each half as wide as the one before; `objective`
-    elbo-a, elbo-b, iwae or auto, over `samples` draws, with the `gradient` of the page "Which
-    gradient" (auto: reparameterized where draws have one); `beta` on the divergence; `algorithm`;
+    each half as wide as the one before; `objective` elbo-a, elbo-b, iwae or auto, over `samples`
+    draws, with the `gradient` of the page "Which gradient"; `beta` on the divergence; `algorithm`;
     `learning_rate` of Adam (None: its usual one); `epochs` (None: 100 to 400 by the number of rows)
     of minibatches of `batch_size`; `patience` epochs without a better bound on `X_val` end the fit;
     `allow_nan` takes NaN for a cell that was not observed, which is then integrated out; `device`
@@ -131,7 +130,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     def fit(self, X: Any, y: Any = None, *, X_val: Any = None) -> Self:
         """Fit model and posterior to X; with `X_val`, keep the epoch with its best bound."""
-        return self._fit(self._first_source(X), X_val=X_val)
+        return self._fit(self._source(X, reset=True), X_val=X_val)
 
     def _fit(
         self, source: Source, only: NDArray[np.intp] | None = None, *, X_val: Any = None
@@ -182,7 +181,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             if self.model_.family is not None:  # before any step, and by the rows of X
                 self.model_.family.check(rows.all())
         else:
-            rows = self._begin(self._first_source(X), None, "float64").train
+            rows = self._begin(self._source(X, reset=True), None, "float64").train
         if isinstance(self.posterior_, PerDatum):
             raise UsageError("partial_fit needs an encoder: choose the posterior mean-field")
         settings, algorithm, state = self.settings_, *self._go_on(rows)
@@ -202,11 +201,6 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         record = {"epoch": len(self.history_) + 1, "train": state.averages(), "validation": None}
         self.history_ = [*self.history_, record]
         return self
-
-    def _first_source(self, X: Any) -> Source:
-        """X as the source of a fit, which counts as not there until it is done."""
-        self._forget()
-        return self._source(X, reset=True)
 
     def _begin(
         self, source: Source, X_val: Any, precision: str, only: NDArray[np.intp] | None = None
@@ -253,7 +247,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     # -- data -------------------------------------------------------------------------------------
 
     def _source(self, X: Any, *, reset: bool, allow_nan: bool = False) -> Source:
-        """X as a source, with the checks of scikit-learn and ours."""
+        """X as a source, with the checks of scikit-learn and ours; `reset` begins a fit."""
+        if reset:
+            self._forget()
         holes = self.allow_nan or allow_nan
         like = None if reset else self.columns_
         if is_frame(X):
