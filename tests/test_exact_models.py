@@ -67,6 +67,16 @@ def test_spherical_noise_is_probabilistic_pca(table, tmp_path):
     assert last["train"]["elbo"] == pytest.approx(PCA(1).fit(x).score(x), abs=1e-2)
 
 
+def test_a_prior_on_the_weights_shortens_them(table, tmp_path):
+    sizes = []
+    for prior in ("none", "normal"):
+        options = [*EM, "--latent-dim", "2", "--epochs", "8", "--weight-prior", prior]
+        trained(table, tmp_path / prior, *options)
+        model, _ = RunFolder(tmp_path / prior).load()
+        sizes.append(sum(float(p.detach().square().sum()) for p in model.parameters()))
+    assert sizes[1] < sizes[0]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -74,7 +84,10 @@ def test_spherical_noise_is_probabilistic_pca(table, tmp_path):
         ({"algorithm": "em", "covariance": "full"}, "factor analysis"),
         ({"algorithm": "mean-field", "components": 2, "covariance": "diagonal"}, "full"),
         ({"algorithm": "em", "likelihood": "bernoulli"}, "real numbers"),
-        ({"algorithm": "em", "weight_prior": "normal"}, "closed form"),
+        (
+            {"algorithm": "mean-field", "components": 2, "weight_prior": "normal"},
+            "a prior of their own",
+        ),
         ({"algorithm": "em", "beta": 2.0}, "--beta"),
     ],
 )

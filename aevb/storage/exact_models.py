@@ -4,11 +4,12 @@
 --algorithm mean-field --components K   the same, Bayesian, by coordinate ascent
 --algorithm aevb --components K         the same by gradients, summed over the components
 --algorithm em                          factor analysis; with --covariance spherical PCA
+--weight-prior normal                   the same at the maximum a posteriori, the M step by gradients
 """
 
 import torch
 
-from aevb.algorithms import AEVB, EM, Learner, MeanField
+from aevb.algorithms import AEVB, EM, GeneralizedEM, Learner, MeanField
 from aevb.algorithms.em import REG, start_at_clusters
 from aevb.data import Dataset
 from aevb.errors import DataError, UsageError
@@ -63,10 +64,10 @@ def settle_exact(settings: Settings) -> Settings:
             "mixtures of Gaussians and linear-Gaussian models take real numbers as they are: leave "
             "--likelihood and --binarize out"
         )
-    if settings.algorithm != "aevb" and settings.weight_prior != "none":
+    if settings.algorithm == "mean-field" and settings.weight_prior != "none":
         raise UsageError(
-            f"--weight-prior says nothing to --algorithm {settings.algorithm}, whose M step is in "
-            "closed form: leave it out, or choose --algorithm aevb"
+            "--weight-prior says nothing to --algorithm mean-field, whose numbers have a prior of "
+            "their own: leave it out, or choose --algorithm em"
         )
     kind = covariance or ("diagonal" if components is None else "full")
     settled = {
@@ -146,4 +147,8 @@ def exact_learner(
     """The learner of such a model; `options` are those of learners by gradients."""
     if settings.algorithm == "aevb":
         return AEVB(model, posterior, enumeration, **options)  # type: ignore[arg-type]
-    return EM(model, rows) if settings.algorithm == "em" else MeanField(model, rows)
+    if settings.algorithm == "mean-field":
+        return MeanField(model, rows)
+    if settings.weight_prior == "normal":
+        return GeneralizedEM(model, rows, weight_prior=True)
+    return EM(model, rows)
