@@ -4,7 +4,7 @@
 --algorithm mean-field --components K   the same, Bayesian, by coordinate ascent
 --algorithm aevb --components K         the same by gradients, summed over the components
 --algorithm em                          factor analysis; with --covariance spherical PCA
---weight-prior normal                   the same at the maximum a posteriori, the M step by gradients
+--weight-prior normal                   em at the maximum a posteriori, its M step by gradients
 """
 
 import torch
