@@ -18,7 +18,7 @@ from torch.distributions import Distribution
 from torch.func import grad_and_value
 
 from aevb.conditional import Chain
-from aevb.devices import parameter_of
+from aevb.devices import tensor_of
 from aevb.distributions import reparameterize, route
 from aevb.distributions.reparameterization import Noise
 from aevb.errors import UsageError
@@ -74,7 +74,7 @@ class Refined(Posterior):
         self.posterior = posterior
         self._shared = (model,)
         self.steps = steps
-        like, chain = parameter_of(model), self.conditional
+        like, chain = tensor_of(model), self.conditional
         size = chain.sizes[0] if isinstance(chain, Chain) else model.prior().event_shape[0]
         q = self.given(torch.zeros(1, self._first.family.outputs(size)).to(like))
         if not route(q).differentiable:
