@@ -25,6 +25,8 @@ COMMANDS = [
     "evaluate",
     "check",
     "gradients",
+    "classify",
+    "predict",
     "sample",
     "reconstruct",
     "encode",
@@ -38,6 +40,7 @@ COMMANDS = [
     "report",
     "export",
     "data",
+    "reproduce",
 ]
 TRAIN = ["train", "digits", "--hidden", "8", "--latent-dim", "2"]
 ROWS = 180
