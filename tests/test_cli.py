@@ -723,6 +723,7 @@ USAGE = {
     "unknown schedule": (["--lr-schedule", "zigzag"], "'zigzag' is not known: choose one of"),
     "unknown activation": (["--activation", "step"], "'step' is not known: choose one of"),
     "unknown algorithm": (["--algorithm", "magic"], "'magic' is not known: choose one of"),
+    "one sample to weigh": (["--algorithm", "reweighted-wake-sleep"], "add --samples 5"),
     "unknown binarization": (["--binarize", "twice"], "'twice'"),
     "unknown precision": (["--precision", "float8"], "'float8'"),
     "warm-up too long": (["--epochs", "2", "--warmup-steps", "30"], "would not finish"),

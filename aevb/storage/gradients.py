@@ -105,6 +105,11 @@ def _with_its_own(settings: Settings) -> Settings:
                 f"{option} {given} says nothing to --algorithm {settings.algorithm}, which climbs "
                 f"{objective}: leave it out"
             )
+    if settings.algorithm == "reweighted-wake-sleep" and settings.samples < 2:
+        raise UsageError(
+            "--algorithm reweighted-wake-sleep weighs several samples of a code against each "
+            "other: add --samples 5, say, or take wake-sleep"
+        )
     return settings.model_copy(update={"objective": objective})
 
 
