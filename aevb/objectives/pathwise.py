@@ -23,7 +23,6 @@ from aevb.objectives.bounds import (
     elbo_a,
     iwae,
     require_bound,
-    require_differentiable,
 )
 from aevb.posterior import Batch, Posterior, as_batch
 
@@ -76,9 +75,6 @@ class PathDerivative(Objective):
         z = reparameterize(q, noise)
         d = Draw(z, model.log_likelihood(batch.x, z), held(posterior, model, batch), p)
         return d.terms(self.reduce(d, temper))
-
-    def check(self, posterior: Distribution, prior: Distribution, samples: int) -> None:
-        require_differentiable(posterior, self.name)
 
 
 def path_derivative(bound: Objective = elbo_a) -> PathDerivative:
