@@ -371,3 +371,52 @@ def test_other_arrays_are_taken_for_what_they_are() -> None:
     masked = read_values(np.ma.masked_equal([[1, 5], [2, 3], [7, 2]], 5))
     assert (masked.missing, masked.values[0, 1]) == (1, pytest.approx(np.nan, nan_ok=True))
     assert "call .toarray()" in refusal(sparse.csr_matrix(np.eye(3)))
+
+
+# --- classes -----------------------------------------------------------------------------------
+
+
+@given(
+    codes=st.lists(st.integers(-1, 3), min_size=4, max_size=40).filter(
+        lambda c: len({*c} - {-1}) > 1
+    ),
+    at=st.integers(0, 2),
+    spelled=st.sampled_from(["text", "number", "number without a header"]),
+)
+def test_a_column_of_classes_leaves_the_others_alone(
+    tmp_path_factory: pytest.TempPathFactory,
+    codes: list[int],
+    at: int,
+    spelled: str,
+) -> None:
+    header = not spelled.endswith("without a header")
+    names = ["ant", "bee", "cat", "dog"] if spelled == "text" else ["-1", "0", "2", "10"]
+    source = np.random.default_rng(len(codes))
+    others = [[f"{cell:.3f}" for cell in row] for row in source.normal(size=(len(codes), 2))]
+    rows = [
+        ",".join([*other[:at], "" if k < 0 else names[k], *other[at:]])
+        for k, other in zip(codes, others, strict=True)
+    ]
+    heads = ["length", "width"]
+    first = [",".join([*heads[:at], "kind", *heads[at:]])] if header else []
+    folder = tmp_path_factory.mktemp("classes")
+    file = write(folder, "\n".join([*first, *rows]))
+    found = open_source(file, label="kind" if header else str(at + 1))
+    assert found.shape == (2,)
+    np.testing.assert_array_equal(found.values, np.array(others, np.float32))
+    assert [column.name for column in found.columns] == (heads if header else [])
+    assert found.missing == 0
+    assert found.likelihood == "gaussian"
+    assert found.labels is not None
+    said = ["" if k < 0 else found.classes[k] for k in found.labels]
+    assert said == ["" if k < 0 else names[k] for k in codes]
+    assert list(found.classes) == [name for k, name in enumerate(names) if k in codes]
+    # New rows of the same columns may come with the class and without it.
+    bare = write(
+        folder, "\n".join([",".join(heads)] * header + [*map(",".join, others)]), "bare.csv"
+    )
+    like = tuple(Column(name if header else "", "real") for name in heads)
+    for rows_file, labeled in ((file, True), (bare, False)):
+        again = open_source(rows_file, label="kind" if header else str(at + 1), like=like)
+        np.testing.assert_array_equal(again.values, found.values)
+        assert (again.labels is not None) == labeled

@@ -12,6 +12,7 @@ from sklearn.datasets import load_iris
 from sklearn.exceptions import NotFittedError
 
 from aevb import VAE
+from aevb.data import open_source
 from aevb.errors import TrainingError, UsageError
 
 IRIS = load_iris().data
@@ -154,6 +155,28 @@ def test_new_tables_are_held_to_the_fitted_columns(library):
     assert "column 1 ('length'): expected a number" in said_of(textual)
     for changed in (violet, without, turned, retyped, textual):
         assert "\n" not in said_of(changed)
+
+
+def test_a_file_is_what_its_frame_is(tmp_path):
+    table = mixed("pandas")
+    table.loc[3, "length"] = np.nan
+    file = tmp_path / "table.csv"
+    table.to_csv(file, index=False)
+    source = open_source(file)
+    from_file = VAE(**SMALL, allow_nan=True).fit(source)
+    from_frame = VAE(**SMALL, allow_nan=True).fit(table)
+    assert from_file.columns_ == from_frame.columns_
+    assert from_file.feature_names_in_.tolist() == list(table.columns)
+    assert from_file.n_features_in_ == 4
+    for rows in (source, table):
+        codes = [vae.transform(rows) for vae in (from_file, from_frame)]
+        np.testing.assert_array_equal(*codes)
+    said = refusal(VAE(**SMALL).fit, source)
+    assert said.startswith("X, row 4, column 1: found a missing cell (1 such")
+    violet = table.assign(color=["violet", *table["color"][1:]])
+    violet.to_csv(tmp_path / "violet.csv", index=False)
+    said = refusal(from_file.transform, open_source(tmp_path / "violet.csv"))
+    assert "violet.csv, row 1, column 2 ('color'): expected one of 'blue', 'green', 'red'" in said
 
 
 def test_rows_of_frames_are_ends_of_a_way():

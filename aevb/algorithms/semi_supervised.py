@@ -18,6 +18,7 @@ from torch.distributions import Distribution, OneHotCategorical
 
 from aevb.algorithms.gradient import GradientLearner
 from aevb.conditional import Informed
+from aevb.data.source import UNLABELED
 from aevb.distributions import kl, reparameterize
 from aevb.distributions.reparameterization import Noise, apart, side_by_side
 from aevb.errors import UsageError
@@ -25,9 +26,6 @@ from aevb.model import Model
 from aevb.objectives import Terms
 from aevb.posterior import Batch, Posterior
 from aevb.randomness import uniform
-
-UNLABELED = -1
-"""The class of a row whose class is not known, as scikit-learn has it."""
 
 
 class ByClass(NamedTuple):

@@ -12,7 +12,13 @@ from aevb.errors import UsageError
 
 @app.command()
 def classify(
-    data: Annotated[str, typer.Argument(help="digits, mnist or fashion-mnist.")] = "digits",
+    data: Annotated[
+        str,
+        typer.Argument(help="A set with labels (digits, mnist), a table, or folders of images."),
+    ] = "digits",
+    label: Annotated[
+        str | None, typer.Option(help="The column of a table that holds the class.")
+    ] = None,
     model: Annotated[
         Literal["bayes", "m1", "m2", "m1+m2"],
         typer.Option(
@@ -76,10 +82,9 @@ def classify(
             print(line, file=sys.stderr)
 
     report = learn_and_judge(
-        *(data, Choice(model, labels, classification, samples, seed)),
+        data,
+        Choice(model, label, labels, classification, samples, binarize, data_limit, seed),
         *(vae(latent_dim, hidden), vae(features_dim, features_hidden)),
-        limit=data_limit,
-        binarize=binarize,
         out=out,
         report=tell,
     )

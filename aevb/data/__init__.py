@@ -7,7 +7,7 @@ from typing import Any
 from aevb.data.dataset import Binarization, Dataset, Rows, all_rows, split
 from aevb.data.schema import conform
 from aevb.data.source import Column, Source
-from aevb.errors import DataError
+from aevb.errors import DataError, UsageError
 
 __all__ = [
     "Binarization",
@@ -43,11 +43,14 @@ def open_source(
     allow_nan: bool = False,
     image_size: tuple[int, int] | None = None,
     like: tuple[Column, ...] | None = None,
+    label: str | None = None,
 ) -> Source:
     """Data by name, by path (a file or a folder of images), or as an array or a frame in memory.
 
     `allow_nan` takes NaN for a cell that was not observed; `image_size` (height, width) resizes
     the images of a folder. `like` holds the data to the columns that a model was fitted on.
+    `label` names the column of a file that says the class of each row, in texts or whole numbers;
+    with `like` the rows may come without it.
     Errors: DataError for what cannot be read, with row and column (1-based) of a cell at fault.
     Example:
         >>> open_source("digits").values.shape
@@ -58,9 +61,14 @@ def open_source(
     from aevb.data.named import NAMES, open_named
     from aevb.data.readers import read_file, read_values
 
+    named = isinstance(data, str | os.PathLike) and str(data) in NAMES
+    if label is not None and (named or not isinstance(data, str | os.PathLike)):
+        raise UsageError(
+            f"a label is a column of a table in a file, found {label[:40]!r} and no table"
+        )
     if not isinstance(data, str | os.PathLike):
         return read_values(data, allow_nan=allow_nan, like=like)
-    if str(data) in NAMES:
+    if named:
         return open_named(str(data))
     path = Path(data)
     if not path.suffix and not os.path.lexists(path):
@@ -68,7 +76,7 @@ def open_source(
             f"{str(data)[:200]} is neither a file, nor a folder of images, nor one of the data "
             f"sets {', '.join(NAMES)}"
         )
-    return read_file(path, allow_nan=allow_nan, image_size=image_size, like=like)
+    return read_file(path, allow_nan=allow_nan, image_size=image_size, like=like, label=label)
 
 
 def load(

@@ -40,7 +40,8 @@ class Table(NamedTuple):
 
     Shapes: `values` (N, ...); `names` and `levels` have X entries or none. `checked` says that a
     NaN in the values is a missing cell, since the reader refused all others. `line` gives the
-    number of a row, 1-based, where the reader of a sentence would look for it.
+    number of a row, 1-based, where the reader of a sentence would look for it; label k is that of
+    `classes`[k], where these have names.
     """
 
     values: NDArray[np.generic]
@@ -50,6 +51,7 @@ class Table(NamedTuple):
     scale: float | None = None
     checked: bool = False
     line: Callable[[int], int] = _next_number
+    classes: tuple[str, ...] = ()
 
 
 class Rules(NamedTuple):

@@ -82,7 +82,8 @@ def read_images(folder: Path, size: Size | None) -> Table:
                 f"say --resize HxW"
             )
         values[index] = image
-    return Table(values, labels, scale=1 / 255)
+    names = () if labels is None else tuple(dict.fromkeys(file.parent.name for file in files))
+    return Table(values, labels, scale=1 / 255, classes=names)
 
 
 def _sorted_entries(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:

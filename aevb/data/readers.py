@@ -24,6 +24,7 @@ from aevb.data.checks import (
 from aevb.data.fingerprints import fingerprint, fingerprint_of_files, fingerprint_of_values
 from aevb.data.frames import is_frame, read_frame
 from aevb.data.images import image_files, read_images
+from aevb.data.labels import has_label, split_off
 from aevb.data.parquet import read_parquet
 from aevb.data.schema import conform
 from aevb.data.source import Column, Source
@@ -46,6 +47,7 @@ def read_file(
     allow_nan: bool = False,
     image_size: tuple[int, int] | None = None,
     like: tuple[Column, ...] | None = None,
+    label: str | None = None,
 ) -> Source:
     """Read a .npy, .npz, .csv or .parquet file, or a folder of images, into a `Source`.
 
@@ -54,7 +56,8 @@ def read_file(
     `values` has the shape (N, *event). A large .npy file stays a memory map.
     Units: bytes with more than two levels, or with 0 and 255 alone, are pixels: scale 1/255.
     `image_size` is (height, width). With `like`, the columns that a model was fitted on, the data
-    are held to them by `conform`, and need not be enough to learn from.
+    are held to them by `conform`, and need not be enough to learn from. `label` names the column of
+    a table that says the class of a row; with `like` rows may come without it.
     Errors: DataError with the file, and row and column (1-based) where a cell is at fault.
     Example:
         >>> read_file("faces.npy").shape  # doctest: +SKIP
@@ -70,6 +73,8 @@ def read_file(
         else:
             table = reader(file, rules)
             mark = fingerprint(file)
+        if label is not None and (like is None or has_label(table, label, len(like))):
+            table = split_off(str(file), table, label)
         return _source(file.name or str(file), str(file), table, mark, rules, like)
 
 
@@ -163,6 +168,7 @@ def _source(
         mark,
         scale,
         labels=table.labels,
+        classes=table.classes,
         columns=columns,
         missing=found.missing,
         kind=kind,

@@ -7,6 +7,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+UNLABELED = -1
+"""The label of a row whose class is not known, as scikit-learn has it."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -27,7 +30,8 @@ class Source:
     """Rows of data with what is known of them; `values` is never copied, cast or written to.
 
     Shapes: `values` (N, ...) numeric, possibly a memory map; `shape` is the event shape of a datum:
-    (C, H, W) for images, (X,) for tables; `labels` (N,) or None; `splits` maps "train",
+    (C, H, W) for images, (X,) for tables; `labels` (N,) or None, -1 for a row without one, k
+    standing for `classes`[k] where these have names; `splits` maps "train",
     "validation", "test" to the row numbers of an official split, as far as there is one; `columns`
     has an entry for each of X columns where the table has a header or columns of several kinds,
     and is empty otherwise.
@@ -49,6 +53,7 @@ class Source:
     scale: float = 1.0
     binarize: str = "none"
     labels: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
     splits: Mapping[str, NDArray[np.int64]] | None = None
     columns: tuple[Column, ...] = ()
     missing: int = 0

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 
 from aevb.errors import DataError, UsageError
 from aevb.estimator.parts import load_parts, save_parts
+from aevb.estimator.reading import take_columns
 from aevb.estimator.vae import VAE
 from aevb.evaluation import score_rows
 
@@ -34,8 +35,8 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Parameters: `estimator`, the `VAE` that is fitted to each class (None: as it is usual);
     `priors` p(y), in the order of `classes_` (None: the shares of the rows); `samples` of z for
     each row and class.
-    Attributes: `classes_`, `priors_`, `models_` (a fitted `VAE` for each class), `n_features_in_`,
-    `feature_names_in_`.
+    Attributes: `classes_`, `priors_`, `models_` (a fitted `VAE` for each class), `columns_`,
+    `n_features_in_`, `feature_names_in_`.
     Shapes: X (N, X), y (N,) numbers or texts; probabilities (N, K).
     Units: log-probabilities in nats.
     Errors: ValueError, one sentence: a single class, labels that are missing, priors that are no
@@ -66,16 +67,14 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.__dict__.pop("models_", None)
         template = clone(self._estimator)
         source = template._source(X, reset=True)
-        classes, codes = classes_of(y, X)
+        classes, codes = classes_of(y, source.values)
         self.classes_ = classes
         self.priors_ = self._check_priors(np.bincount(codes) / len(codes))
-        self.n_features_in_ = template.n_features_in_
-        if hasattr(template, "feature_names_in_"):
-            self.feature_names_in_ = template.feature_names_in_
         models = [copy(template) for _ in classes]
         for k, model in enumerate(models):
             model._fit(source, np.flatnonzero(codes == k))
         self.models_ = models
+        take_columns(self, models[0])
         return self
 
     @property
@@ -147,9 +146,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         priors = parts.numbers("priors", len(models))
         classifier = cls(clone(models[0]), priors=priors.tolist(), samples=parts.whole("samples"))
         classifier.classes_, classifier.priors_, classifier.models_ = parts.classes, priors, models
-        classifier.n_features_in_ = models[0].n_features_in_
-        if hasattr(models[0], "feature_names_in_"):
-            classifier.feature_names_in_ = models[0].feature_names_in_
+        take_columns(classifier, models[0])
         return classifier
 
     # -- plumbing ---------------------------------------------------------------------------------
@@ -164,7 +161,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def classes_of(
-    y: Any, X: Any, *, unlabeled: int | None = None
+    y: Any, rows: Any, *, unlabeled: int | None = None
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """The classes in y (N,), sorted, and the place of each row's among them, (N,).
 
@@ -180,7 +177,7 @@ def classes_of(
     y = column_or_1d(y, warn=True)
     labels = y.tolist()
     _check_missing(labels)
-    check_consistent_length(X, y)
+    check_consistent_length(rows, y)
     known = np.array([unlabeled is None or label != unlabeled for label in labels], bool)
     if not known.any():
         raise DataError(f"y: every row is {unlabeled}, unlabeled: at least two classes are needed")

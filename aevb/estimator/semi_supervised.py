@@ -13,13 +13,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from aevb import codes
 from aevb.algorithms import Learner
-from aevb.algorithms.semi_supervised import UNLABELED, SemiSupervised
+from aevb.algorithms.semi_supervised import SemiSupervised
 from aevb.data import Dataset, Rows
+from aevb.data.source import UNLABELED
 from aevb.devices import parameter_of
 from aevb.errors import UsageError
 from aevb.estimator.classifier import classes_of
 from aevb.estimator.parameters import Randomness
 from aevb.estimator.parts import load_parts, save_parts
+from aevb.estimator.reading import take_columns
 from aevb.estimator.vae import VAE
 from aevb.evaluation import batch_for, evaluating
 from aevb.model import Model
@@ -104,7 +106,7 @@ class SemiSupervisedVAE(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     regression); `classification`, in M2 the weight of log q(y given x) of a labeled row beside the
     bound of any row.
     Attributes: `classes_`; `features_` and `classifier_` or `joint_`, the parts that `model` has;
-    `n_features_in_`, `feature_names_in_`.
+    `columns_`, `n_features_in_`, `feature_names_in_`.
     Shapes: X (N, X), y (N,) with -1 for a row whose class is not known; probabilities (N, K).
     Units: log-probabilities and bounds in nats.
     Errors: ValueError, one sentence: fewer than two classes, another model, labels that are
@@ -142,7 +144,7 @@ class SemiSupervisedVAE(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise UsageError(f"model must be {', '.join(MODELS)}, found {str(self.model)[:40]!r}")
         first = self._m1() if self._has_features else self._m2()
         source = first._source(X, reset=True)
-        classes, labels = classes_of(y, X, unlabeled=UNLABELED)
+        classes, labels = classes_of(y, source.values, unlabeled=UNLABELED)
         if self._has_features:
             self.features_ = first._fit(source)
         if self.model == "m1":
@@ -156,7 +158,7 @@ class SemiSupervisedVAE(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 source = joint._source(first._means(X), reset=True)
             self.joint_ = joint._fit(source)
         self.classes_ = classes
-        self._take_names(first)
+        take_columns(self, first)
         return self
 
     @property
@@ -170,11 +172,6 @@ class SemiSupervisedVAE(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _m2(self) -> _ClassAndCode:
         usual = VAE(FEATURES) if self.estimator is None else self.estimator
         return _ClassAndCode(**clone(usual).get_params(deep=False))
-
-    def _take_names(self, first: VAE) -> None:
-        self.n_features_in_ = first.n_features_in_
-        if hasattr(first, "feature_names_in_"):
-            self.feature_names_in_ = first.feature_names_in_
 
     # -- classes ----------------------------------------------------------------------------------
 
@@ -272,7 +269,7 @@ class SemiSupervisedVAE(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             new.features_ = VAE.load(first[0])
             new.features = clone(new.features_)
         new.joint_, new.classes_ = joint, parts.classes
-        new._take_names(new.features_ if first else joint)
+        take_columns(new, new.features_ if first else joint)
         return new
 
     # -- plumbing ---------------------------------------------------------------------------------

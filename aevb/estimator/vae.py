@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted
 
 from aevb import codes, imputation
 from aevb.algorithms import Learner, State
-from aevb.data import Binarization, Dataset, Rows, Source, all_rows, read_values
-from aevb.data.checks import first_cell
+from aevb.data import Binarization, Dataset, Rows, Source, all_rows
 from aevb.data.frames import is_frame
 from aevb.errors import DataError, TrainingError, UsageError
 from aevb.estimator.display import html_of
@@ -27,6 +26,7 @@ from aevb.estimator.parameters import (
     seed_of,
     spelled,
 )
+from aevb.estimator.reading import read
 from aevb.evaluation import first_batch, refit, score_rows
 from aevb.model import Model
 from aevb.posterior import PerDatum, Posterior
@@ -68,7 +68,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     Attributes: `model_` and `posterior_` (modules of torch in double precision), `history_` (a
     record for each epoch), `likelihood_` and `reason_`, `columns_`, `settings_`, `n_features_in_`,
     `feature_names_in_`.
-    Shapes: X (N, X), an array or a DataFrame, which may have columns of text; codes (N, D).
+    Shapes: X (N, X), an array, a DataFrame, which may have columns of text, or a `Source` that
+    `aevb.data.open_source` read; codes (N, D).
     Units: nats per row, larger is better; data in the units of X, densities in those of `model_`.
     Errors: ValueError, one sentence, with row and column (1-based) where a cell is at fault.
     Source: Kingma & Welling (2013), "Auto-Encoding Variational Bayes".
@@ -250,23 +251,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         """X as a source, with the checks of scikit-learn and ours; `reset` begins a fit."""
         if reset:
             self._forget()
-        holes = self.allow_nan or allow_nan
-        like = None if reset else self.columns_
-        if is_frame(X):
-            source = read_values(X, allow_nan=holes, like=like, where="X")
-            validate_data(self, X, reset=reset, skip_check_array=True)
-        else:
-            if isinstance(X, np.ma.MaskedArray):  # scikit-learn would look under the mask
-                X = np.ma.filled(X.astype(np.float64), np.nan)
-            # NaN and infinity are left to the reader, which says in which row and column.
-            X = validate_data(self, X, reset=reset, ensure_all_finite=False, ensure_min_samples=1)
-            source = read_values(X, allow_nan=holes, like=like, where="X")
-        if source.missing and not holes:
-            row, column = first_cell(np.isnan(source.values))
-            raise DataError(
-                f"X, row {row}, column {column}: found a missing cell ({source.missing} such cells "
-                "in all); say allow_nan=True if they were not observed, or fill them first"
-            )
+        holes, like = self.allow_nan or allow_nan, None if reset else self.columns_
+        source = read(self, X, like, reset=reset, holes=holes)
         if source.missing and not (reset or allow_nan or self._facts["data"]["missing"]):
             raise DataError(
                 f"X: {source.missing} cells are missing (NaN), and the model was fitted on rows "

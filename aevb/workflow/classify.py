@@ -3,36 +3,54 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
 from sklearn.metrics import confusion_matrix
 
-from aevb.algorithms.semi_supervised import UNLABELED
-from aevb.data import Binarization, Dataset, Rows, open_source, split
+from aevb.data import (
+    Binarization,
+    Column,
+    Dataset,
+    Rows,
+    Source,
+    all_rows,
+    open_source,
+    read_values,
+    split,
+)
 from aevb.data.named import NAMES
+from aevb.data.source import UNLABELED
 from aevb.errors import DataError, ModelFileError, UsageError
 from aevb.estimator import VAE, SemiSupervisedVAE, VAEClassifier
 from aevb.estimator.parts import kind_of
+from aevb.files import replace_atomically
 from aevb.randomness import Stream, generator
+from aevb.storage.files import read_json, reason, to_json
 from aevb.workflow.outputs import number, write_csv
 
 Labels = NDArray[np.int64]
 Classifier = VAEClassifier | SemiSupervisedVAE
 MODELS = ("bayes", "m1", "m2", "m1+m2")
+ABOUT = "classification.json"
+"""What `aevb classify` said, kept beside the classifier."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which classifier, from how many labels: the options of `aevb classify` that decide it."""
+    """Which classifier, from which labels: the options of `aevb classify` that decide it."""
 
     model: str = "bayes"
+    label: str | None = None
     labels: int | None = None
     classification: float = 1.0
     samples: int = 100
+    binarize: str = "none"
+    limit: int | None = None
     seed: int = 0
 
 
@@ -48,33 +66,37 @@ def keep_labels(labels: Labels, count: int | None, seed: int) -> Labels:
     """
     if count is None:
         return labels
-    classes = np.unique(labels)
-    if not len(classes) <= count <= len(labels):
+    known = np.flatnonzero(labels != UNLABELED)
+    classes = np.unique(labels[known])
+    if not len(classes) <= count <= len(known):
         raise UsageError(
-            f"--labels must lie between the {len(classes)} classes and the {len(labels)} training "
-            f"rows, found {count}"
+            f"--labels must lie between the {len(classes)} classes and the {len(known)} training "
+            f"rows that have one, found {count}"
         )
-    order = generator(seed, Stream.SUBSET).permutation(len(labels))
+    order = known[generator(seed, Stream.SUBSET).permutation(len(known))]
     # The first of each class come before all second ones, so that every class has its share.
-    turn = np.empty(len(labels), np.int64)
+    turn = np.empty(len(order), np.int64)
     for k in classes:
-        own = order[labels[order] == k]
-        turn[own] = np.arange(len(own))
-    kept = order[np.argsort(turn[order], kind="stable")[:count]]
+        own = labels[order] == k
+        turn[own] = np.arange(own.sum())
+    kept = order[np.argsort(turn, kind="stable")[:count]]
     seen = np.full(len(labels), UNLABELED)
     seen[kept] = labels[kept]
     return seen
 
 
-def labeled_data(name: str, limit: int | None = None, binarize: str = "none") -> Dataset:
-    """A named data set that has labels, split; DataError for another."""
-    source = open_source(name) if name in NAMES else None
-    if source is None or source.labels is None:
+def labeled_data(name: str, choice: Choice) -> Dataset:
+    """Data whose rows have classes, split; DataError for data without."""
+    source = open_source(name, label=choice.label)
+    if source.labels is None:
         raise DataError(
-            f"{name} has no labels to learn from: name digits, mnist or fashion-mnist, or use "
-            "aevb.VAEClassifier and aevb.SemiSupervisedVAE in Python"
+            f"{name} has no labels to learn from: say by --label which column of a table holds the "
+            "class, sort images into a folder for each class, or name digits, mnist or "
+            "fashion-mnist"
         )
-    return split(source, Binarization(binarize), limit=limit)
+    if source.columns and choice.binarize != "none":
+        raise UsageError(f"--binarize {choice.binarize} is of grey levels, and {name} is a table")
+    return split(source, Binarization(choice.binarize), limit=choice.limit)
 
 
 def classifier_of(choice: Choice, settings: VAE, features: VAE) -> Classifier:
@@ -97,27 +119,34 @@ def learn(classifier: Classifier, data: Dataset, seen: Labels) -> float:
     Bayes' rule learns from the rows with a label alone.
     """
     begun = time.perf_counter()
-    x = _array(data.train)
-    known = seen != UNLABELED
+    rows = data.train
     if isinstance(classifier, VAEClassifier):
-        classifier.fit(x[known], seen[known])
-    else:
-        classifier.fit(x, seen)
+        known = np.flatnonzero(seen != UNLABELED)
+        rows, seen = rows.pick(known), seen[known]
+    classifier.fit(_given(data.source, rows), _named(data.source, seen))
     return time.perf_counter() - begun
 
 
-def judged(classifier: Classifier, rows: Rows) -> dict[str, Any]:
-    """How often it is right on labeled rows, with its standard error, and what it takes for what.
+def judged(classifier: Classifier, source: Source, rows: Rows) -> dict[str, Any]:
+    """How often it is right on rows with a label, with its standard error, and what it takes for
+    what.
 
         s = sqrt(a (1 - a) / N)
 
     The confusion table has a row for each true class and a column for each predicted one.
+    Errors: DataError where no row has a label.
     """
-    truth = rows.labels
-    assert truth is not None
-    found = classifier.predict(_array(rows))
+    assert rows.labels is not None
+    rows = rows.pick(np.flatnonzero(rows.labels != UNLABELED))
+    if not len(rows):
+        raise DataError(f"{source.name}: none of the rows that would judge has a class")
+    assert rows.labels is not None
+    truth, known = _named(source, rows.labels), classifier.classes_
+    found = classifier.predict(_given(source, rows))
+    if truth.dtype.kind != "i" or known.dtype.kind != "i":  # some have names: 1 is "1" then
+        truth, found, known = truth.astype(str), found.astype(str), known.astype(str)
     accuracy = float((found == truth).mean())
-    classes = np.union1d(classifier.classes_, truth)
+    classes = np.union1d(known, truth)
     return {
         "test_rows": len(rows),
         "accuracy": accuracy,
@@ -133,32 +162,36 @@ def classify(
     settings: VAE,
     features: VAE,
     *,
-    limit: int | None = None,
-    binarize: str = "none",
     out: Path | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Learn from a set's training rows, and say how often the classifier is right on test rows."""
-    classifier = classifier_of(choice, settings, features)
+    """Learn from training rows, and say how often the classifier is right on test rows."""
     if out is not None and choice.model == "m1":
         raise UsageError("--out keeps bayes, m2 and m1+m2: the classifier of m1 is scikit-learn's")
-    data = labeled_data(name, limit, binarize)
+    data = labeled_data(name, choice)
+    for vae in (settings, features):  # an empty cell of a table was not observed
+        vae.allow_nan = bool(data.source.missing)
+    classifier = classifier_of(choice, settings, features)
     assert data.train.labels is not None
     seen = keep_labels(data.train.labels, choice.labels, choice.seed)
     known = int((seen != UNLABELED).sum())
     report(f"{name}: {len(seen)} training rows, {known} with a label, model {choice.model}")
     seconds = learn(classifier, data, seen)
+    about: dict[str, Any] = {"data": name, "label": choice.label, "binarize": choice.binarize}
+    about |= {"model": choice.model, "rows": len(seen), "labels": known, "seed": choice.seed}
+    about |= {"seconds": seconds, "run": None if out is None else str(out)}
+    about |= judged(classifier, data.source, data.test)
     if out is not None:
         classifier.save(out)
-    about = {"data": name, "model": choice.model, "rows": len(seen), "labels": known}
-    about |= {"seed": choice.seed, "seconds": seconds, "run": None if out is None else str(out)}
-    return about | judged(classifier, data.test)
+        replace_atomically(out / ABOUT, to_json(about))
+    return about
 
 
 def predicted(folder: Path, name: str, target: Path | None) -> dict[str, Any]:
     """The classes that a saved classifier gives to rows: to a .csv, and how many of each.
 
-    A named set is read at its test rows, whose labels say how often that is right; a file whole.
+    A named set is read at its test rows, a file whole; where rows have labels, they say how often
+    the classes are right.
     """
     kinds: dict[str, type[Classifier]] = {
         kind.__name__: kind for kind in (VAEClassifier, SemiSupervisedVAE)
@@ -169,9 +202,8 @@ def predicted(folder: Path, name: str, target: Path | None) -> dict[str, Any]:
     if kind not in kinds:
         raise ModelFileError(f"{folder} holds a {kind[:30]}, which is no classifier")
     classifier = kinds[kind].load(folder)
-    rows = split(open_source(name), Binarization.NONE).test if name in NAMES else None
-    x = _cells(name) if rows is None else _array(rows)
-    log_proba = classifier.predict_log_proba(x)
+    source, rows = _new_rows(classifier, name, _About.of(folder))
+    log_proba = classifier.predict_log_proba(_given(source, rows))
     best = log_proba.argmax(axis=1)
     classes = [str(label) for label in classifier.classes_.tolist()]
     if target is not None:
@@ -179,16 +211,57 @@ def predicted(folder: Path, name: str, target: Path | None) -> dict[str, Any]:
         cells = ([classes[k], *map(number, probabilities)] for k, probabilities in both)
         write_csv(target, ["class", *(f"p({label})" for label in classes)], cells)
     counts = np.bincount(best, minlength=len(classes)).tolist()
-    report = {"run": str(folder), "data": name, "rows": len(x), "out": target and str(target)}
+    report = {"run": str(folder), "data": name, "rows": len(rows), "out": target and str(target)}
     report |= {"counts": dict(zip(classes, counts, strict=True))}
-    labeled = rows is not None and rows.labels is not None
-    return report | (judged(classifier, rows) if labeled else {})  # type: ignore[arg-type]
+    labeled = rows.labels is not None and bool((rows.labels != UNLABELED).any())
+    return report | (judged(classifier, source, rows) if labeled else {})
 
 
-def _cells(file: str) -> NDArray[Any]:
-    """The rows of a file, (N, X), in the units of the file."""
-    values = open_source(file).values
-    return values.reshape(len(values), -1)
+class _About(BaseModel):
+    """What a kept classifier must know of the rows that it learned from."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    label: str | None = None
+    binarize: Literal["none", "threshold"] = "none"
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """Of a classifier that `aevb classify` kept, or the usual one of another's."""
+        file = folder / ABOUT
+        if not file.exists():
+            return cls()
+        try:
+            return cls(**read_json(file))
+        except ValidationError as error:
+            raise ModelFileError(f"{file} is damaged ({reason(error)}): learn again") from error
+
+
+def _new_rows(classifier: Classifier, name: str, about: _About) -> tuple[Source, Rows]:
+    """Rows to classify, as the classifier saw those of its training, and the source of them."""
+    binarize = Binarization(about.binarize)
+    if name in NAMES:
+        source = open_source(name)
+        return source, split(source, binarize).test
+    columns = classifier.columns_ or (Column("", "real"),) * classifier.n_features_in_
+    source = open_source(name, like=columns, label=about.label)
+    return source, all_rows(source, binarize)
+
+
+def _given(source: Source, rows: Rows) -> Source:
+    """Rows for an estimator: of a table with its columns, else numbers in the model's units."""
+    if not source.columns:
+        return replace(read_values(rows.all().numpy(), like=()), name=source.name)
+    values = source.values[rows.index]
+    missing = int(np.isnan(values).sum()) if source.missing else 0
+    return replace(source, values=values, labels=None, splits=None, missing=missing)
+
+
+def _named(source: Source, labels: Labels) -> NDArray[Any]:
+    """Labels as a person calls them: the names of classes, where they have some."""
+    if not source.classes:
+        return labels
+    return np.array([UNLABELED if k == UNLABELED else source.classes[k] for k in labels], object)
 
 
 def classification_table(report: dict[str, Any]) -> str:
@@ -201,8 +274,3 @@ def classification_table(report: dict[str, Any]) -> str:
     accuracy, error = 100 * report["accuracy"], 100 * report["standard_error"]
     first = f"accuracy {accuracy:.2f} % ± {error:.2f} on {report['test_rows']} test rows"
     return "\n".join([first, "", *lines])
-
-
-def _array(rows: Rows) -> NDArray[np.float32]:
-    x: NDArray[np.float32] = rows.all().numpy()
-    return x

@@ -1,0 +1,58 @@
+"""How an estimator takes X: an array, a frame or a source, held to the checks of scikit-learn."""
+
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import validate_data
+
+from aevb.data import Column, Source, conform, read_values
+from aevb.data.checks import first_cell
+from aevb.data.frames import is_frame
+from aevb.errors import DataError
+
+
+def read(
+    estimator: Any, X: Any, like: tuple[Column, ...] | None, *, reset: bool, holes: bool
+) -> Source:
+    """X as a source, in the columns `like`; with `reset` a fit begins, and its columns are kept.
+
+    `holes` says that a missing cell is one that was not observed.
+    """
+    if isinstance(X, Source):
+        source = X if like is None else conform(X, like, X.name)
+        if reset:
+            _keep_columns(estimator, X)
+    elif is_frame(X):
+        source = read_values(X, allow_nan=holes, like=like, where="X")
+        validate_data(estimator, X, reset=reset, skip_check_array=True)
+    else:
+        if isinstance(X, np.ma.MaskedArray):  # scikit-learn would look under the mask
+            X = np.ma.filled(X.astype(np.float64), np.nan)
+        # NaN and infinity are left to the reader, which says in which row and column.
+        X = validate_data(estimator, X, reset=reset, ensure_all_finite=False, ensure_min_samples=1)
+        source = read_values(X, allow_nan=holes, like=like, where="X")
+    if source.missing and not holes:
+        row, column = first_cell(np.isnan(source.values))
+        raise DataError(
+            f"X, row {row}, column {column}: found a missing cell ({source.missing} such cells "
+            "in all); say allow_nan=True if they were not observed, or fill them first"
+        )
+    return source
+
+
+def _keep_columns(estimator: Any, source: Source) -> None:
+    """What scikit-learn would note of a frame: how many columns there are, and their names."""
+    estimator.n_features_in_ = int(np.prod(source.shape))
+    estimator.__dict__.pop("feature_names_in_", None)
+    names = [column.name for column in source.columns]
+    if any(names):
+        estimator.feature_names_in_ = np.array(names, dtype=object)
+
+
+def take_columns(estimator: Any, first: Any) -> None:
+    """Let an estimator of several parts say what the part that reads X says of its columns."""
+    for name in ("n_features_in_", "feature_names_in_", "columns_"):
+        if hasattr(first, name):
+            setattr(estimator, name, getattr(first, name))
+        else:
+            estimator.__dict__.pop(name, None)
