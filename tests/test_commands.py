@@ -13,6 +13,7 @@ import pytest
 import aevb
 from aevb import cli, workflow
 from aevb.cli.showing import Kind
+from aevb.data import open_source
 from aevb.plots.style import plain
 from aevb.storage import RunFolder
 
@@ -149,7 +150,7 @@ def test_imputing_a_table_gives_a_filled_copy_of_its_file(table, tmp_path):
     assert good("impute", folder, tmp_path / "filled.csv")["missing"] == 0
     assert np.array_equal(
         np.load(folder / "imputed.npy"),
-        workflow.description.open_source(tmp_path / "filled.csv").values,
+        open_source(tmp_path / "filled.csv").values,
     )
 
 

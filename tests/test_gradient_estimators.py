@@ -543,7 +543,7 @@ def test_the_order_of_variances_near_the_optimum():
 
 REFUSED = [
     (aevb.elbo_b, coins, "draws of Bernoulli have no gradient"),
-    (path_derivative(), coins, "choose score_function"),
+    (path_derivative(), coins, "choose the score function"),
     (doubly_reparameterized, classes, "draws of OneHotCategorical have no gradient"),
     (gumbel_softmax(), line, "for codes of Bernoulli or OneHotCategorical, found Normal"),
     (straight_through, line, "for codes of Bernoulli"),

@@ -196,6 +196,11 @@ def test_what_it_cannot_do_is_refused_in_a_sentence():
         MonteCarloEM(model, posterior)
     with pytest.raises(UsageError, match=r"aevb\.optimizers"):
         MonteCarloEM(model, per_datum(3, 2), optimizer=torch.optim.SGD(model.parameters(), 0.1))
+    for layer in (torch.nn.Dropout(0.1), torch.nn.BatchNorm1d(8)):
+        network = torch.nn.Sequential(torch.nn.Linear(2, 8), layer, torch.nn.Linear(8, 6))
+        unsteady = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(network))
+        with pytest.raises(UsageError, match=f"a layer of {type(layer).__name__} changes"):
+            MonteCarloEM(unsteady, per_datum(3, 2))
     learner = MonteCarloEM(model, per_datum(3, 2))
     zeros = torch.zeros(1, 3, 4).double()
     with pytest.raises(UsageError, match=r"Batch\(x, rows\)"):

@@ -35,6 +35,8 @@ START = 5
 """The part of the stream of chains that they begin with; those before it are an evaluation's."""
 PASSES = LEAPFROGS + 1 + UPDATES
 """Forward and back through the decoder in a visit of one transition."""
+UNSTEADY = (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._BatchNorm)
+"""Layers with which log p(x, z) is no function of a datum and its code."""
 VISITS = 20
 """Whose acceptance is averaged for the record."""
 
@@ -54,9 +56,10 @@ class MonteCarloEM(GradientLearner):
     With `precision` bfloat16 the M step's products are in it; the chains' stay float32.
     Shapes: a batch of M data with their row numbers, noise (S, M, D + 2). Units: nats per datum;
     the divergence of the record is not known.
-    Errors: UsageError for a posterior that is not one of free parameters for each datum, for codes
-    that no smooth map takes to all real numbers, such as classes, an optimizer of `torch.optim`, a
-    batch without row numbers, or a weight on the divergence, of which there is none.
+    Errors: UsageError for a posterior that is not one of free parameters for each datum, for layers
+    of dropout or of normalization over the batch, for codes that no smooth map takes to all real
+    numbers, such as classes, an optimizer of `torch.optim`, a batch without row numbers, or a
+    weight on the divergence, of which there is none.
     Source: Kingma & Welling (2013), appendix E; Wei & Tanner (1990), "A Monte Carlo implementation
     of the EM algorithm"; persistent chains as in Neal (1992) and Tieleman (2008).
     Example:
@@ -86,6 +89,13 @@ class MonteCarloEM(GradientLearner):
                 f"parameters for each datum, as aevb.per_datum makes it, found "
                 f"{type(self.posterior).__name__}"
             )
+        for layer in self.model.modules():
+            if isinstance(layer, UNSTEADY):
+                raise UsageError(
+                    "a chain walks on the density of its datum, which a layer of "
+                    f"{type(layer).__name__} changes at every look or for the rows beside it: "
+                    "learn this model by another algorithm, or leave the layer out"
+                )
         if not isinstance(self.optimizer, Optimizer):
             raise UsageError(
                 f"Monte Carlo EM makes {UPDATES} updates in each step, which an optimizer of "

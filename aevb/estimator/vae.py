@@ -15,6 +15,7 @@ from aevb import codes, imputation
 from aevb.algorithms import Learner, State
 from aevb.data import Binarization, Dataset, Rows, Source, all_rows
 from aevb.data.frames import is_frame
+from aevb.devices import parameter_of
 from aevb.errors import DataError, TrainingError, UsageError
 from aevb.estimator.display import html_of
 from aevb.estimator.parameters import (
@@ -30,7 +31,7 @@ from aevb.estimator.reading import read
 from aevb.evaluation import first_batch, refit, score_rows
 from aevb.model import Model
 from aevb.posterior import PerDatum, Posterior
-from aevb.randomness import Stream, generator
+from aevb.randomness import Stream, generator, seed_torch, torch_kept
 from aevb.storage import (
     RunFolder,
     build,
@@ -188,11 +189,15 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         settings, algorithm, state = self.settings_, *self._go_on(rows)
         noise_law = algorithm.noise(first_batch(self.model_, rows))
         order = generator(settings.seed, Stream.ORDER, len(self.history_)).permutation(len(rows))
+        device = parameter_of(self.model_).device
         for start in range(0, len(rows), settings.batch_size):
             positions = order[start : start + settings.batch_size]
             source = generator(settings.seed, Stream.NOISE, state.t)
             noise = noise_law.draw(source, (settings.samples, len(positions)), torch.float64)
-            algorithm.step(state, rows.take(positions), noise, temper=settings.beta)
+            word = generator(settings.seed, Stream.LAYERS, state.t).integers(2**63)
+            with torch_kept(device):  # for what draws for itself: the counts of a dream, say
+                seed_torch(int(word), device)
+                algorithm.step(state, rows.take(positions), noise, temper=settings.beta)
         if bad := int(state.totals[-1]):
             raise TrainingError(
                 f"the objective is not finite at step {bad}: try a smaller learning_rate, or data "

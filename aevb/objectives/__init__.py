@@ -20,11 +20,13 @@ from aevb.objectives.baselines import (
 )
 from aevb.objectives.bounds import (
     Draw,
+    Encoded,
     Objective,
     Terms,
     draw,
     elbo_a,
     elbo_b,
+    encode,
     free_bits,
     iwae,
 )
@@ -42,6 +44,7 @@ __all__ = [
     "Baseline",
     "DoublyReparameterized",
     "Draw",
+    "Encoded",
     "Enumerated",
     "LeaveOneOut",
     "Learnt",
@@ -56,6 +59,7 @@ __all__ = [
     "draw",
     "elbo_a",
     "elbo_b",
+    "encode",
     "enumeration",
     "free_bits",
     "gumbel_softmax",

@@ -71,16 +71,36 @@ class Draw:
         return Terms(objective, self.reconstruction(), self.kl_estimate())
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """A batch after the encoder and before any draw: q(z given x), and the prior p(z)."""
+
+    model: Model
+    posterior: Posterior
+    batch: Batch
+    q: Distribution
+    p: Distribution
+
+    def decode(self, z: Tensor, q: Distribution | None = None) -> Draw:
+        """The draw of z (S, N, D), whose log q is that of another `q` where one is given."""
+        log_likelihood = self.model.log_likelihood(self.batch.x, z)
+        return Draw(z, log_likelihood, self.q if q is None else q, self.p)
+
+
+def encode(model: Model, posterior: Posterior, batch: Batch | Tensor) -> Encoded:
+    """Run the encoder on a batch x (N, *X)."""
+    batch = as_batch(batch)
+    return Encoded(model, posterior, batch, posterior(batch), model.prior())
+
+
 def draw(model: Model, posterior: Posterior, batch: Batch | Tensor, noise: Tensor) -> Draw:
     """Encode, map the noise to z, decode.
 
     Shapes: batch x (N, *X), noise (S, N, D). Errors: DataError for data outside the domain,
     UsageError for noise of another shape.
     """
-    batch = as_batch(batch)
-    q = posterior(batch)
-    z = reparameterize(q, noise)
-    return Draw(z, model.log_likelihood(batch.x, z), q, model.prior())
+    at = encode(model, posterior, batch)
+    return at.decode(reparameterize(at.q, noise))
 
 
 class Terms(NamedTuple):
@@ -97,7 +117,7 @@ class Objective:
     """A reduction of a `Draw`, called like a function of (model, posterior, batch, noise).
 
     Its value is the bound's, its gradient goes through z = g(noise, x): the reparameterized one. A
-    subclass has the same value and another gradient.
+    subclass has the same value and another gradient, which `estimate` and `check` are there for.
     """
 
     name: str
@@ -120,11 +140,16 @@ class Objective:
         temper: Tensor | float = 1.0,
     ) -> Terms:
         """The objective and the parts of the bound, from one draw."""
-        d = draw(model, posterior, batch, noise)
+        at = encode(model, posterior, batch)
         # Under the exact posterior every draw weighs p(x): no gradient need go through it.
-        weighs_all_alike = isinstance(posterior, ExactPosterior) and self.name in ("elbo_a", "iwae")
-        if torch.is_grad_enabled() and not weighs_all_alike:
-            self.check(d.posterior, d.prior, len(noise))
+        alike = isinstance(posterior, ExactPosterior) and self.name in ("elbo_a", "iwae")
+        if not alike:
+            self.check(at.q, at.p, len(noise))
+        return self.estimate(at, noise, temper)
+
+    def estimate(self, at: Encoded, noise: Tensor, temper: Tensor | float) -> Terms:
+        """`terms` of a batch that is encoded."""
+        d = at.decode(reparameterize(at.q, noise))
         return d.terms(self.reduce(d, temper))
 
     def noise(self, model: Model, posterior: Posterior, batch: Batch) -> Noise:
@@ -135,18 +160,14 @@ class Objective:
         """What it learns along with model and posterior, by name: nothing, for most."""
         return {}
 
-    def check(self, posterior: Distribution, prior: Distribution, samples: int) -> None:
+    def check(self, q: Distribution, p: Distribution, samples: int) -> None:
         """UsageError, with what to choose instead, where its gradient does not apply."""
-        require_differentiable(posterior, self.name)
-
-
-def require_differentiable(q: Distribution, name: str) -> None:
-    """UsageError where the draws of q have no gradient."""
-    if not route(q).differentiable:
-        raise UsageError(
-            f"draws of {kind_of(q)} have no gradient, so {name} would teach the encoder nothing of "
-            "what they decide: choose score_function, vimco or another estimator for discrete codes"
-        )
+        if torch.is_grad_enabled() and not route(q).differentiable:
+            raise UsageError(
+                f"draws of {kind_of(q)} have no gradient, so {self.name} would teach the encoder "
+                "nothing of what they decide: choose the score function, vimco or another "
+                "estimator for discrete codes"
+            )
 
 
 def require_bound(bound: Objective, known: Sequence[str], name: str) -> None:

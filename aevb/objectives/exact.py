@@ -9,8 +9,8 @@ from aevb.distributions.listed import listed
 from aevb.distributions.reparameterization import NONE, Noise
 from aevb.errors import UsageError
 from aevb.model import Model
-from aevb.objectives.bounds import Objective, Terms, elbo_a, kind_of
-from aevb.posterior import Batch, Posterior, as_batch
+from aevb.objectives.bounds import Encoded, Objective, Terms, elbo_a, kind_of
+from aevb.posterior import Batch, Posterior
 
 MOST_CODES = 1 << 12
 """That are decoded in a step."""
@@ -20,36 +20,26 @@ MOST_CODES = 1 << 12
 class Enumerated(Objective):
     """The evidence lower bound and its gradient without noise."""
 
-    def terms(
-        self,
-        model: Model,
-        posterior: Posterior,
-        batch: Batch | Tensor,
-        noise: Tensor,
-        temper: Tensor | float = 1.0,
-    ) -> Terms:
-        batch = as_batch(batch)
-        q, p = posterior(batch), model.prior()
-        self.check(q, p, len(noise))
-        codes = listed(p)
+    def estimate(self, at: Encoded, noise: Tensor, temper: Tensor | float) -> Terms:
+        codes = listed(at.p)
         assert codes is not None
-        z = codes.to(batch.x.dtype).unsqueeze(1)  # (P, 1, *event): decoded once for all data
-        log_q, log_p = q.log_prob(z), p.log_prob(z)
+        z = codes.to(at.batch.x.dtype).unsqueeze(1)  # (P, 1, *event): decoded once for all data
+        log_q, log_p = at.q.log_prob(z), at.p.log_prob(z)
         mass = log_q.exp()
-        reconstruction = (mass * model.log_likelihood(batch.x, z)).sum(0)
+        reconstruction = (mass * at.model.log_likelihood(at.batch.x, z)).sum(0)
         divergence = (mass * (log_q - log_p)).sum(0)
         return Terms(reconstruction - temper * divergence, reconstruction, divergence)
 
     def noise(self, model: Model, posterior: Posterior, batch: Batch) -> Noise:
         return NONE
 
-    def check(self, posterior: Distribution, prior: Distribution, samples: int) -> None:
-        codes = listed(prior)
+    def check(self, q: Distribution, p: Distribution, samples: int) -> None:
+        codes = listed(p)
         if codes is None or len(codes) > MOST_CODES:
-            found = f"those of {kind_of(prior)}" if codes is None else f"{len(codes):,}"
+            found = f"those of {kind_of(p)}" if codes is None else f"{len(codes):,}"
             raise UsageError(
                 f"enumeration decodes every code, up to {MOST_CODES:,} of them, found {found}: "
-                "choose fewer latent dimensions, or score_function"
+                "choose fewer latent dimensions, or the score function"
             )
 
 

@@ -15,16 +15,8 @@ from torch.distributions import Distribution
 from torch.func import functional_call
 
 from aevb.distributions import reparameterize
-from aevb.model import Model
-from aevb.objectives.bounds import (
-    Draw,
-    Objective,
-    Terms,
-    elbo_a,
-    iwae,
-    require_bound,
-)
-from aevb.posterior import Batch, Posterior, as_batch
+from aevb.objectives.bounds import Encoded, Objective, Terms, elbo_a, iwae, require_bound
+from aevb.posterior import Batch
 
 
 class _Held(nn.Module):
@@ -40,15 +32,15 @@ class _Held(nn.Module):
         return q
 
 
-def held(posterior: Posterior, model: Model, batch: Batch) -> Distribution:
+def held(at: Encoded) -> Distribution:
     """q(z given x) at the present parameters, without a gradient in them.
 
     It is run once more, so that every family, flow and chain has it; normalization by batches is
     repeated, of which running averages hear twice.
     """
-    both = _Held(posterior, model)
+    both = _Held(at.posterior, at.model)
     frozen = {name: p.detach() for name, p in both.named_parameters()}
-    q: Distribution = functional_call(both, frozen, (batch,))
+    q: Distribution = functional_call(both, frozen, (at.batch,))
     return q
 
 
@@ -61,19 +53,8 @@ class PathDerivative(Objective):
         """So it is for the evidence lower bound; for iwae with several samples it is not."""
         return self.reduce is elbo_a.reduce
 
-    def terms(
-        self,
-        model: Model,
-        posterior: Posterior,
-        batch: Batch | Tensor,
-        noise: Tensor,
-        temper: Tensor | float = 1.0,
-    ) -> Terms:
-        batch = as_batch(batch)
-        q, p = posterior(batch), model.prior()
-        self.check(q, p, len(noise))
-        z = reparameterize(q, noise)
-        d = Draw(z, model.log_likelihood(batch.x, z), held(posterior, model, batch), p)
+    def estimate(self, at: Encoded, noise: Tensor, temper: Tensor | float) -> Terms:
+        d = at.decode(reparameterize(at.q, noise), held(at))
         return d.terms(self.reduce(d, temper))
 
 
@@ -108,23 +89,11 @@ class DoublyReparameterized(PathDerivative):
 
     unbiased = True
 
-    def terms(
-        self,
-        model: Model,
-        posterior: Posterior,
-        batch: Batch | Tensor,
-        noise: Tensor,
-        temper: Tensor | float = 1.0,
-    ) -> Terms:
-        batch = as_batch(batch)
-        q, p = posterior(batch), model.prior()
-        self.check(q, p, len(noise))
-        z, q = reparameterize(q, noise), held(posterior, model, batch)
+    def estimate(self, at: Encoded, noise: Tensor, temper: Tensor | float) -> Terms:
+        z, q = reparameterize(at.q, noise), held(at)
         with torch.no_grad():
-            first = Draw(z, model.log_likelihood(batch.x, z), q, p)
-            shares = first.log_weights(temper).softmax(0)
-        z = _scaled(z, shares)
-        d = Draw(z, model.log_likelihood(batch.x, z), q, p)
+            shares = at.decode(z, q).log_weights(temper).softmax(0)
+        d = at.decode(_scaled(z, shares), q)
         return d.terms(self.reduce(d, temper))
 
 

@@ -26,8 +26,16 @@ from aevb.distributions.discrete import (
 from aevb.distributions.reparameterization import Noise
 from aevb.errors import UsageError
 from aevb.model import Model
-from aevb.objectives.bounds import Draw, Objective, Terms, elbo_b, kind_of, with_gradient_of
-from aevb.posterior import Batch, Posterior, as_batch
+from aevb.objectives.bounds import (
+    Encoded,
+    Objective,
+    Terms,
+    elbo_b,
+    encode,
+    kind_of,
+    with_gradient_of,
+)
+from aevb.posterior import Batch, Posterior
 from aevb.randomness import open_uniform
 
 
@@ -38,45 +46,33 @@ class Relaxed(Objective):
     temperature: float | None = None
     unbiased = False
 
-    def terms(
-        self,
-        model: Model,
-        posterior: Posterior,
-        batch: Batch | Tensor,
-        noise: Tensor,
-        temper: Tensor | float = 1.0,
-    ) -> Terms:
-        batch = as_batch(batch)
-        q, p = posterior(batch), model.prior()
-        self.check(q, p, len(noise))
-        drawn = self.soft(q, noise)
-        z = _as_codes(drawn, q)
-        d = Draw(z, model.log_likelihood(batch.x, z), q, p)
+    def estimate(self, at: Encoded, noise: Tensor, temper: Tensor | float) -> Terms:
+        drawn = self.soft(at.q, noise)
+        d = at.decode(_as_codes(drawn, at.q))
         objective = self.reduce(d, temper)
         if self.temperature is None:
             return d.terms(objective)
         with torch.no_grad():
-            z = _as_codes(_hardened(q, drawn), q)
-            hard = Draw(z, model.log_likelihood(batch.x, z), q, p)
+            hard = at.decode(_as_codes(_hardened(at.q, drawn), at.q))
             value = self.reduce(hard, temper)
         return hard.terms(with_gradient_of(value, objective))
 
     def noise(self, model: Model, posterior: Posterior, batch: Batch) -> Noise:
-        q = posterior(batch)
-        self.check(q, model.prior(), 1)
-        return Noise(_base(q).logits.shape[len(q.batch_shape) :], open_uniform)
+        at = encode(model, posterior, batch)
+        self.check(at.q, at.p, 1)
+        return Noise(_base(at.q).logits.shape[len(at.q.batch_shape) :], open_uniform)
 
-    def check(self, posterior: Distribution, prior: Distribution, samples: int) -> None:
-        if not isinstance(_base(posterior), (_COINS, *_CLASSES)):
+    def check(self, q: Distribution, p: Distribution, samples: int) -> None:
+        if not isinstance(_base(q), (_COINS, *_CLASSES)):
             raise UsageError(
                 f"{self.name} is for codes of Bernoulli or OneHotCategorical, found "
-                f"{kind_of(posterior)}: choose elbo_b where draws have a gradient, else "
-                "score_function"
+                f"{kind_of(q)}: choose elbo_b where draws have a gradient, else "
+                "the score function"
             )
-        if kl(posterior, prior) is None:
+        if kl(q, p) is None:
             raise UsageError(
                 f"{self.name} needs KL(q || p) of the discrete laws in closed form and there is "
-                "none for this pair: choose score_function(elbo_a)"
+                "none for this pair: choose the score function of elbo_a"
             )
 
     def soft(self, q: Distribution, noise: Tensor) -> Tensor:

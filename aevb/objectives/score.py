@@ -17,7 +17,6 @@ from torch.distributions import Distribution
 
 from aevb.distributions import kl, reparameterize
 from aevb.errors import UsageError
-from aevb.model import Model
 from aevb.objectives.baselines import (
     Baseline,
     LeaveOneOut,
@@ -27,6 +26,7 @@ from aevb.objectives.baselines import (
 )
 from aevb.objectives.bounds import (
     Draw,
+    Encoded,
     Objective,
     Terms,
     elbo_a,
@@ -35,7 +35,6 @@ from aevb.objectives.bounds import (
     require_bound,
     with_gradient_of,
 )
-from aevb.posterior import Batch, Posterior, as_batch
 
 Temper = Tensor | float
 
@@ -88,24 +87,14 @@ class ScoreFunction(Objective):
 
     baseline: Baseline | None = None
 
-    def terms(
-        self,
-        model: Model,
-        posterior: Posterior,
-        batch: Batch | Tensor,
-        noise: Tensor,
-        temper: Temper = 1.0,
-    ) -> Terms:
-        batch = as_batch(batch)
-        q, p = posterior(batch), model.prior()
-        self.check(q, p, len(noise))
-        z = reparameterize(q, noise).detach()
-        d = Draw(z, model.log_likelihood(batch.x, z), q, p)
+    def estimate(self, at: Encoded, noise: Tensor, temper: Temper) -> Terms:
+        z = reparameterize(at.q, noise).detach()
+        d = at.decode(z)
         form = _FORMS[self.bound]
         f = form.f(d, temper).detach()
         signal = form.signal(f)
-        expected, error = self._expected(Signal(signal, lambda: form.from_others(f)), batch.x)
-        score = ((signal - expected.detach()) * q.log_prob(z)).sum(0)
+        expected, error = self._expected(Signal(signal, lambda: form.from_others(f)), at.batch.x)
+        score = ((signal - expected.detach()) * at.q.log_prob(z)).sum(0)
         surrogate = form.direct(d, temper) + (score / len(noise) if form.mean else score)
         if error is not None:
             surrogate = surrogate - error
@@ -116,11 +105,11 @@ class ScoreFunction(Objective):
             return {}
         return {"baseline": self.baseline}
 
-    def check(self, posterior: Distribution, prior: Distribution, samples: int) -> None:
-        if self.bound == "elbo_b" and kl(posterior, prior) is None:
+    def check(self, q: Distribution, p: Distribution, samples: int) -> None:
+        if self.bound == "elbo_b" and kl(q, p) is None:
             raise UsageError(
                 f"{self.name} needs KL(q || p) in closed form and there is none for this pair: "
-                "choose score_function(elbo_a)"
+                "choose elbo_a"
             )
         if self.baseline is not None and self.baseline.needs_others and samples < 2:
             raise UsageError(

@@ -33,10 +33,15 @@ TAKES: dict[Budget, str] = {
 }
 
 
+def name_of(data: str) -> str:
+    """The name of a data set's job."""
+    return f"{data}-manifold"
+
+
 def jobs(budget: Budget) -> list[Job]:
     """A job for each data set."""
     experiments = [figure2.experiment(data, LATENTS, budget) for data in DATA]
-    return [Job(f"{e.data}-manifold", asdict(e), work) for e in experiments]
+    return [Job(name_of(e.data), asdict(e), work) for e in experiments]
 
 
 def work(settings: Mapping[str, Any], folder: Path, share: Share) -> dict[str, Any]:
@@ -60,7 +65,8 @@ def roughness(tiles: Array) -> dict[str, float]:
 def judge(results: Results) -> list[Expectation]:
     """Neighbors are alike, and the bound has risen."""
     found = []
-    for name, result in results.items():
+    for data, result in planes(results).items():
+        name = figure2.TITLES[data]
         numbers = {k: result[k] for k in ("neighbors", "at random")}
         alike = numbers["neighbors"] < ALIKE * numbers["at random"]
         sentence = f"{name}: the plane is smooth, neighbors differ by less than {ALIKE:.0%} of any"
@@ -73,22 +79,28 @@ def judge(results: Results) -> list[Expectation]:
     return found
 
 
+def planes(results: Results) -> dict[str, Mapping[str, Any]]:
+    """The results by data set."""
+    return {data: results[name_of(data)] for data in DATA if name_of(data) in results}
+
+
 def draw(results: Results, places: Mapping[str, Path]) -> Axes:
     """The planes side by side."""
     ax, inside = panels(None, 1, len(results), (5.6, 5.6), (0.9, 0.5))
-    for cell, (name, result) in zip(inside, results.items(), strict=True):
-        tiles = shown(places[name])
+    for cell, (data, result) in zip(inside, planes(results).items(), strict=True):
+        tiles = shown(places[name_of(data)])
         manifold(lambda z, tiles=tiles: tiles, result["shape"], cell, side=SIDE)  # type: ignore[misc]
-        quiet_title(cell, name)
+        quiet_title(cell, figure2.TITLES[data])
     return ax
 
 
 def numbers_table(results: Results) -> str:
     """The last bounds."""
     rows = [
-        (name, number(r["step_size"]), *ends(r, ("train", "test"))) for name, r in results.items()
+        (figure2.TITLES[data], number(r["step_size"]), *ends(r, ("train", "test")))
+        for data, r in planes(results).items()
     ]
-    return table(("plane", "step size", "samples", "train", "test"), rows)
+    return table(("data", "step size", "samples", "train", "test"), rows)
 
 
 REPRODUCTION = Reproduction(

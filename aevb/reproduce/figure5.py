@@ -76,9 +76,11 @@ def draw(results: Results, places: Mapping[str, Path]) -> Axes:
 def numbers_table(results: Results) -> str:
     """The last bounds."""
     rows = [
-        (name, number(r["step_size"]), *ends(r, ("train", "test"))) for name, r in results.items()
+        (str(size), number(r["step_size"]), *ends(r, ("train", "test")))
+        for size in LATENTS
+        for r in [results[name_of(size)]]
     ]
-    return table(("model", "step size", "samples", "train", "test"), rows)
+    return table(("latents", "step size", "samples", "train", "test"), rows)
 
 
 REPRODUCTION = Reproduction(
