@@ -12,6 +12,7 @@ import torch
 from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.decomposition import FactorAnalysis
+from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -297,6 +298,30 @@ def test_partial_fit_dreams_of_the_same_counts_again():
         found.append(vae.partial_fit(x).partial_fit(x).transform(x))
         assert torch.equal(torch.random.get_rng_state(), before)
     np.testing.assert_array_equal(*found)
+
+
+def test_a_mixture_is_that_of_scikit_learn():
+    vae = VAE(algorithm="em", components=3, covariance="full").fit(IRIS)
+    best = max(GaussianMixture(3, n_init=3, random_state=k).fit(IRIS).score(IRIS) for k in (0, 1))
+    assert vae.score_samples(IRIS).mean() > best - 0.01
+    shares = vae.transform(IRIS)
+    assert shares.shape == (150, 3)
+    assert np.allclose(shares.sum(1), 1)
+    assert vae.settings_.batch_size == 150
+    with pytest.raises(UsageError, match="EM sees all rows in each step: call fit"):
+        VAE(algorithm="em", components=3).partial_fit(IRIS)
+    with pytest.raises(UsageError, match="a batch size of 50 is too small for the 150"):
+        VAE(algorithm="em", components=3, batch_size=50).fit(IRIS)
+    with pytest.raises(UsageError, match=r"^covariance: input should be"):
+        VAE(algorithm="em", components=3, covariance="round").fit(IRIS)
+
+
+def test_a_code_may_be_one_of_so_many_classes():
+    vae = VAE(2, posterior="categorical", latent_classes=4, **SMALL).fit(IRIS)
+    assert vae.transform(IRIS).shape == (150, 8)
+    assert np.allclose(vae.transform(IRIS).reshape(150, 2, 4).sum(-1), 1)
+    with pytest.raises(UsageError, match=r"^latent_classes 4 is for latents that are one"):
+        VAE(2, latent_classes=4, **SMALL).fit(IRIS)
 
 
 def test_partial_fit_goes_on_after_fit(fitted):

@@ -18,12 +18,15 @@ SETTINGS = {
     "activation": "activation",
     "posterior": "posterior",
     "prior": "prior",
+    "latent_classes": "latent_classes",
     "layers": "layers",
     "objective": "objective",
     "gradient": "gradient",
     "samples": "samples",
     "beta": "beta",
     "algorithm": "algorithm",
+    "components": "components",
+    "covariance": "covariance",
     "lr": "learning_rate",
     "epochs": "epochs",
     "batch_size": "batch_size",
@@ -59,12 +62,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple | np.ndarray):
         return tuple(plain(item) for item in value)
     return value
-
-
-def batch_size_of(given: dict[str, Any]) -> int:
-    """The batch size, or 1 where it is none, which the check of the settings will say."""
-    size = given["batch_size"]
-    return size if isinstance(size, int) and size > 0 else 1
 
 
 def as_parameter(name: str) -> str:

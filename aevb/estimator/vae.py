@@ -22,7 +22,6 @@ from aevb.estimator.parameters import (
     SETTINGS,
     Randomness,
     as_parameter,
-    batch_size_of,
     plain,
     seed_of,
     spelled,
@@ -41,6 +40,7 @@ from aevb.storage import (
     facts_of,
     learner,
     passes_of,
+    settle_batch,
     settle_latents,
 )
 from aevb.training import Plan, train, usual_epochs, work_of
@@ -57,18 +57,18 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     their `activation`; `likelihood` ("auto" looks at the data: bernoulli, continuous-bernoulli,
     gaussian, negative-binomial, categorical or, column by column, mixed; poisson and full-gaussian
     are there too); `posterior` mean-field, full-covariance, iaf and many more (see the page
-    "Which posterior, which prior"; "auto" is mean-field, or per-datum where the `algorithm` has no
-    encoder); `prior` ("auto" is the usual one where the posterior's draws lie); `layers` of codes,
-    each half as wide as the one before; `objective` elbo-a, elbo-b, iwae or auto, over `samples`
-    draws, with the `gradient` of the page "Which gradient"; `beta` on the divergence; `algorithm`;
-    `learning_rate` of Adam (None: its usual one); `epochs` (None: 100 to 400 by the number of rows)
-    of minibatches of `batch_size`; `patience` epochs without a better bound on `X_val` end the fit;
-    `allow_nan` takes NaN for a cell that was not observed, which is then integrated out; `device`
-    "cpu" or "cuda" to fit on ("auto": a GPU where there is one and the work is large);
-    `random_state` (None is 0: the same fit at every call; a RandomState gives a new one each time).
-    Attributes: `model_` and `posterior_` (modules of torch in double precision), `history_` (a
-    record for each epoch), `likelihood_` and `reason_`, `columns_`, `settings_`, `n_features_in_`,
-    `feature_names_in_`.
+    "Which posterior, which prior"; "auto" is mean-field, or what suits the `algorithm`), of codes
+    that are one of `latent_classes` where it is categorical; `prior` ("auto" is the usual one where
+    the posterior's draws lie); `layers` of codes, each half as wide as the one before; `objective`
+    elbo-a, elbo-b, iwae or auto, over `samples` draws, with the `gradient` of the page "Which
+    gradient"; `beta` on the divergence; `algorithm` of the page "Which learner"; `components` of a
+    mixture of Gaussians, with their `covariance`; `learning_rate` of Adam (None: its usual one);
+    `epochs` (None: 100 to 400 by the number of rows) of minibatches of `batch_size`; `patience`
+    epochs without a better bound on `X_val` end the fit; `allow_nan` takes NaN for a cell that was
+    not observed, which is integrated out; `device` "cpu" or "cuda" ("auto": a GPU where the work is
+    large); `random_state` (None is 0; a RandomState gives a new one at each fit).
+    Attributes: `model_`, `posterior_` (torch modules in double precision), `history_` (by epoch),
+    `likelihood_`, `reason_`, `columns_`, `settings_`, `n_features_in_`, `feature_names_in_`.
     Shapes: X (N, X), an array, a DataFrame, which may have columns of text, or a `Source` that
     `aevb.data.open_source` read; codes (N, D).
     Units: nats per row, larger is better; data in the units of X, densities in those of `model_`.
@@ -91,12 +91,15 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         likelihood: str = "auto",
         posterior: str = "auto",
         prior: str = "auto",
+        latent_classes: int | None = None,
         layers: int = 1,
         objective: str = "auto",
         gradient: str = "auto",
         samples: int = 1,
         beta: float = 1.0,
         algorithm: str = "aevb",
+        components: int | None = None,
+        covariance: str | None = None,
         learning_rate: float | None = None,
         epochs: int | None = None,
         batch_size: int = 100,
@@ -111,12 +114,15 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self.likelihood = likelihood
         self.posterior = posterior
         self.prior = prior
+        self.latent_classes = latent_classes
         self.layers = layers
         self.objective = objective
         self.gradient = gradient
         self.samples = samples
         self.beta = beta
         self.algorithm = algorithm
+        self.components = components
+        self.covariance = covariance
         self.learning_rate = learning_rate
         self.epochs = epochs
         self.batch_size = batch_size
@@ -187,6 +193,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         if isinstance(self.posterior_, PerDatum):
             raise UsageError("partial_fit needs an encoder: choose the posterior mean-field")
         settings, algorithm, state = self.settings_, *self._go_on(rows)
+        if algorithm.needs_all:
+            name = type(algorithm).__name__
+            raise UsageError(f"{name} sees all rows in each step: call fit, not partial_fit")
         noise_law = algorithm.noise(first_batch(self.model_, rows))
         order = generator(settings.seed, Stream.ORDER, len(self.history_)).permutation(len(rows))
         device = parameter_of(self.model_).device
@@ -218,11 +227,11 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         rows = everything if only is None else everything.pick(only)
         given = {name: plain(getattr(self, parameter)) for name, parameter in SETTINGS.items()}
         given |= {"data": source.name, "likelihood": likelihood, "seed": seed, "binarize": "none"}
-        if given["epochs"] is None:
-            given["epochs"] = usual_epochs(len(rows), batch_size_of(given))
         settings = check_settings(given | {"precision": precision}, spell=as_parameter)
         with spelled():
-            self.settings_ = settle_latents(settings)
+            settings = settle_batch(settle_latents(settings), len(rows))
+        epochs = settings.epochs or usual_epochs(len(rows), settings.batch_size)
+        self.settings_ = settings.model_copy(update={"epochs": epochs})
         nothing = everything.pick(np.arange(0))
         self.likelihood_, self.reason_, self.columns_ = likelihood, source.reason, source.columns
         self._facts = facts_of(self.settings_, Dataset(source, rows, nothing, nothing))

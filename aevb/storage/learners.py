@@ -43,6 +43,14 @@ def learner(settings: Settings, model: Model, posterior: Posterior, rows: int) -
     return make(settings, model, posterior, rows)
 
 
+def settle_batch(settings: Settings, rows: int) -> Settings:
+    """The batch size, where it is the usual one: all rows, for a learner that needs them all."""
+    usual = Settings.model_fields["batch_size"].default
+    if settings.exact and settings.algorithm != "aevb" and settings.batch_size == usual:
+        return settings.model_copy(update={"batch_size": max(1, rows)})
+    return settings
+
+
 def pick_schedule(settings: Settings) -> Schedule:
     """The learning-rate schedule that the settings name."""
     schedule: Schedule = pick(SCHEDULES, settings.lr_schedule, "--lr-schedule")

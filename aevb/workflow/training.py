@@ -29,13 +29,11 @@ from aevb.storage import (
     learner,
     passes_of,
     pick_schedule,
+    settle_batch,
     settle_latents,
 )
 from aevb.training import Callback, Plan, Work, train, usual_epochs, work_of
 from aevb.workflow.cards import card
-
-BATCH_SIZE: int = Settings.model_fields["batch_size"].default
-"""Where none was asked for; learners of all rows then take them all."""
 
 logger = logging.getLogger("aevb")
 
@@ -110,8 +108,7 @@ def resolve(settings: Settings) -> tuple[Settings, Dataset]:
         else:
             likelihood = source.likelihood
     data = split(source, Binarization(binarize), limit=settings.data_limit)
-    if settings.exact and settings.algorithm != "aevb" and settings.batch_size == BATCH_SIZE:
-        settings = settings.model_copy(update={"batch_size": len(data.train)})
+    settings = settle_batch(settings, len(data.train))
     epochs = settings.epochs or usual_epochs(len(data.train), settings.batch_size)
     settled = {"binarize": binarize, "likelihood": likelihood, "epochs": epochs}
     return settings.model_copy(update=settled), data
