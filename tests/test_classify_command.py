@@ -206,6 +206,7 @@ def test_what_is_no_class_is_said_in_a_sentence(capsys, tmp_path):
     table = flowers(tmp_path / "irises.csv")
     headless = tmp_path / "headless.csv"
     headless.write_text("1.5,2,1\n" * 20)
+    few = flowers(tmp_path / "few.csv", unknown={*range(150)} - {2, 3, 51, 52})
     alone = tmp_path / "alone.csv"
     alone.write_text("kind\n" + "a\nb\n" * 10)
     unsaid = flowers(tmp_path / "unsaid.csv", unknown=range(150))
@@ -221,6 +222,7 @@ def test_what_is_no_class_is_said_in_a_sentence(capsys, tmp_path):
         ((headless, "--label", "3"), "expected 2 to 1000 classes, found 1"),
         ((unsaid, "--label", "kind"), "expected 2 to 1000 classes, found 0"),
         ((alone, "--label", "kind"), "column 1 ('kind') is the only one"),
+        ((few, "--label", "kind"), "none of the 15 test rows has a class"),
         ((tmp_path / "none.csv", "--label", "kind"), "does not exist"),
     ]:
         report, code = run(capsys, "classify", *arguments)

@@ -86,7 +86,7 @@ def keep_labels(labels: Labels, count: int | None, seed: int) -> Labels:
 
 
 def labeled_data(name: str, choice: Choice) -> Dataset:
-    """Data whose rows have classes, split; DataError for data without."""
+    """Data of which some training and test rows have a class, split; DataError for others."""
     source = open_source(name, label=choice.label)
     if source.labels is None:
         raise DataError(
@@ -96,7 +96,12 @@ def labeled_data(name: str, choice: Choice) -> Dataset:
         )
     if source.columns and choice.binarize != "none":
         raise UsageError(f"--binarize {choice.binarize} is of grey levels, and {name} is a table")
-    return split(source, Binarization(choice.binarize), limit=choice.limit)
+    data = split(source, Binarization(choice.binarize), limit=choice.limit)
+    for part, rows in (("training", data.train), ("test", data.test)):
+        assert rows.labels is not None
+        if (rows.labels == UNLABELED).all():
+            raise DataError(f"{name}: none of the {len(rows)} {part} rows has a class")
+    return data
 
 
 def classifier_of(choice: Choice, settings: VAE, features: VAE) -> Classifier:
@@ -134,12 +139,9 @@ def judged(classifier: Classifier, source: Source, rows: Rows) -> dict[str, Any]
         s = sqrt(a (1 - a) / N)
 
     The confusion table has a row for each true class and a column for each predicted one.
-    Errors: DataError where no row has a label.
     """
     assert rows.labels is not None
     rows = rows.pick(np.flatnonzero(rows.labels != UNLABELED))
-    if not len(rows):
-        raise DataError(f"{source.name}: none of the rows that would judge has a class")
     assert rows.labels is not None
     truth, known = _named(source, rows.labels), classifier.classes_
     found = classifier.predict(_given(source, rows))
