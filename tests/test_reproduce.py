@@ -163,6 +163,10 @@ def test_the_learner_is_the_papers():
     assert (learner.learning_rate, learner.weight_prior_rows) == (0.02, len(data.train))
     assert (plan.batch_size, plan.samples) == (100, 1)
     assert {plan.schedule(done) for done in (0.0, 0.5, 0.999)} == {1.0}
+    # Rows that are presented several times over are as many steps: long runs are compiled.
+    assert not learner.compiled
+    long = replace(TINY, samples=10_000_000)
+    assert experiment._prepared(long, *pair, data, 0.02)[0].compiled
 
 
 @pytest.mark.parametrize("best", STEP_SIZES)

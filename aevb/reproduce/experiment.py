@@ -254,9 +254,12 @@ def _prepared(
     samples: int | None = None,
 ) -> tuple[Learner, Dataset, Plan]:
     """What the training loop takes, for all samples of the experiment or for the first ones."""
-    whole = _plan(experiment, _epoch(experiment, data, experiment.samples))
-    rows = _epoch(experiment, data, samples or experiment.samples)
-    worth = work_of(model, posterior, data.train, whole, "cpu").worth_compiling
+    all_rows = _epoch(experiment, data, experiment.samples)
+    whole, rows = (
+        _plan(experiment, all_rows),
+        _epoch(experiment, data, samples or experiment.samples),
+    )
+    worth = work_of(model, posterior, all_rows, whole, "cpu").worth_compiling
     settings = check_settings(
         {
             "algorithm": experiment.algorithm,
