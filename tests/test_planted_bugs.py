@@ -427,7 +427,7 @@ BUGS = {
         of_the_zoo(test_divergences.test_divergences_of_numbers_equal_quadrature, "gamma"),
     ),
     "log q not held on the path": (
-        attribute(pathwise, "held", lambda posterior, model, batch: posterior(batch)),
+        attribute(pathwise, "held", lambda at: at.q),
         lambda: estimators.no_noise_at_the_exact_posterior(objectives.path_derivative()),
     ),
     "weights of the path not squared": (
