@@ -12,6 +12,7 @@ from torch.distributions import Independent
 from aevb.distributions import (
     Bernoulli,
     BernoulliStraightThrough,
+    BernoulliVector,
     Categorical,
     ContinuousBernoulli,
     DiscretizedLogistic,
@@ -42,6 +43,47 @@ def noise_of(law, n, seed=0):
 # -- likelihoods ----------------------------------------------------------------------------------
 
 LOGITS = [0.0, 1e-9, -1e-3, 0.0199, -0.0201, 0.499, 0.501, -5.0, 5.0, 79.0, 81.0, -300.0, 1e4]
+
+
+@pytest.mark.parametrize("width", [1, 13, 64])
+@pytest.mark.parametrize("by", ["autograd", "func", "evaluation"])
+def test_a_vector_of_coins_is_exact_at_every_logit_and_so_is_its_gradient(width, by):
+    import mpmath
+
+    mpmath.mp.dps = 50
+    source = generator(0, Stream.SIMULATION)
+    logits = torch.from_numpy(source.choice(LOGITS, (3, 2, width)))
+    x = torch.from_numpy(source.integers(0, 2, (2, width)).astype(float))
+
+    def total(logits):
+        value = BernoulliVector(td.Bernoulli(logits=logits, validate_args=False), 1).log_prob(x)
+        return value.sum(), value
+
+    signs = (2 * x - 1).expand_as(logits)
+    cells = [
+        [-mpmath.log1p(mpmath.exp(-s * eta)), s / (1 + mpmath.exp(s * eta))]
+        for s, eta in zip(signs.flatten().tolist(), logits.flatten().tolist(), strict=True)
+    ]
+    exact, slope = (double(*(float(c[k]) for c in cells)).view_as(logits) for k in (0, 1))
+    if by == "evaluation":
+        with torch.no_grad():
+            value = total(logits)[1]
+    elif by == "func":
+        gradient, (_, value) = torch.func.grad_and_value(total, has_aux=True)(logits)
+    else:
+        leaf = logits.clone().requires_grad_()
+        summed, value = total(leaf)
+        (gradient,) = torch.autograd.grad(summed, [leaf])
+    np.testing.assert_allclose(value.detach(), exact.sum(-1), rtol=1e-12, atol=1e-13)
+    if by != "evaluation":
+        np.testing.assert_allclose(gradient, slope, rtol=1e-12, atol=1e-15)
+
+
+def test_a_vector_of_coins_takes_coins_alone():
+    law = BernoulliVector(td.Bernoulli(logits=torch.zeros(3), validate_args=True), 1)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), pytest.raises(ValueError, match="support"):
+            law.log_prob(torch.tensor([0.0, 0.5, 1.0]))
 
 
 @pytest.mark.parametrize("logit", LOGITS)
