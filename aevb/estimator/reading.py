@@ -21,7 +21,7 @@ def read(
     if isinstance(X, Source):
         source = X if like is None else conform(X, like, X.name)
         if reset:
-            _keep_columns(estimator, X)
+            keep_columns(estimator, X.shape, X.columns)
     elif is_frame(X):
         source = read_values(X, allow_nan=holes, like=like, where="X")
         validate_data(estimator, X, reset=reset, skip_check_array=True)
@@ -40,11 +40,11 @@ def read(
     return source
 
 
-def _keep_columns(estimator: Any, source: Source) -> None:
+def keep_columns(estimator: Any, shape: tuple[int, ...], columns: tuple[Column, ...]) -> None:
     """What scikit-learn would note of a frame: how many columns there are, and their names."""
-    estimator.n_features_in_ = int(np.prod(source.shape))
+    estimator.n_features_in_ = int(np.prod(shape))
     estimator.__dict__.pop("feature_names_in_", None)
-    names = [column.name for column in source.columns]
+    names = [column.name for column in columns]
     if any(names):
         estimator.feature_names_in_ = np.array(names, dtype=object)
 

@@ -26,7 +26,7 @@ from aevb.estimator.parameters import (
     seed_of,
     spelled,
 )
-from aevb.estimator.reading import read
+from aevb.estimator.reading import keep_columns, read
 from aevb.evaluation import first_batch, refit, score_rows
 from aevb.model import Model
 from aevb.posterior import PerDatum, Posterior
@@ -473,10 +473,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self.likelihood_ = self.settings_.likelihood
         self.reason_ = str(config["data"].get("likelihood_reason", ""))
         self._facts = {name: config[name] for name in ("settings", "data", "used")}
-        self.n_features_in_ = int(np.prod(run.shape))
-        names = [column.name for column in self.columns_]
-        if any(names):
-            self.feature_names_in_ = np.asarray(names, dtype=object)
+        keep_columns(self, run.shape, self.columns_)
 
     # -- plumbing ---------------------------------------------------------------------------------
 

@@ -254,12 +254,11 @@ def _prepared(
     samples: int | None = None,
 ) -> tuple[Learner, Dataset, Plan]:
     """What the training loop takes, for all samples of the experiment or for the first ones."""
-    all_rows = _epoch(experiment, data, experiment.samples)
-    whole, rows = (
-        _plan(experiment, all_rows),
-        _epoch(experiment, data, samples or experiment.samples),
-    )
-    worth = work_of(model, posterior, all_rows, whole, "cpu").worth_compiling
+    rows = _epoch(experiment, data, experiment.samples)
+    whole = _plan(experiment, rows)
+    worth = work_of(model, posterior, rows, whole, "cpu").worth_compiling
+    if samples is not None:
+        rows = _epoch(experiment, data, samples)
     settings = check_settings(
         {
             "algorithm": experiment.algorithm,
