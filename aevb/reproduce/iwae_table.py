@@ -156,6 +156,7 @@ def work(settings: Mapping[str, Any], folder: Path, share: Share) -> dict[str, A
         "active_units": active(diagnose(model, posterior, rows).posterior_mean_variance, layers),
         "training_rows": len(data.train),
         "rows_per_second": speed(history),
+        "training_seconds": sum(record["seconds"] for record in history),
     }
 
 
