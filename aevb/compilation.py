@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from aevb.library import kept_library, make_library
 from aevb.products import fast_products
@@ -172,10 +173,20 @@ def _on_gpu(part: Any) -> Any:
 
 @contextmanager
 def _compiling() -> Iterator[dict[str, Any]]:
-    """Where the compiler may run: its options for products, and no warnings of its own modules."""
+    """Where the compiler may run: its options for products, and no warnings of its own modules.
+
+    It cannot follow how a distribution of torch looks at its arguments: one that is made inside of
+    another does so whatever was asked for. Torch turns that off for the whole process, at its first
+    compilation and for good; here it is off as long as the compiler runs.
+    """
+    looks = Distribution._validate_args
     with warnings.catch_warnings(), fast_products() as products:
         warnings.simplefilter("ignore")
-        yield products
+        Distribution.set_default_validate_args(False)
+        try:
+            yield products
+        finally:
+            Distribution.set_default_validate_args(looks)
 
 
 def _no_guards(guards: Sequence[object]) -> list[bool]:

@@ -5,6 +5,7 @@ import gc
 import pytest
 import torch
 from helpers import needs_compiler
+from torch.distributions import Distribution, Normal, OneHotCategorical
 
 from aevb.compilation import Compiled, layouts
 
@@ -101,3 +102,17 @@ def test_a_guarded_function_sees_that_a_module_was_changed():
         net[1] = torch.nn.ReLU()
         assert torch.allclose(made("k", net, x), net(x))
     assert made.note is None
+
+
+def test_torch_looks_at_arguments_of_distributions_after_a_compilation_as_before():
+    def density(logits):
+        return OneHotCategorical(logits=logits, validate_args=False).log_prob(torch.eye(3))
+
+    made, logits = Compiled(density), torch.tensor([0.1, 0.2, 0.3])
+    for looks in (False, True):  # the second one is traced where torch's own patch was undone
+        Distribution.set_default_validate_args(looks)
+        assert torch.allclose(made(looks, logits), density(logits))
+        assert Distribution._validate_args is looks
+    assert made.note is None
+    with pytest.raises(ValueError, match="to satisfy the constraint"):
+        Normal(0.0, -1.0)

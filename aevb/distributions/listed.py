@@ -69,7 +69,7 @@ def _of_chain(chain: Chain) -> Tensor | None:
 
 def _combined(parts: Sequence[Tensor]) -> Tensor | None:
     """Every choice of a row (E_i) of each part (P_i, E_i), side by side; None for too many."""
-    if math.prod(len(part) for part in parts) > MOST_POINTS:
+    if math.prod([len(part) for part in parts]) > MOST_POINTS:
         return None
     each = product(*(range(len(part)) for part in parts))
     index = torch.tensor(list(each), device=parts[0].device).unbind(1)
