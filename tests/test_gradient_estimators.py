@@ -18,6 +18,7 @@ from torch.distributions import kl_divergence
 import aevb
 from aevb import families
 from aevb.algorithms import AEVB
+from aevb.compilation import Compiled
 from aevb.conditional import Unconditional
 from aevb.distributions import kl
 from aevb.errors import UsageError
@@ -615,6 +616,22 @@ def trained(learner, n=20):
         learner.step(state, Batch(X, torch.arange(2)), eps, 1 - t / n, min(1.0, t / 10))
     moved = {**state.parameters, **state.buffers}
     return torch.cat([p.flatten() for p in moved.values()]), state.totals
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", COMPILED)
+def test_the_step_is_one_graph(name, monkeypatch):
+    """As far as tracing goes, which is where a step falls out of the compiler."""
+
+    def traced(function, options, compiled=torch.compile, **rest):
+        return compiled(function, backend="eager", **rest)
+
+    make, objective = COMPILED[name]
+    learner = AEVB(*seeded(make), objective(), compiled=True)
+    monkeypatch.setattr(Compiled, "_library", lambda self, arguments: None)
+    monkeypatch.setattr(torch, "compile", traced)
+    trained(learner, 1)
+    assert learner.note is None
 
 
 @needs_compiler

@@ -38,9 +38,13 @@ def held(at: Encoded) -> Distribution:
     It is run once more, so that every family, flow and chain has it; normalization by batches is
     repeated, of which running averages hear twice.
     """
-    both = _Held(at.posterior, at.model)
-    frozen = {name: p.detach() for name, p in both.named_parameters()}
-    q: Distribution = functional_call(both, frozen, (at.batch,))
+    parts = {"posterior": at.posterior, "model": at.model}
+    frozen = {
+        f"{part}.{name}": p.detach()
+        for part, module in parts.items()
+        for name, p in module.named_parameters(remove_duplicate=False)
+    }
+    q: Distribution = functional_call(_Held(**parts), frozen, (at.batch,), tie_weights=False)
     return q
 
 
