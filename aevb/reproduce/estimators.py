@@ -127,7 +127,7 @@ def _unbiased(results: Results) -> Expectation:
 
 def draw(results: Results, places: Mapping[str, Path]) -> Axes:
     """The variances of every way, late in training."""
-    ax, inside = panels(None, 1, len(WAYS), (3.4, 3.0), (2.7, 0.5))
+    ax, inside = panels(None, 1, len(WAYS), (3.8, 3.0), (2.7, 0.5))
     for cell, (way, comparison) in zip(inside, results["late"]["gradients"].items(), strict=True):
         some = comparison["estimators"]
         names = [e["name"] for e in some]
