@@ -118,7 +118,8 @@ def draw(results: Results, places: Mapping[str, Path]) -> Axes:
         for name in ("best of the family", "log p(x)"):
             cell.axhline(bounds[name], color=FAINT, linewidth=1)
             cell.annotate(name, (steps[-1], bounds[name]), ha="right", va="bottom", fontsize=8)
-        calm_axes(cell, "steps for each datum", "nats")
+        calm_axes(cell, "steps for each datum", "bound, nats")
+        cell.set_xticks(steps)
         quiet_title(cell, TITLES[data])
     return ax
 
