@@ -377,7 +377,7 @@ def test_pictures_that_do_not_fit_are_a_sentence(image, signal, table, python_ru
     assert "each an image" in refused(2, "plot", image[1], "pairs")
     assert "each a signal" in refused(2, "plot", signal[1], "pairs")
     assert ".gif" in refused(2, "plot", image[1], "cloud", "--out", tmp_path / "cloud.png")
-    assert "'cloudy' is not one of" in refused(2, "plot", image[1], "cloudy")
+    assert ": 'cloudy' is not one of" in refused(2, "plot", image[1], "cloudy")
     said = refused(2, "plot", python_run[1], "latent")
     assert "fitted in Python" in said
     assert "it has curve" in said

@@ -48,7 +48,8 @@ def _fail(error: Exception, as_json: bool, code: int | None = None) -> int:
     if isinstance(error, AevbError):
         sentence, exit_code = str(error), error.exit_code
     elif isinstance(error, typer.TyperException):
-        sentence, exit_code = " ".join(error.format_message().split()), 2
+        sentence = " ".join(error.format_message().split()).replace(": Value error, ", ": ")
+        exit_code = 2
     elif isinstance(error, BrokenPipeError):
         return 1
     else:
