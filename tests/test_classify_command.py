@@ -251,11 +251,7 @@ def test_a_person_gets_a_table(capsys):
         (["classify", "digits", "--labels", "4"], 2, "--labels must lie between"),
         (["classify", "digits", "--model", "m1", "--out", "OUT/x"], 2, "--out keeps bayes"),
         (["classify", "digits", "--out", "OUT"], 2, "exists already"),
-        (
-            ["predict", "OUT", "digits"],
-            4,
-            "name a folder that `aevb classify --out`",
-        ),
+        (["predict", "OUT", "digits"], 4, "index.json does not exist: name a folder that `aevb c"),
         (["predict", "OUT", "digits", "--out", "x.txt"], 2, "must end in .csv"),
     ],
 )

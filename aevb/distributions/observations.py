@@ -28,12 +28,12 @@ class BernoulliVector(td.Independent):  # type: ignore[type-arg]  # a class of t
         if self.base_dist._validate_args:
             self.base_dist._validate_sample(value)
         logits: Tensor = self.base_dist.logits
-        group = _factors_of_a_product(logits.shape[-1])
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             # As torch's Bernoulli has it, which beneath torch.func falls apart into many passes.
             cells = (value - 1) * logits + F.logsigmoid(logits)
             dimensions = tuple(range(-self.reinterpreted_batch_ndims, 0))
             return cells.sum(dimensions) if dimensions else cells
+        group = _factors_of_a_product(logits.shape[-1])
         if self.reinterpreted_batch_ndims != 1 or group < 4:
             return super().log_prob(value)  # type: ignore[no-any-return, no-untyped-call]
         # -|l| is l - 2 max(l, 0): of abs() the second derivative would be missing where l is 0.

@@ -130,7 +130,7 @@ def load_parts(folder: str | Path, kind: str) -> Parts:
 
 def _read_index(path: Path) -> _Index:
     try:
-        return _Index(**read_json(path))
+        return _Index(**read_json(path, "`aevb classify --out` or a classifier's `save`"))
     except (ValidationError, TypeError) as error:
         raise ModelFileError(f"{path} was changed: {_first_reason(error)}") from error
 

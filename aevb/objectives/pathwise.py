@@ -39,6 +39,7 @@ def held(at: Encoded) -> Distribution:
     repeated, of which running averages hear twice.
     """
     parts = {"posterior": at.posterior, "model": at.model}
+    # Tracing knows the parameters of these, and not of a module that is made inside the step.
     frozen = {
         f"{part}.{name}": p.detach()
         for part, module in parts.items()

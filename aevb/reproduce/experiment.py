@@ -150,16 +150,18 @@ def learn(
         "pilot": {str(size): bound for size, bound in pilots.items()},
         "curve": curve.points,
         "training_rows": len(data.train),
-        "rows_per_second": speed(history),
-        "training_seconds": sum(record["seconds"] for record in history),
+        **times(history),
     }
     return Learned(model, posterior, data, result)
 
 
-def speed(history: Sequence[Mapping[str, Any]]) -> float:
-    """Rows per second of the steps alone, without what is measured between them."""
+def times(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The seconds of a run, and rows per second of the steps alone, without what is measured."""
     own = [record["rows_per_second"] / (1 - record["overhead"]) for record in history]
-    return float(np.median(own))
+    return {
+        "rows_per_second": float(np.median(own)),
+        "training_seconds": sum(record["seconds"] for record in history),
+    }
 
 
 class Bounds:

@@ -39,7 +39,7 @@ from aevb.optimizers import Adam
 from aevb.plots.style import TRAINING, VALIDATION, calm_axes, own_legend, panels, quiet_title
 from aevb.posterior import Amortized, Posterior, mean_field
 from aevb.randomness import Stream, generator
-from aevb.reproduce.experiment import judged, speed
+from aevb.reproduce.experiment import judged, times
 from aevb.reproduce.jobs import Job, Share
 from aevb.reproduce.performing import Budget, Expectation, Reproduction, Results, number, table
 from aevb.reproduce.watching import Told
@@ -155,8 +155,7 @@ def work(settings: Mapping[str, Any], folder: Path, share: Share) -> dict[str, A
         "elbo": found.elbo.as_dict(),
         "active_units": active(diagnose(model, posterior, rows).posterior_mean_variance, layers),
         "training_rows": len(data.train),
-        "rows_per_second": speed(history),
-        "training_seconds": sum(record["seconds"] for record in history),
+        **times(history),
     }
 
 

@@ -35,8 +35,11 @@ def open_regular(path: Path) -> BinaryIO:
     return file
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of at most 1 MiB, as `parse_json` takes it; ModelFileError otherwise."""
+def read_json(path: Path, writers: str = "`aevb train` or `aevb.save`") -> dict[str, Any]:
+    """A JSON object of at most 1 MiB, as `parse_json` takes it; ModelFileError otherwise.
+
+    `writers` are those of whose folders one is to be named where there is no such file.
+    """
     try:
         with open_regular(path) as file:
             content = file.read(MAX_JSON_BYTES + 1)
@@ -44,9 +47,7 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ModelFileError(f"{path} is larger than 1 MiB: it is no description of a run")
         value = parse_json(content)
     except FileNotFoundError:
-        raise ModelFileError(
-            f"{path} does not exist: name a folder that `aevb train` or `aevb.save` wrote"
-        ) from None
+        raise ModelFileError(f"{path} does not exist: name a folder that {writers} wrote") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} cannot be read as JSON ({reason(error)})") from error
     if not isinstance(value, dict):

@@ -27,7 +27,7 @@ from aevb.data.named import NAMES
 from aevb.data.source import UNLABELED
 from aevb.errors import DataError, ModelFileError, UsageError
 from aevb.estimator import VAE, SemiSupervisedVAE, VAEClassifier
-from aevb.estimator.parts import INDEX, kind_of
+from aevb.estimator.parts import kind_of
 from aevb.files import replace_atomically
 from aevb.randomness import Stream, generator
 from aevb.storage.files import read_json, reason, to_json
@@ -200,11 +200,6 @@ def predicted(folder: Path, name: str, target: Path | None) -> dict[str, Any]:
     }
     if target is not None and target.suffix != ".csv":
         raise UsageError(f"--out {target} must end in .csv")
-    if not (folder / INDEX).exists():
-        raise ModelFileError(
-            f"{folder} is no classifier: {INDEX} does not exist there; name a folder that "
-            "`aevb classify --out` wrote"
-        )
     kind = kind_of(folder)
     if kind not in kinds:
         raise ModelFileError(f"{folder} holds a {kind[:30]}, which is no classifier")
