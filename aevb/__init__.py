@@ -44,9 +44,10 @@ if TYPE_CHECKING:
     from aevb.networks import MLP, ConvolutionalDecoder, ConvolutionalEncoder
     from aevb.objectives import elbo_a, elbo_b, free_bits, iwae
     from aevb.optimizers import SGD, Adagrad, Adam
+    from aevb.plan import Plan
     from aevb.posterior import Batch, full_covariance, mean_field, per_datum
     from aevb.storage import load, save
-    from aevb.training import Plan, train
+    from aevb.training import train
 
 _HOMES = {
     "algorithms": [
@@ -89,7 +90,8 @@ _HOMES = {
     "optimizers": ["SGD", "Adagrad", "Adam"],
     "posterior": ["Batch", "full_covariance", "mean_field", "per_datum"],
     "storage": ["load", "save"],
-    "training": ["Plan", "train"],
+    "plan": ["Plan"],
+    "training": ["train"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

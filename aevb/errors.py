@@ -4,6 +4,8 @@ Every sentence says what was expected, where, what was found and what to do.
 The command line prints it without a traceback and leaves with `exit_code`.
 """
 
+from typing import Any
+
 
 class AevbError(Exception):
     """A mistake that a person can mend; the message is one sentence for that person."""
@@ -39,3 +41,23 @@ class Interrupted(AevbError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, on one line of at most 200 characters."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(said.split())[:200]
+
+
+def shortly(value: Any, length: int = 80) -> str:
+    """A value as it stands in a sentence: on one line, printable, cut."""
+    try:
+        said = " ".join(ascii(value).split())
+    except (RecursionError, ValueError):  # nested, or a whole number of too many digits
+        said = type(value).__name__
+    return said if len(said) <= length else f"{said[:length]}..."
+
+
+def name_shortly(name: str, length: int = 100) -> str:
+    """A name as it stands in a sentence: as it is, or as `shortly` has it where it is odd."""
+    return name if name.isprintable() and len(name) <= length else shortly(name, length)

@@ -99,7 +99,7 @@ class TensorBoard(Callback):
     """Writes the metrics of every epoch as event files that TensorBoard shows.
 
     Scalars `train/elbo`, `train/reconstruction`, `train/kl`, the same of `validation`,
-    `learning_rate` (of `learning_rate` times the schedule's factor) and `rows_per_second`, by
+    `learning_rate` (of `lr` times the schedule's factor) and `rows_per_second`, by
     epoch; `about` as a text. A run that is resumed into the same folder hides what an earlier
     attempt wrote of the epochs from there on. Each epoch is on the disk once it is over.
     Units: nats per datum.
@@ -107,9 +107,9 @@ class TensorBoard(Callback):
     written.
     """
 
-    def __init__(self, folder: Path, *, learning_rate: float = 1.0, about: str = "") -> None:
+    def __init__(self, folder: Path, *, lr: float = 1.0, about: str = "") -> None:
         require_tensorboard()
-        self.folder, self.learning_rate, self.about = folder, learning_rate, about
+        self.folder, self.lr, self.about = folder, lr, about
         self._events: Any = None
 
     def epoch(self, record: Mapping[str, Any]) -> None:
@@ -120,7 +120,7 @@ class TensorBoard(Callback):
             for part in PARTS
             if record[which][part] is not None
         }
-        scalars["learning_rate"] = self.learning_rate * record["learning_rate_factor"]
+        scalars["learning_rate"] = self.lr * record["learning_rate_factor"]
         scalars["rows_per_second"] = record["rows_per_second"]
         with writing(self.folder):
             if self._events is None:

@@ -19,7 +19,7 @@ class Optimizer(ABC):
     """A rule that moves a parameter along its gradient, with `slots` tensors of memory for each."""
 
     slots: ClassVar[int]
-    learning_rate: float
+    lr: float
 
     def coefficients(self, rate: float, t: int) -> tuple[float, ...]:
         """The numbers of step t = 1, 2, ... at a learning rate (with its schedule's factor)."""
@@ -40,7 +40,7 @@ class Adam(Optimizer):
     m^ = m / (1 - b1^t);    v^ = v / (1 - b2^t)
     """
 
-    learning_rate: float = 2e-3
+    lr: float = 2e-3
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
@@ -66,7 +66,7 @@ class Adagrad(Optimizer):
     s = s + g^2;  p -= rate g / (sqrt(s) + eps)
     """
 
-    learning_rate: float = 0.02
+    lr: float = 0.02
     eps: float = 1e-10
     slots: ClassVar[int] = 1
 
@@ -82,7 +82,7 @@ class Adagrad(Optimizer):
 class SGD(Optimizer):
     """Plain stochastic gradient descent, p -= rate g (Robbins & Monro 1951)."""
 
-    learning_rate: float = 1e-2
+    lr: float = 1e-2
     slots: ClassVar[int] = 0
 
     def update(

@@ -19,10 +19,11 @@ import torch
 
 from aevb.evaluation import evidence, exact, refit
 from aevb.model import Model
+from aevb.plan import plan_of
 from aevb.posterior import PerDatum
 from aevb.storage import build, check_settings, learner, settle_latents
 from aevb.training import train
-from aevb.workflow.training import plan_of, resolve
+from aevb.workflow.training import resolve
 
 OUT = Path(__file__).with_suffix(".json")
 USUAL = {

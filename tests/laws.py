@@ -22,9 +22,10 @@ from aevb.evaluation import bound_parts, evidence
 from aevb.families import Categorical, Elementwise, Normal
 from aevb.mcmc import effective_sample_size
 from aevb.objectives import draw
+from aevb.plan import Plan
 from aevb.posterior import Batch, per_datum
 from aevb.randomness import Stream, generator
-from aevb.training import Plan, train
+from aevb.training import train
 
 
 def close(a, b, tolerance):
@@ -137,7 +138,7 @@ def evaluation_weighs_every_datum_alike():
 
 def training_metrics_weigh_every_datum_alike():
     model, posterior = small_pair()
-    learner = AEVB(model, posterior, optimizer=aevb.SGD(learning_rate=1e-12))
+    learner = AEVB(model, posterior, optimizer=aevb.SGD(lr=1e-12))
     state = learner.init()
     x = binary_rows(10).all().double()
     eps = noise((1, 10, 2))
@@ -232,9 +233,7 @@ def weight_prior_is_scaled_by_the_number_of_data():
         theta = {f"model.{k}": v.detach().clone() for k, v in model.named_parameters()}
         gradients = []
         for rows in (None, n):
-            learner = AEVB(
-                model, posterior, optimizer=aevb.SGD(learning_rate=1.0), weight_prior_rows=rows
-            )
+            learner = AEVB(model, posterior, optimizer=aevb.SGD(lr=1.0), weight_prior_rows=rows)
             state = learner.init()
             before = {k: v.clone() for k, v in state.parameters.items()}
             learner.step(state, binary_rows(4).all().double(), noise((1, 4, 2)))
@@ -251,7 +250,7 @@ def reported_bound_is_the_bound_whatever_the_objective():
         model, posterior = small_pair()
         x, eps = binary_rows(6).all().double(), noise((2, 6, 2))
         expected = aevb.elbo_b(model, posterior, x, eps).mean().item()
-        learner = AEVB(model, posterior, objective, optimizer=aevb.SGD(learning_rate=1e-3))
+        learner = AEVB(model, posterior, objective, optimizer=aevb.SGD(lr=1e-3))
         state = learner.init()
         learner.step(state, x, eps, 1.0, temper)
         close(state.averages()["elbo"], expected, 1e-10)
@@ -281,7 +280,7 @@ def training_raises_the_bound():
     model, posterior = small_pair(dtype=torch.float32, spread=0.2)
     values = np.repeat(np.arange(60) % 2, 6).reshape(60, 6).astype(np.uint8)
     data = dataset(Rows(values, np.arange(60), (6,)))
-    learner = AEVB(model, posterior, optimizer=aevb.Adam(learning_rate=0.02))
+    learner = AEVB(model, posterior, optimizer=aevb.Adam(lr=0.02))
     history = train(learner, data, Plan(epochs=100, batch_size=20))
     assert -6 * math.log(2) - 0.5 < history[0]["train"]["elbo"] < -6 * math.log(2) + 0.5
     assert -math.log(2) - 0.7 < history[-1]["train"]["elbo"] < -math.log(2)

@@ -147,11 +147,11 @@ def test_without_a_compiler_the_eager_twin_runs_and_says_so(tmp_path):
 
 OPTIMIZERS = [
     (
-        aevb.Adam(learning_rate=0.01, beta1=0.8, beta2=0.95, eps=1e-6),
+        aevb.Adam(lr=0.01, beta1=0.8, beta2=0.95, eps=1e-6),
         lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.8, 0.95), eps=1e-6),
     ),
-    (aevb.Adagrad(learning_rate=0.05), lambda p: torch.optim.Adagrad(p, lr=0.05, eps=1e-10)),
-    (aevb.SGD(learning_rate=0.1), lambda p: torch.optim.SGD(p, lr=0.1)),
+    (aevb.Adagrad(lr=0.05), lambda p: torch.optim.Adagrad(p, lr=0.05, eps=1e-10)),
+    (aevb.SGD(lr=0.1), lambda p: torch.optim.SGD(p, lr=0.1)),
 ]
 
 
@@ -205,7 +205,7 @@ def test_batch_normalization_keeps_its_running_statistics():
         encoder = Net(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 4)).double()
     model, _ = small_pair()
     posterior = aevb.mean_field(encoder).train()
-    learner = AEVB(model, posterior, optimizer=aevb.SGD(learning_rate=0.0))
+    learner = AEVB(model, posterior, optimizer=aevb.SGD(lr=0.0))
     run(learner, 4, samples=1)
     reference = nn.BatchNorm1d(5).double()
     with torch.no_grad():
@@ -218,7 +218,7 @@ def test_batch_normalization_keeps_its_running_statistics():
 
 
 def test_the_first_step_that_is_not_finite_is_remembered():
-    learner = AEVB(*small_pair(), optimizer=aevb.SGD(learning_rate=0.0))
+    learner = AEVB(*small_pair(), optimizer=aevb.SGD(lr=0.0))
     state = learner.init()
     x, eps = binary_rows(4).all().double(), noise((1, 4, 2))
     for t in range(5):

@@ -23,7 +23,7 @@ def planted():
 
 def test_planted_outliers_are_found():
     x, is_outlier = planted()
-    detector = VAEDetector(2, hidden=(20,), epochs=120, learning_rate=0.01, contamination=0.09)
+    detector = VAEDetector(2, hidden=(20,), epochs=120, lr=0.01, contamination=0.09)
     found = detector.fit_predict(x)
     assert roc_auc_score(is_outlier, -detector.decision_function(x)) > 0.9
     assert (found == -1).mean() == pytest.approx(0.09, abs=0.01)

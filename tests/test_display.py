@@ -1,6 +1,7 @@
 """What a notebook shows of an estimator: static, whole, escaped, and true."""
 
 import copy
+import dataclasses
 import re
 from html.parser import HTMLParser
 
@@ -155,7 +156,7 @@ def doubts(fitted):
     def said(train, validation=None, kl=2.0, epochs=None, patience=None):
         made = copy.copy(fitted)
         changed = {"epochs": epochs or len(train), "patience": patience}
-        made.settings_ = made.settings_.model_copy(update=changed)
+        made.settings_ = dataclasses.replace(made.settings_, **changed)
         made.history_ = [
             {
                 "epoch": i + 1,

@@ -112,7 +112,7 @@ def test_settings_of_every_kind_fit():
         {"objective": "iwae", "samples": 3},
         {"objective": "elbo-a", "beta": 0.5},
         {"hidden": (), "activation": "tanh"},
-        {"hidden": np.array([4, 3]), "learning_rate": 0.01, "batch_size": 20},
+        {"hidden": np.array([4, 3]), "lr": 0.01, "batch_size": 20},
         {"random_state": 2**40},
     ):
         vae = VAE(**{**SMALL, **changed}).fit(IRIS)
@@ -122,7 +122,7 @@ def test_settings_of_every_kind_fit():
 
 
 def test_patience_ends_a_fit_and_the_best_epoch_is_kept():
-    vae = VAE(hidden=(50,), epochs=60, patience=3, learning_rate=0.05)
+    vae = VAE(hidden=(50,), epochs=60, patience=3, lr=0.05)
     vae.fit(IRIS[::2], X_val=IRIS[1::2])
     bounds = [record["validation"]["elbo"] for record in vae.history_]
     assert len(bounds) < 60
@@ -203,7 +203,7 @@ def test_linear_networks_reach_factor_analysis():
     source = np.random.default_rng(0)
     mixing = source.standard_normal((2, 6)) * 2
     x = source.standard_normal((400, 2)) @ mixing + source.standard_normal((400, 6)) * 0.6 + 5
-    vae = VAE(2, hidden=(), epochs=900, learning_rate=0.01, likelihood="gaussian").fit(x)
+    vae = VAE(2, hidden=(), epochs=900, lr=0.01, likelihood="gaussian").fit(x)
     truth = FactorAnalysis(2, tol=1e-6, max_iter=10_000).fit(x)
     # the same model: one noise variance a column; factor analysis has its maximum likelihood
     assert truth.score(x) - 0.05 < vae.score(x) < truth.score(x) + 0.005
@@ -331,7 +331,7 @@ def test_partial_fit_goes_on_after_fit(fitted):
         further.partial_fit(IRIS[:100])
     assert len(further.history_) == len(fitted.history_) + 10
     assert further.score_samples(IRIS[:100], samples=500).mean() > before
-    with pytest.raises(TrainingError, match="not finite at step 1: try a smaller learning_rate"):
+    with pytest.raises(TrainingError, match="not finite at step 1: try a smaller lr"):
         VAE(hidden=(8,), batch_size=50).partial_fit(IRIS * 1e30)
     with pytest.raises(UsageError, match="partial_fit needs an encoder"):
         VAE(**SMALL, posterior="per-datum").partial_fit(IRIS)

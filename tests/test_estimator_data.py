@@ -89,7 +89,7 @@ def test_filling_beats_the_mean_of_the_column():
     x = np.random.default_rng(0).permutation(IRIS)
     holes = np.random.default_rng(1).random(x.shape) < 0.2
     x_holes = np.where(holes, np.nan, x)
-    vae = VAE(hidden=(30,), epochs=150, learning_rate=0.01, allow_nan=True).fit(x_holes)
+    vae = VAE(hidden=(30,), epochs=150, lr=0.01, allow_nan=True).fit(x_holes)
     means = np.broadcast_to(np.nanmean(x_holes, 0), x.shape)
     ours = np.abs(vae.impute(x_holes) - x)[holes].mean()
     assert ours < 0.5 * np.abs(means - x)[holes].mean()
@@ -223,7 +223,7 @@ def test_arrays_after_frames_are_taken_with_a_warning():
         ({"samples": 0}, "samples: input should be greater"),
         ({"beta": -1.0}, "beta: input should be greater"),
         ({"beta": np.nan}, "beta: input should be a finite number"),
-        ({"learning_rate": 0.0}, "learning_rate: input should be greater than 0"),
+        ({"lr": 0.0}, "lr: input should be greater than 0"),
         ({"epochs": 0}, "epochs: input should be greater"),
         ({"batch_size": -1}, "batch_size: input should be greater"),
         ({"patience": 3}, "patience needs a validation bound"),

@@ -279,9 +279,9 @@ def test_tensorboard_shows_every_epoch_once_whatever_was_stopped_when(tmp_path, 
     pytest.importorskip("tensorboardX")
     where = tmp_path / "tensorboard"
     for method, at in [("step", 6), ("epoch", 3), ("step", 15), ("begin", 14), ("step", 20)]:
-        with TensorBoard(where, learning_rate=0.02) as board, pytest.raises(RuntimeError):
+        with TensorBoard(where, lr=0.02) as board, pytest.raises(RuntimeError):
             go(tmp_path, board, Fails(method, at), resume=True)
-    with TensorBoard(where, learning_rate=0.02) as board:
+    with TensorBoard(where, lr=0.02) as board:
         go(tmp_path, board, resume=True)
     assert_shows(where, RunFolder(tmp_path).history(), rate=0.02)
     assert outcome(tmp_path) == whole

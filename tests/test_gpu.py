@@ -22,10 +22,11 @@ from aevb.evaluation import bound_parts, diagnose, evidence, refit
 from aevb.following import Snapshots
 from aevb.imputation import impute
 from aevb.optimizers import constant
+from aevb.plan import Plan
 from aevb.portions import Portions
 from aevb.posterior import Batch
 from aevb.storage import RunFolder
-from aevb.training import Plan, train
+from aevb.training import train
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 

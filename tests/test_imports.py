@@ -12,6 +12,7 @@ import aevb
 PACKAGE = Path(aevb.__file__).parent
 ORDER = [
     {"errors", "files"},
+    {"settings"},
     {"devices", "machine", "products", "randomness", "signature"},
     {"library"},
     {"compilation", "data", "mcmc", "networks", "optimizers"},
@@ -27,7 +28,7 @@ ORDER = [
     {"refinement"},
     {"algorithms", "evaluation"},
     {"codes", "imputation", "storage"},
-    {"exchange", "portions"},
+    {"exchange", "plan", "portions"},
     {"training"},
     {"following"},
     {"plots"},

@@ -15,7 +15,7 @@ from sklearn.decomposition import PCA, FactorAnalysis
 import aevb
 from aevb.data import Rows
 from aevb.optimizers import linear
-from aevb.training import Plan
+from aevb.plan import Plan
 
 TABLES = {"iris": load_iris, "wine": load_wine}
 
@@ -37,7 +37,7 @@ def train_linear(x, latent, noise_shape, full, epochs=2500):
         aevb.gaussian(decoder, min_variance=0.0, noise_shape=noise_shape),
     ).double()
     posterior = (aevb.full_covariance if full else aevb.mean_field)(encoder).double()
-    learner = aevb.AEVB(model, posterior, optimizer=aevb.Adam(learning_rate=0.02))
+    learner = aevb.AEVB(model, posterior, optimizer=aevb.Adam(lr=0.02))
     rows = Rows(x.astype(np.float32), np.arange(len(x)), (width,))
     plan = Plan(epochs=epochs, batch_size=len(x), samples=4, schedule=linear)
     aevb.train(learner, dataset(rows), plan)

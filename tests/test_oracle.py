@@ -244,7 +244,7 @@ def test_training_stays_at_the_maximum():
     posterior = model.exact_posterior()
     rows = Rows(x.astype(np.float32), np.arange(len(x)), (4,))
     start = float(model.log_prob(torch.from_numpy(x)).mean().detach())
-    learner = aevb.AEVB(model, posterior, optimizer=aevb.Adam(learning_rate=1e-3))
+    learner = aevb.AEVB(model, posterior, optimizer=aevb.Adam(lr=1e-3))
     aevb.train(learner, dataset(rows), aevb.Plan(epochs=60, batch_size=len(x), samples=8))
     reached = float(model.log_prob(torch.from_numpy(x)).mean().detach())
     assert start - 5e-3 < reached <= start + 1e-9

@@ -56,7 +56,7 @@ def test_what_leaves_a_network_is_float32_again():
 
 def learner(precision, compiled=False, likelihood="bernoulli", posterior="mean-field"):
     pair = pair_of(likelihood, posterior, torch.float32)
-    optimizer = aevb.SGD(learning_rate=1.0)  # moves by the gradient itself
+    optimizer = aevb.SGD(lr=1.0)  # moves by the gradient itself
     return AEVB(*pair, optimizer=optimizer, precision=precision, compiled=compiled)
 
 

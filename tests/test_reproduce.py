@@ -160,7 +160,7 @@ def test_the_learner_is_the_papers():
     pair = build(TINY, data)
     learner, _, plan = experiment._prepared(TINY, *pair, data, 0.02)
     assert isinstance(learner.optimizer, Adagrad)
-    assert (learner.learning_rate, learner.weight_prior_rows) == (0.02, len(data.train))
+    assert (learner.lr, learner.weight_prior_rows) == (0.02, len(data.train))
     assert (plan.batch_size, plan.samples) == (100, 1)
     assert {plan.schedule(done) for done in (0.0, 0.5, 0.999)} == {1.0}
     # Rows that are presented several times over are as many steps: long runs are compiled.

@@ -306,7 +306,7 @@ def few_labels(per_class=10):
     return seen
 
 
-QUICK = VAE(2, hidden=(10,), epochs=20, learning_rate=0.02)
+QUICK = VAE(2, hidden=(10,), epochs=20, lr=0.02)
 
 
 @parametrize_with_checks(
@@ -324,7 +324,7 @@ def test_rows_without_a_class_help():
     y = few_labels()
     known = y >= 0
     line = LogisticRegression(max_iter=2000).fit(DIGITS[TRAIN][known], y[known])
-    settings = VAE(10, hidden=(200,), likelihood="gaussian", learning_rate=0.003, epochs=100)
+    settings = VAE(10, hidden=(200,), likelihood="gaussian", lr=0.003, epochs=100)
     classifier = SemiSupervisedVAE(settings, model="m2", classification=10.0)
     found = classifier.fit(DIGITS[TRAIN], y).score(DIGITS[TEST], CLASS[TEST])
     assert found > line.score(DIGITS[TEST], CLASS[TEST]) + 0.01

@@ -19,8 +19,9 @@ from aevb.data import Binarization, Rows, Source, split
 from aevb.errors import DataError, TrainingError, UsageError
 from aevb.evaluation import bound_parts
 from aevb.optimizers import constant
+from aevb.plan import Plan, work_of
 from aevb.storage import RunFolder
-from aevb.training import Plan, train, work_of
+from aevb.training import train
 
 
 def pair(**kwargs):
@@ -58,7 +59,7 @@ def test_the_model_kept_is_the_best_on_validation_data():
     data = dataset(train_rows)
     data = type(data)(data.source, data.train, validation, validation)
     model, posterior = pair()
-    learner = AEVB(model, posterior, optimizer=aevb.Adam(learning_rate=0.3))
+    learner = AEVB(model, posterior, optimizer=aevb.Adam(lr=0.3))
     history = train(learner, data, Plan(epochs=25, batch_size=5, schedule=constant))
     bounds = [record["validation"]["elbo"] for record in history]
     assert max(bounds) > bounds[-1]
@@ -68,7 +69,7 @@ def test_the_model_kept_is_the_best_on_validation_data():
 def test_patience_stops_the_run():
     data = dataset(binary_rows(30))
     model, posterior = pair()
-    learner = AEVB(model, posterior, optimizer=aevb.SGD(learning_rate=1e-12))
+    learner = AEVB(model, posterior, optimizer=aevb.SGD(lr=1e-12))
     assert len(train(learner, data, Plan(epochs=50, patience=3))) == 4
 
 
@@ -91,7 +92,7 @@ def test_non_finite_objective_stops_with_a_sentence_and_keeps_the_checkpoint(tmp
         fragile = Fragile()
     nn.init.zeros_(fragile.layer.bias)
     model = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(fragile))
-    learner = AEVB(model, posterior, optimizer=aevb.Adam(learning_rate=0.02))
+    learner = AEVB(model, posterior, optimizer=aevb.Adam(lr=0.02))
     run = RunFolder(tmp_path / "run")
     plan = Plan(epochs=50, batch_size=10, schedule=constant, checkpoint_seconds=0)
     with pytest.raises(
@@ -135,7 +136,7 @@ def test_patience_needs_a_validation_bound():
 def test_free_parameters_train_without_validation():
     model, _ = pair()
     posterior = aevb.per_datum(30, 2)
-    learner = AEVB(model, posterior, optimizer=aevb.Adam(learning_rate=0.05))
+    learner = AEVB(model, posterior, optimizer=aevb.Adam(lr=0.05))
     history = train(learner, dataset(binary_rows(30)), Plan(epochs=40, batch_size=10))
     assert history[0]["validation"] is None
     assert history[-1]["train"]["elbo"] > history[0]["train"]["elbo"]
@@ -143,7 +144,7 @@ def test_free_parameters_train_without_validation():
 
 def test_importance_weighted_objective_trains_its_bound():
     model, posterior = pair()
-    learner = AEVB(model, posterior, aevb.iwae, optimizer=aevb.Adam(learning_rate=0.01))
+    learner = AEVB(model, posterior, aevb.iwae, optimizer=aevb.Adam(lr=0.01))
     history = train(learner, dataset(binary_rows(50)), Plan(epochs=20, samples=5, batch_size=10))
     last = history[-1]["train"]
     assert last["objective"] > history[0]["train"]["objective"]

@@ -143,9 +143,9 @@ class GradientLearner(Learner):
             self._outside(self.optimizer, gradients, rate_factor)
 
     @property
-    def learning_rate(self) -> float:
+    def lr(self) -> float:
         """That of the optimizer; 1 where each of its groups has its own."""
-        return getattr(self.optimizer, "learning_rate", 1.0)
+        return getattr(self.optimizer, "lr", 1.0)
 
     @property
     def note(self) -> str | None:
@@ -156,7 +156,7 @@ class GradientLearner(Learner):
         """The numbers of the optimizer in step t; none where it is outside of the step."""
         if not isinstance(self.optimizer, Optimizer):
             return ()
-        return self.optimizer.coefficients(self.optimizer.learning_rate * rate_factor, t)
+        return self.optimizer.coefficients(self.optimizer.lr * rate_factor, t)
 
     def _begin(self, state: State, batch: Batch, noise: Tensor, scalars: Tensor) -> None:
         """Before the first step, check the batch eagerly: data of the wrong domain are refused.

@@ -103,7 +103,7 @@ class Learner(ABC):
         """The noise that a step takes for each sample of each datum, told by an example."""
 
     @property
-    def learning_rate(self) -> float:
+    def lr(self) -> float:
         """What a schedule's factor is on; 1 where there is no such rate."""
         return 1.0
 

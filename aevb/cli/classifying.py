@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from aevb.cli.root import Json, Limit, Quiet, Seed, app, print_json, say
-from aevb.cli.training import widths
+from aevb.cli.options import Json, Limit, Quiet, Seed, widths
+from aevb.cli.root import app, print_json, say
 from aevb.errors import UsageError
 
 
@@ -71,7 +71,7 @@ def classify(
             size,
             hidden=widths(width),
             likelihood=likelihood,
-            learning_rate=lr,
+            lr=lr,
             batch_size=batch_size,
             epochs=epochs,
             random_state=seed,

@@ -5,19 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aevb.cli.root import (
-    Json,
-    Limit,
-    Out,
-    Refine,
-    RowsOf,
-    Run,
-    Seed,
-    app,
-    open_run,
-    row_number,
-    say,
-)
+from aevb.cli.options import Json, Limit, Out, Refine, RowsOf, Run, Seed
+from aevb.cli.root import app, open_run, row_number, say
 from aevb.errors import DataError, UsageError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import NoReturn
 import typer
 
 from aevb.cli.root import app, print_json
-from aevb.errors import AevbError, UsageError
+from aevb.errors import AevbError, UsageError, shortly
 from aevb.files import cache_folder
 
 
@@ -49,6 +49,8 @@ def _fail(error: Exception, as_json: bool, code: int | None = None) -> int:
         sentence, exit_code = str(error), error.exit_code
     elif isinstance(error, typer.TyperException):
         sentence = " ".join(error.format_message().split()).replace(": Value error, ", ": ")
+        for found in getattr(error.__cause__, "errors", list)():
+            sentence += f", found {shortly(found['input'])}"
         exit_code = 2
     elif isinstance(error, BrokenPipeError):
         return 1

@@ -5,21 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from aevb.cli.root import (
-    Device,
-    Json,
-    Limit,
-    Quiet,
-    Refine,
-    RowsOf,
-    Run,
-    Seed,
-    Threads,
-    app,
-    open_run,
-    print_json,
-    say,
-)
+from aevb.cli.options import Device, Json, Limit, Quiet, Refine, RowsOf, Run, Seed, Threads
+from aevb.cli.root import app, open_run, print_json, say
 from aevb.errors import UsageError
 
 ANNEALED = ("ais", "bidirectional")

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from aevb.cli.root import Json, Quiet, app, print_json, say
+from aevb.cli.options import Json, Quiet
+from aevb.cli.root import app, print_json, say
 
 
 @app.command()

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from aevb.cli.codes import deliver, told
-from aevb.cli.root import Json, Limit, Out, RowsOf, Run, Seed, app, open_run, say
+from aevb.cli.options import Json, Limit, Out, RowsOf, Run, Samples, Seed
+from aevb.cli.root import app, open_run, say
 from aevb.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from aevb.workflow import RowScores
-
-Samples = Annotated[int, typer.Option(min=1, help="Draws of z for each row.")]
 
 
 @app.command()
@@ -95,7 +94,7 @@ def score(
     contamination: Annotated[
         float, typer.Option(help="Share of the training rows below the threshold.")
     ] = 0.05,
-    samples: Annotated[int, typer.Option(min=1, help="Posterior samples for each row.")] = 100,
+    samples: Samples = 100,
     out: Annotated[
         Path | None, typer.Option(help="Where to write: .csv or .npy [default: RUN/scores.csv].")
     ] = None,

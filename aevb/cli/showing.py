@@ -5,19 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from aevb.cli.root import (
-    AllowNan,
-    Json,
-    Quiet,
-    Resize,
-    Run,
-    Seed,
-    app,
-    open_run,
-    print_json,
-    say,
-    size_of,
-)
+from aevb.cli.options import AllowNan, Json, Quiet, Resize, Run, Seed, size_of
+from aevb.cli.root import app, open_run, print_json, say
 
 Kind = Literal[
     "all",

@@ -46,7 +46,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Example:
         >>> from sklearn.datasets import load_iris
         >>> X, y = load_iris(return_X_y=True)
-        >>> settings = VAE(1, hidden=(16,), epochs=60, learning_rate=0.01)
+        >>> settings = VAE(1, hidden=(16,), epochs=60, lr=0.01)
         >>> VAEClassifier(settings).fit(X, y).score(X, y) > 0.8
         True
     """

@@ -9,7 +9,6 @@ from sklearn.base import OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from aevb.errors import ModelFileError, UsageError
-from aevb.estimator.parameters import Randomness
 from aevb.estimator.vae import VAE
 from aevb.storage import RunFolder
 
@@ -39,52 +38,9 @@ class VAEDetector(OutlierMixin, VAE):  # type: ignore[misc]
         latent_dim: int = 10,
         *,
         contamination: float = 0.1,
-        hidden: Any = (500,),
-        activation: str = "relu",
-        likelihood: str = "auto",
-        posterior: str = "auto",
-        prior: str = "auto",
-        latent_classes: int | None = None,
-        layers: int = 1,
-        objective: str = "auto",
-        gradient: str = "auto",
-        samples: int = 1,
-        beta: float = 1.0,
-        algorithm: str = "aevb",
-        components: int | None = None,
-        covariance: str | None = None,
-        learning_rate: float | None = None,
-        epochs: int | None = None,
-        batch_size: int = 100,
-        patience: int | None = None,
-        allow_nan: bool = False,
-        device: str = "auto",
-        random_state: Randomness = None,
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            latent_dim,
-            hidden=hidden,
-            activation=activation,
-            likelihood=likelihood,
-            posterior=posterior,
-            prior=prior,
-            latent_classes=latent_classes,
-            layers=layers,
-            objective=objective,
-            gradient=gradient,
-            samples=samples,
-            beta=beta,
-            algorithm=algorithm,
-            components=components,
-            covariance=covariance,
-            learning_rate=learning_rate,
-            epochs=epochs,
-            batch_size=batch_size,
-            patience=patience,
-            allow_nan=allow_nan,
-            device=device,
-            random_state=random_state,
-        )
+        super().__init__(latent_dim, **settings)
         self.contamination = contamination
 
     def fit(self, X: Any, y: Any = None, *, X_val: Any = None) -> Self:

@@ -1,40 +1,64 @@
-"""The parameters of the estimators: their names beside those of a run's settings, their values."""
+"""The parameters of the estimators: the settings of a run, and their values."""
 
+import inspect
 import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
 
 from aevb.errors import UsageError
+from aevb.settings import Settings
 
 Randomness = int | np.random.RandomState | None
-SETTINGS = {
-    "latent_dim": "latent_dim",
-    "hidden": "hidden",
-    "activation": "activation",
-    "posterior": "posterior",
-    "prior": "prior",
-    "latent_classes": "latent_classes",
-    "layers": "layers",
-    "objective": "objective",
-    "gradient": "gradient",
-    "samples": "samples",
-    "beta": "beta",
-    "algorithm": "algorithm",
-    "components": "components",
-    "covariance": "covariance",
-    "lr": "learning_rate",
-    "epochs": "epochs",
-    "batch_size": "batch_size",
-    "patience": "patience",
-    "allow_nan": "allow_nan",
-    "device": "device",
-}
-"""The settings of a run and the parameters of the estimator that say the same."""
+DECIDED = (
+    *("data", "data_limit", "resize", "binarize", "network"),
+    *("seed", "precision", "threads", "step"),
+)
+"""Settings that an estimator has no parameter for: its data are given, how it steps is decided."""
+PARAMETERS = {f.name: f.default for f in fields(Settings) if f.name not in DECIDED}
+"""The settings that are parameters of an estimator, and what is usual."""
+
+
+class TakesSettings:
+    """An estimator with a parameter for each setting, though its constructor names few of them.
+
+    Whoever looks at the constructor, as scikit-learn does, sees them all.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" not in vars(cls):
+            return
+        own = [p for p in _parameters(cls.__init__) if p.kind is not p.VAR_KEYWORD]
+        above = _parameters(super(cls, cls).__init__)
+        every = {
+            name: inspect.Parameter(name, _KEYWORD, default=d) for name, d in PARAMETERS.items()
+        }
+        every |= {p.name: p for p in above if p.kind is p.KEYWORD_ONLY}
+        rest = [p for name, p in every.items() if name not in {p.name for p in own}]
+        cls.__init__.__signature__ = inspect.Signature([*own, *rest])  # type: ignore[attr-defined]
+
+    def _take(self, settings: Mapping[str, Any]) -> None:
+        """Keep what was given of the settings that the constructor does not name, usual others."""
+        rest = {name: usual for name, usual in PARAMETERS.items() if name not in vars(self)}
+        if strange := sorted(settings.keys() - rest):
+            near = get_close_matches(strange[0], PARAMETERS, 1)
+            advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(PARAMETERS)}"
+            raise TypeError(f"{type(self).__name__} has no parameter {strange[0]!r}: {advice}")
+        vars(self).update(rest | dict(settings))
+
+
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+
+def _parameters(function: Callable[..., Any]) -> Iterable[inspect.Parameter]:
+    return inspect.signature(function).parameters.values()
 
 
 def seed_of(random_state: Randomness) -> int:
@@ -65,8 +89,8 @@ def plain(value: Any) -> Any:
 
 
 def as_parameter(name: str) -> str:
-    """A setting as the estimators spell it."""
-    return SETTINGS.get(name, name)
+    """A setting as the estimators spell it; scikit-learn has a word of its own for the seed."""
+    return "random_state" if name == "seed" else name
 
 
 @contextmanager

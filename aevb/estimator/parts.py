@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from aevb.errors import ModelFileError, UsageError
+from aevb.errors import ModelFileError, UsageError, reason, shortly
 from aevb.estimator.vae import VAE
 from aevb.files import replace_atomically
 from aevb.storage import RunFolder
-from aevb.storage.files import read_json, reason, shortly, to_json, writing
+from aevb.storage.files import read_json, to_json, writing
 
 INDEX = "index.json"
 MOST_PARTS = 10_000

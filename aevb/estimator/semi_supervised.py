@@ -26,6 +26,7 @@ from aevb.estimator.vae import VAE
 from aevb.evaluation import batch_for, evaluating
 from aevb.model import Model
 from aevb.posterior import Posterior
+from aevb.settings import Settings
 from aevb.storage import build_with_class
 from aevb.storage.learners import gradient_options
 
@@ -50,7 +51,7 @@ class _ClassAndCode(VAE):
     def _built(self, data: Dataset) -> tuple[Model, Posterior]:
         return build_with_class(self.settings_, data, self.classes)
 
-    def _learner(self, rows: Rows) -> Learner:
+    def _learner(self, settings: Settings, rows: Rows) -> Learner:
         device = parameter_of(self.model_).device
         known = np.flatnonzero(self.labels != UNLABELED)
         return SemiSupervised(
@@ -58,7 +59,7 @@ class _ClassAndCode(VAE):
             torch.from_numpy(self.labels).to(device),
             rows.take(known).to(device),
             self.classification,
-            **gradient_options(self.settings_, len(rows)),
+            **gradient_options(settings, len(rows)),
         )
 
     def log_probabilities(self, X: Any) -> Array:

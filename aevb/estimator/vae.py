@@ -19,8 +19,9 @@ from aevb.devices import parameter_of
 from aevb.errors import DataError, TrainingError, UsageError
 from aevb.estimator.display import html_of
 from aevb.estimator.parameters import (
-    SETTINGS,
+    PARAMETERS,
     Randomness,
+    TakesSettings,
     as_parameter,
     plain,
     seed_of,
@@ -29,13 +30,14 @@ from aevb.estimator.parameters import (
 from aevb.estimator.reading import keep_columns, read
 from aevb.evaluation import first_batch, refit, score_rows
 from aevb.model import Model
+from aevb.plan import decided, plan_of, usual_epochs, work_of
 from aevb.posterior import PerDatum, Posterior
 from aevb.randomness import Stream, generator, seed_torch, torch_kept
+from aevb.settings import Settings, check_settings
 from aevb.storage import (
     RunFolder,
     build,
     check_domain,
-    check_settings,
     code_sizes,
     facts_of,
     learner,
@@ -43,12 +45,12 @@ from aevb.storage import (
     settle_batch,
     settle_latents,
 )
-from aevb.training import Plan, train, usual_epochs, work_of
+from aevb.training import train
 
 Array = NDArray[np.float64]
 
 
-class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """A variational auto-encoder: a deep latent-variable model, fitted by Auto-Encoding VB.
 
         maximize  sum_n E_q[log p(x_n given z)] - KL(q(z given x_n) || p(z))
@@ -62,7 +64,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     the posterior's draws lie); `layers` of codes, each half as wide as the one before; `objective`
     elbo-a, elbo-b, iwae or auto, over `samples` draws, with the `gradient` of the page "Which
     gradient"; `beta` on the divergence; `algorithm` of the page "Which learner"; `components` of a
-    mixture of Gaussians, with their `covariance`; `learning_rate` of Adam (None: its usual one);
+    mixture of Gaussians, with their `covariance`; `lr` of Adam (None: its usual one);
     `epochs` (None: 100 to 400 by the number of rows) of minibatches of `batch_size`; `patience`
     epochs without a better bound on `X_val` end the fit; `allow_nan` takes NaN for a cell that was
     not observed, which is integrated out; `device` "cpu" or "cuda" ("auto": a GPU where the work is
@@ -87,49 +89,21 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         latent_dim: int = 2,
         *,
         hidden: Sequence[int] = (500,),
-        activation: str = "relu",
         likelihood: str = "auto",
         posterior: str = "auto",
-        prior: str = "auto",
-        latent_classes: int | None = None,
-        layers: int = 1,
-        objective: str = "auto",
-        gradient: str = "auto",
-        samples: int = 1,
-        beta: float = 1.0,
-        algorithm: str = "aevb",
-        components: int | None = None,
-        covariance: str | None = None,
-        learning_rate: float | None = None,
         epochs: int | None = None,
-        batch_size: int = 100,
-        patience: int | None = None,
         allow_nan: bool = False,
-        device: str = "auto",
         random_state: Randomness = None,
+        **settings: Any,
     ) -> None:
         self.latent_dim = latent_dim
         self.hidden = hidden
-        self.activation = activation
         self.likelihood = likelihood
         self.posterior = posterior
-        self.prior = prior
-        self.latent_classes = latent_classes
-        self.layers = layers
-        self.objective = objective
-        self.gradient = gradient
-        self.samples = samples
-        self.beta = beta
-        self.algorithm = algorithm
-        self.components = components
-        self.covariance = covariance
-        self.learning_rate = learning_rate
         self.epochs = epochs
-        self.batch_size = batch_size
-        self.patience = patience
         self.allow_nan = allow_nan
-        self.device = device
         self.random_state = random_state
+        self._take(settings)
 
     history_: list[dict[str, Any]]
     _memory: tuple[int, dict[str, tuple[torch.Tensor, ...]]] | None
@@ -153,22 +127,15 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         return self
 
     def _train(self, data: Dataset) -> None:
-        settings = self.settings_
-        plan = Plan(
-            epochs=settings.epochs or 1,
-            batch_size=settings.batch_size,
-            samples=settings.samples,
-            beta=settings.beta,
-            patience=settings.patience,
-            seed=settings.seed,
-        )
+        settings, modules = self.settings_, (self.model_, self.posterior_)
         with spelled():
-            passes = passes_of(settings)
-            work = work_of(self.model_, self.posterior_, data.train, plan, settings.device, passes)
-            modules = self.model_.to(work.device), self.posterior_.to(work.device)
-            algorithm = self._learner(data.train)
-        algorithm.compiled, algorithm.precision = work.worth_compiling, work.precision
-        self._facts["used"] |= {"precision": work.precision, "device": work.device}
+            plan, passes = plan_of(settings), passes_of(settings)
+            work = work_of(*modules, data.train, plan, settings.device, passes)
+            settings = decided(replace(settings, precision="auto"), work)
+            for module in modules:
+                module.to(settings.device)
+            algorithm = self._learner(settings, data.train)
+        self._facts["used"] |= {"precision": settings.precision, "device": settings.device}
         self.history_ = train(algorithm, data, plan)
         # In single precision a row's code would depend, by 1e-7, on the rows beside it.
         for module in modules:
@@ -209,7 +176,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
                 algorithm.step(state, rows.take(positions), noise, temper=settings.beta)
         if bad := int(state.totals[-1]):
             raise TrainingError(
-                f"the objective is not finite at step {bad}: try a smaller learning_rate, or data "
+                f"the objective is not finite at step {bad}: try a smaller lr, or data "
                 "without extreme values"
             )
         self._memory = (state.t, state.memory)
@@ -225,13 +192,13 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         seed = seed_of(self.random_state)
         everything = all_rows(source, Binarization.NONE, seed)
         rows = everything if only is None else everything.pick(only)
-        given = {name: plain(getattr(self, parameter)) for name, parameter in SETTINGS.items()}
+        given = {name: plain(getattr(self, name)) for name in PARAMETERS}
         given |= {"data": source.name, "likelihood": likelihood, "seed": seed, "binarize": "none"}
         settings = check_settings(given | {"precision": precision}, spell=as_parameter)
         with spelled():
             settings = settle_batch(settle_latents(settings), len(rows))
         epochs = settings.epochs or usual_epochs(len(rows), settings.batch_size)
-        self.settings_ = settings.model_copy(update={"epochs": epochs})
+        self.settings_ = replace(settings, epochs=epochs)
         nothing = everything.pick(np.arange(0))
         self.likelihood_, self.reason_, self.columns_ = likelihood, source.reason, source.columns
         self._facts = facts_of(self.settings_, Dataset(source, rows, nothing, nothing))
@@ -248,12 +215,12 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         """Model and posterior for the data, as the settings say."""
         return build(self.settings_, data)
 
-    def _learner(self, rows: Rows) -> Learner:
-        return learner(self.settings_, self.model_, self.posterior_, len(rows))
+    def _learner(self, settings: Settings, rows: Rows) -> Learner:
+        return learner(settings, self.model_, self.posterior_, len(rows))
 
     def _go_on(self, rows: Rows) -> tuple[Learner, State]:
         """The learner as the last pass left it; a pickle keeps its memory, not its functions."""
-        algorithm = self._learner(rows)
+        algorithm = self._learner(self.settings_, rows)
         state = algorithm.init()
         if self._memory is not None:
             state.t, state.memory = self._memory
@@ -451,9 +418,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         run = RunFolder(folder).require()
         settings = run.settings()
         estimator = cls(
-            **{parameter: getattr(settings, name) for name, parameter in SETTINGS.items()},
-            likelihood=settings.likelihood,
-            random_state=settings.seed,
+            **{name: getattr(settings, name) for name in PARAMETERS}, random_state=settings.seed
         )
         # A table's empty cells needed no leave on the command line; here NaN stands for them.
         estimator.allow_nan = settings.allow_nan or bool(run.data_facts().get("missing"))

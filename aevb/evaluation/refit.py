@@ -138,7 +138,7 @@ class Refiner:
                 state.mean.zero_()
                 state.square.zero_()
                 for t, factor in enumerate(factors, 1):
-                    rate = self.optimizer.learning_rate * factor
+                    rate = self.optimizer.lr * factor
                     scalars = self.optimizer.coefficients(rate, t)
                     self._run(
                         state, batch.x, next(noise), torch.tensor(scalars, dtype=torch.float64)

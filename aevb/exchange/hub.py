@@ -1,17 +1,17 @@
 """A folder as the Hugging Face hub has it: the model's two files, and a card."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from aevb.data.named import NAMES, summary
-from aevb.errors import ModelFileError, UsageError
+from aevb.errors import ModelFileError, UsageError, reason
 from aevb.exchange.card import LIBRARY, Card
 from aevb.files import replace_atomically
 from aevb.model import Model
 from aevb.posterior import Posterior
 from aevb.storage import RunFolder, save
-from aevb.storage.files import reason
 from aevb.storage.run import CARD
 from aevb.storage.weights import CONFIG, WEIGHTS, require_finite_modules
 
@@ -57,7 +57,7 @@ def hub_of_run(run: RunFolder, target: str | Path, *, license: str | None = None
     Errors: those of `export_hub`; ModelFileError for a folder that `aevb train` did not write.
     Example: `hub_of_run(RunFolder("runs/digits"), "my-model", license="apache-2.0")`.
     """
-    settings = run.require().settings().model_dump()
+    settings = asdict(run.require().settings())
     model, posterior = run.load()
     config = run.config()
     data = {**run.data_facts()}

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from aevb import __version__
-from aevb.errors import ModelFileError, UsageError
+from aevb.errors import ModelFileError, UsageError, reason
 from aevb.exchange.graphs import DECOMPOSITIONS, Bound, Decoder, Encoder, parameters_of
 from aevb.files import replace_atomically
 from aevb.model import Model
 from aevb.posterior import PerDatum, Posterior
-from aevb.storage.files import reason
 
 OPSET = 18
 """Of 2022: what onnxruntime, its web version and the converters to other formats all know."""

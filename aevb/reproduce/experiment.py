@@ -33,12 +33,14 @@ from aevb.files import replace_atomically
 from aevb.model import Model
 from aevb.networks import MLP
 from aevb.optimizers import constant
+from aevb.plan import Plan, work_of
 from aevb.posterior import PerDatum, Posterior, mean_field, per_datum
 from aevb.randomness import Stream, generator
 from aevb.randomness import standard_normal as normal_draws
-from aevb.storage import RunFolder, check_settings, learner
+from aevb.settings import check_settings
+from aevb.storage import RunFolder, learner
 from aevb.storage.files import read_json, to_json
-from aevb.training import Callback, Plan, train, work_of
+from aevb.training import Callback, train
 
 BATCH, SAMPLES = 100, 1
 STEP_SIZES = (0.01, 0.02, 0.1)

@@ -36,6 +36,7 @@ from aevb.model import Model
 from aevb.networks import MLP, Leading
 from aevb.objectives import elbo_a, elbo_b, iwae
 from aevb.optimizers import Adam
+from aevb.plan import Plan
 from aevb.plots.style import TRAINING, VALIDATION, calm_axes, own_legend, panels, quiet_title
 from aevb.posterior import Amortized, Posterior, mean_field
 from aevb.randomness import Stream, generator
@@ -44,7 +45,7 @@ from aevb.reproduce.jobs import Job, Share
 from aevb.reproduce.performing import Budget, Expectation, Reproduction, Results, number, table
 from aevb.reproduce.watching import Told
 from aevb.storage import RunFolder
-from aevb.training import Plan, train
+from aevb.training import train
 
 TABLES = {"mnist": "table 1", "binarized-mnist": "table 3"}
 OBJECTIVES = {("vae", 1): elbo_b, ("vae", 2): elbo_a, ("iwae", 1): iwae, ("iwae", 2): iwae}

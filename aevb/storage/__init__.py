@@ -10,18 +10,15 @@ from aevb.storage.facts import facts_of
 from aevb.storage.latents import code_sizes, has_closed_divergence, layer_sizes
 from aevb.storage.learners import learner, passes_of, pick_schedule, settle_batch
 from aevb.storage.run import RunFolder
-from aevb.storage.settings import Settings, check_settings
 from aevb.storage.unfinished import Unfinished
 from aevb.storage.weights import load, save
 
 __all__ = [
     "RunFolder",
-    "Settings",
     "Unfinished",
     "build",
     "build_with_class",
     "check_domain",
-    "check_settings",
     "code_sizes",
     "facts_of",
     "has_closed_divergence",

@@ -30,6 +30,7 @@ from aevb.posterior import Posterior, with_class
 from aevb.priors import VampPrior
 from aevb.randomness import Stream, generator
 from aevb.refinement import refined
+from aevb.settings import Settings
 from aevb.storage.description import ACTIVATIONS
 from aevb.storage.exact_models import build_exact, settle_exact
 from aevb.storage.gradients import settle_gradient
@@ -44,7 +45,7 @@ from aevb.storage.latents import (
     prior_for,
 )
 from aevb.storage.likelihoods import LIKELIHOODS
-from aevb.storage.settings import Settings, pick
+from aevb.storage.settings import pick
 
 ROWS_FOR_START = 10_000
 CELLS_LOOKED_AT = 4_000_000
@@ -106,7 +107,7 @@ def _assembled(
     word = generator(settings.seed, Stream.INITIALIZATION).integers(2**63)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(word))
-        decoder = _decoder(settings.model_copy(update={"latent_dim": code}), data, family)
+        decoder = _decoder(replace(settings, latent_dim=code), data, family)
         prior, posterior = latents(settings, data)
     model = Model(prior, Conditional(decoder, family))
     family.fit(first)
@@ -189,8 +190,8 @@ def settle_latents(settings: Settings) -> Settings:
     check_latents(posterior, settings.prior, settings.layers, settings.latent_dim)
     check_algorithm(settings)
     prior, classes = prior_for(posterior, settings.prior), classes_of(settings)
-    settled = {"prior": prior, "latent_classes": classes if classes > 1 else None}
-    return settle_gradient(settings.model_copy(update=settled))
+    latent_classes = classes if classes > 1 else None
+    return settle_gradient(replace(settings, prior=prior, latent_classes=latent_classes))
 
 
 def _decoder(settings: Settings, data: Dataset, family: Family) -> nn.Module:

@@ -17,11 +17,10 @@ from torch.distributions import Distribution
 
 from aevb import conditional, families, networks, posterior, priors, refinement
 from aevb import distributions as zoo
-from aevb.errors import AevbError, ModelFileError
+from aevb.errors import AevbError, ModelFileError, name_shortly, reason, shortly
 from aevb.gaussian_mixture import Components, GaussianMixture
 from aevb.linear_gaussian import LinearGaussian
 from aevb.model import Model
-from aevb.storage.files import name_shortly, reason, shortly
 
 CLASSES: dict[str, type[nn.Module]] = {
     kind.__name__: kind

@@ -7,6 +7,9 @@
 --weight-prior normal                   em at the maximum a posteriori, its M step by gradients
 """
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 
 from aevb.algorithms import AEVB, EM, GeneralizedEM, Learner, MeanField
@@ -20,7 +23,7 @@ from aevb.model import Model
 from aevb.objectives import enumeration
 from aevb.posterior import ExactPosterior
 from aevb.randomness import Stream, generator
-from aevb.storage.settings import Settings
+from aevb.settings import Settings
 
 COMPONENTS_BY = ("em", "mean-field", "aevb")
 
@@ -70,7 +73,7 @@ def settle_exact(settings: Settings) -> Settings:
             "their own: leave it out, or choose --algorithm em"
         )
     kind = covariance or ("diagonal" if components is None else "full")
-    settled = {
+    settled: dict[str, Any] = {
         "covariance": kind,
         "likelihood": "gaussian",
         "binarize": "none",
@@ -79,7 +82,7 @@ def settle_exact(settings: Settings) -> Settings:
     }
     if settings.algorithm != "aevb":
         settled["precision"] = "float64"
-    return settings.model_copy(update=settled)
+    return replace(settings, **settled)
 
 
 def build_exact(

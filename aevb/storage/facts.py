@@ -13,7 +13,7 @@ from aevb import __version__
 from aevb.data import Column, Dataset
 from aevb.errors import ModelFileError
 from aevb.evaluation import treatment
-from aevb.storage.settings import Settings
+from aevb.settings import Settings
 
 _COLUMNS = TypeAdapter(tuple[Column, ...])
 
@@ -21,7 +21,7 @@ _COLUMNS = TypeAdapter(tuple[Column, ...])
 def facts_of(settings: Settings, data: Dataset) -> dict[str, Any]:
     """What `config.json` says beside the model: settings, data, and what was used."""
     return {
-        "settings": settings.model_dump(),
+        "settings": asdict(settings),
         "data": _of_data(data),
         "used": {
             "aevb": __version__,

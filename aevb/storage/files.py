@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from aevb.errors import ModelFileError, TrainingError
+from aevb.errors import ModelFileError, TrainingError, reason
 
 MAX_JSON_BYTES = 1 << 20
 
@@ -75,26 +75,6 @@ def parse_json(content: bytes) -> Any:
         parse_constant=_refuse,
         parse_float=_finite,
     )
-
-
-def reason(error: BaseException) -> str:
-    """What an error says, on one line of at most 200 characters."""
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(said.split())[:200]
-
-
-def shortly(value: Any, length: int = 80) -> str:
-    """A value as it stands in a sentence: on one line, printable, cut."""
-    try:
-        said = " ".join(ascii(value).split())
-    except (RecursionError, ValueError):  # nested, or a whole number of too many digits
-        said = type(value).__name__
-    return said if len(said) <= length else f"{said[:length]}..."
-
-
-def name_shortly(name: str, length: int = 100) -> str:
-    """A name as it stands in a sentence: as it is, or as `shortly` has it where it is odd."""
-    return name if name.isprintable() and len(name) <= length else shortly(name, length)
 
 
 def sha256(*parts: bytes | memoryview) -> str:

@@ -5,6 +5,8 @@
 --temperature   how soft the codes of gumbel-softmax are
 """
 
+from dataclasses import replace
+
 import torch
 
 from aevb.devices import parameter_of
@@ -31,8 +33,9 @@ from aevb.objectives import (
     vimco,
 )
 from aevb.randomness import Stream, generator
+from aevb.settings import Settings, as_option
 from aevb.storage.latents import has_closed_divergence, laws_of
-from aevb.storage.settings import Settings, as_option, pick
+from aevb.storage.settings import pick
 
 OBJECTIVES: dict[str, Objective] = {"elbo-a": elbo_a, "elbo-b": elbo_b, "iwae": iwae}
 GRADIENTS = {
@@ -71,7 +74,7 @@ def settle_gradient(settings: Settings) -> Settings:
         return _with_its_own(settings)
     if settings.algorithm not in OF_A_BOUND:
         _refuse_gradient(settings)
-        return settings.model_copy(update={"objective": _objective(settings, "reparameterized")})
+        return replace(settings, objective=_objective(settings, "reparameterized"))
     pick({"auto": None, **GRADIENTS}, settings.gradient, "--gradient")
     pick(dict.fromkeys(("auto", *BASELINES)), settings.baseline, "--baseline")
     q, p = laws_of(settings)
@@ -80,8 +83,8 @@ def settle_gradient(settings: Settings) -> Settings:
         gradient = "reparameterized" if route(q).differentiable else _of_hard_draws(settings)
     if gradient == "score-function" and baseline == "auto":
         baseline = "leave-one-out" if settings.samples > 1 else "running-mean"
-    named = {"objective": _objective(settings, gradient), "gradient": gradient}
-    settled = settings.model_copy(update={**named, "baseline": baseline})
+    objective = _objective(settings, gradient)
+    settled = replace(settings, objective=objective, gradient=gradient, baseline=baseline)
     _check_options(settled)
     _estimator(settled, 1).check(q, p, settings.samples)
     return settled
@@ -110,7 +113,7 @@ def _with_its_own(settings: Settings) -> Settings:
             "--algorithm reweighted-wake-sleep weighs several samples of a code against each "
             "other: add --samples 5, say, or take wake-sleep"
         )
-    return settings.model_copy(update={"objective": objective})
+    return replace(settings, objective=objective)
 
 
 def objective_of(settings: Settings) -> Objective:

@@ -22,7 +22,8 @@ from aevb.families import Elementwise, Family, Normal
 from aevb.networks import MLP
 from aevb.posterior import Amortized, FreeParameters, Global, Ladder, PerDatum, Posterior
 from aevb.priors import VampPrior
-from aevb.storage.settings import POSTERIOR_DEFAULTS, Settings, pick
+from aevb.settings import POSTERIOR_DEFAULTS, Settings
+from aevb.storage.settings import pick
 
 STEPS = 8
 """Of a flow made of small maps; the larger ones take a quarter."""

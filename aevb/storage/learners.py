@@ -1,6 +1,7 @@
 """Learners by name: an algorithm with its objective and optimizer, from the settings of a run."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from aevb.algorithms import (
@@ -16,9 +17,10 @@ from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.optimizers import SGD, Adagrad, Adam, Optimizer, Schedule, constant, cosine, linear, steps
 from aevb.posterior import ExactPosterior, Posterior
+from aevb.settings import Settings
 from aevb.storage.exact_models import exact_learner
 from aevb.storage.gradients import estimator_of
-from aevb.storage.settings import Settings, pick
+from aevb.storage.settings import pick
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": Adam, "adagrad": Adagrad, "sgd": SGD}
 SCHEDULES: dict[str, Schedule] = {
@@ -45,9 +47,9 @@ def learner(settings: Settings, model: Model, posterior: Posterior, rows: int) -
 
 def settle_batch(settings: Settings, rows: int) -> Settings:
     """The batch size, where it is the usual one: all rows, for a learner that needs them all."""
-    usual = Settings.model_fields["batch_size"].default
-    if settings.exact and settings.algorithm != "aevb" and settings.batch_size == usual:
-        return settings.model_copy(update={"batch_size": max(1, rows)})
+    left_open = settings.batch_size == Settings.batch_size
+    if settings.exact and settings.algorithm != "aevb" and left_open:
+        return replace(settings, batch_size=max(1, rows))
     return settings
 
 
@@ -61,7 +63,7 @@ def gradient_options(settings: Settings, rows: int) -> dict[str, Any]:
     """What every learner by gradients takes."""
     optimizer: Callable[..., Optimizer] = pick(OPTIMIZERS, settings.optimizer, "--optimizer")
     return {
-        "optimizer": optimizer() if settings.lr is None else optimizer(learning_rate=settings.lr),
+        "optimizer": optimizer() if settings.lr is None else optimizer(lr=settings.lr),
         "weight_prior_rows": rows if settings.weight_prior == "normal" else None,
         "clip": settings.clip,
         "compiled": settings.step == "compiled",

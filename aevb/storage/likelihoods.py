@@ -25,7 +25,7 @@ from aevb.families import (
     Standardized,
     ZeroInflatedNegativeBinomial,
 )
-from aevb.storage.settings import Settings
+from aevb.settings import Settings
 
 MIXED = 5
 """Components of a mixture of discretized logistics."""

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aevb.errors import ModelFileError
+from aevb.errors import ModelFileError, reason
 from aevb.files import replace_atomically
-from aevb.storage.files import open_regular, parse_json, reason
+from aevb.storage.files import open_regular, parse_json
 
 METRICS, TABLE = "metrics.jsonl", "metrics.csv"
 PARTS = ("elbo", "reconstruction", "kl")

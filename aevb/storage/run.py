@@ -14,18 +14,19 @@ import numpy as np
 from torch import Tensor, nn
 
 from aevb.data import Binarization, Column, Dataset, Rows, all_rows, split
-from aevb.errors import DataError, ModelFileError, TrainingError
+from aevb.errors import DataError, ModelFileError, TrainingError, name_shortly, reason, shortly
 from aevb.evaluation import refit
 from aevb.files import replace_atomically
 from aevb.model import Model
 from aevb.posterior import PerDatum, Posterior
 from aevb.refinement import refined
+from aevb.settings import Settings, check_settings
 from aevb.storage import checkpoints, metrics, snapshots, weights
 from aevb.storage.checkpoints import Checkpoint
 from aevb.storage.description import MAX_WIDTH
 from aevb.storage.facts import columns_of
-from aevb.storage.files import name_shortly, read_json, reason, shortly, to_json, writing
-from aevb.storage.settings import Settings, check_settings
+from aevb.storage.files import read_json, to_json, writing
+from aevb.storage.settings import source_of
 from aevb.storage.snapshots import Trail
 from aevb.storage.unfinished import Unfinished
 
@@ -264,7 +265,7 @@ class RunFolder:
             )
         binarize = Binarization(settings.binarize or "none")
         try:
-            data = split(settings.open_data(), binarize, limit=settings.data_limit)
+            data = split(source_of(settings), binarize, limit=settings.data_limit)
         except OSError as error:
             raise DataError(
                 f"the data of {self.path}, {name_shortly(settings.data)}, cannot be read "
@@ -285,8 +286,7 @@ class RunFolder:
         if name_or_path is None:
             return self.dataset().test
         settings, facts = self.settings(), self.data_facts()
-        holes = settings.model_copy(update={"allow_nan": settings.allow_nan or allow_nan})
-        source = holes.open_data(name_or_path, like=self.columns)
+        source = source_of(settings, name_or_path, like=self.columns, allow_nan=allow_nan)
         if math.prod(source.shape) != math.prod(self.shape):
             raise DataError(
                 f"{name_or_path} has rows of {math.prod(source.shape)} numbers, the model is of "

@@ -17,8 +17,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from aevb.errors import ModelFileError
-from aevb.storage.files import open_regular, parse_json, reason, sha256, shortly
+from aevb.errors import ModelFileError, reason, shortly
+from aevb.storage.files import open_regular, parse_json, sha256
 
 MAX_HEADER_BYTES = 10 << 20
 HEADER_BYTES_PER_TENSOR = 1 << 10

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aevb.errors import ModelFileError, TrainingError
+from aevb.errors import ModelFileError, TrainingError, name_shortly, shortly
 from aevb.files import replace_atomically
 from aevb.model import Model
 from aevb.posterior import Posterior
 from aevb.storage.description import describe, restore
-from aevb.storage.files import name_shortly, read_json, sha256, shortly, to_json
+from aevb.storage.files import read_json, sha256, to_json
 from aevb.storage.sealed import CHECKSUM, Header, read_header, read_tensors, seal
 
 FORMAT = 3

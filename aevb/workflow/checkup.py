@@ -1,6 +1,7 @@
 """A run before the doctor: folder, history and settings made into a case, and what was found."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from aevb.data import Dataset, Rows
@@ -95,7 +96,7 @@ def case_of(
         all_train=None if own is None else own.train,
         history=history,
         kept=kept_record(history) if history else None,
-        settings=settings.model_dump(),
+        settings=asdict(settings),
         evaluated=folder.evaluation(),
         counts=counts if isinstance(counts, dict) else {},
         seed=seed,

@@ -25,12 +25,12 @@ from aevb.data import (
 )
 from aevb.data.named import NAMES
 from aevb.data.source import UNLABELED
-from aevb.errors import DataError, ModelFileError, UsageError
+from aevb.errors import DataError, ModelFileError, UsageError, reason
 from aevb.estimator import VAE, SemiSupervisedVAE, VAEClassifier
 from aevb.estimator.parts import kind_of
 from aevb.files import replace_atomically
 from aevb.randomness import Stream, generator
-from aevb.storage.files import read_json, reason, to_json
+from aevb.storage.files import read_json, to_json
 from aevb.workflow.outputs import number, write_csv
 
 Labels = NDArray[np.int64]

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from aevb.errors import UsageError
 from aevb.files import replace_atomically
 from aevb.plots.style import in_figures
 from aevb.report import Block, Note, Number, Picture, Section, Table, number, report
-from aevb.storage import RunFolder, Settings, layer_sizes
+from aevb.settings import Settings, as_option, said_of
+from aevb.storage import RunFolder, layer_sizes
 from aevb.storage.run import REPORT
-from aevb.storage.settings import as_option
 from aevb.workflow.checkup import check_up
 from aevb.workflow.material import Material
 from aevb.workflow.pictures import KINDS, draw, draw_beside, pictures_of
@@ -259,7 +260,7 @@ def _cell(value: float, column: Column) -> object:
 
 def _settings(settings: Settings) -> list[list[object]]:
     """Every setting that is not empty, tuples written as the command line takes them."""
-    found = settings.model_dump()
+    found = asdict(settings)
     return [[name, _spelled(name, value)] for name, value in found.items() if value is not None]
 
 
@@ -288,14 +289,12 @@ def command_of(settings: Settings) -> str:
     """The command line that trains this run anew.
 
     Example:
-        >>> command_of(Settings(data="digits", hidden=(200,), activation="relu", allow_nan=True))
-        'aevb train digits --allow-nan --hidden 200 --activation relu'
+        >>> from aevb.settings import check_settings
+        >>> command_of(check_settings({"data": "digits", "hidden": (200,), "allow_nan": True}))
+        'aevb train digits --hidden 200 --allow-nan'
     """
     words = ["aevb", "train", settings.data]
-    for name, value in settings.model_dump().items():
-        default = Settings.model_fields[name].get_default()
-        if name == "data" or value is None or value == default:
-            continue
+    for name, value in said_of(settings).items():
         words.append(as_option(name))
         if value is not True:
             words.append(str(_spelled(name, value)))

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,22 @@ from aevb.errors import UsageError
 from aevb.following import Snapshots, TensorBoard
 from aevb.machine import PROCESS_START, usable_threads
 from aevb.model import Model
+from aevb.plan import Work, decided, plan_of, usual_epochs, work_of
 from aevb.posterior import PerDatum, Posterior
+from aevb.settings import Settings, as_option, check_settings
 from aevb.storage import (
     RunFolder,
-    Settings,
     build,
     check_domain,
-    check_settings,
     facts_of,
     has_closed_divergence,
     learner,
     passes_of,
-    pick_schedule,
     settle_batch,
     settle_latents,
 )
-from aevb.training import Callback, Plan, Work, train, usual_epochs, work_of
+from aevb.storage.settings import source_of
+from aevb.training import Callback, train
 from aevb.workflow.cards import card
 
 logger = logging.getLogger("aevb")
@@ -40,8 +41,7 @@ logger = logging.getLogger("aevb")
 
 def settle(
     folder: RunFolder,
-    options: Mapping[str, Any],
-    explicit: set[str],
+    given: Mapping[str, Any],
     *,
     resume: bool,
     force: bool,
@@ -49,15 +49,16 @@ def settle(
     """The settings of a run and whether it resumes one: the folder's own where it does.
 
     Errors: UsageError where the folder holds a run and neither was asked for, where it holds files
-    of something else that a run would overwrite, or where an explicit option differs from what the
-    run was begun with.
+    of something else that a run would overwrite, or where an option that was given differs from
+    what the run was begun with.
     """
     if strangers := folder.strangers():
         raise UsageError(
             f"{folder.path} holds {', '.join(strangers)}, but no run: they would be overwritten, "
             "so move them away, or name another folder with --out"
         )
-    asked = check_settings(dict(options) | {"data": _lasting(options["data"])})
+    given = {**given, **({"data": _lasting(given["data"])} if "data" in given else {})}
+    asked = check_settings(given)
     if not folder.exists:
         return asked, False
     if force:
@@ -69,11 +70,11 @@ def settle(
             "it, or name another folder with --out"
         )
     stored = folder.settings()
-    for name in sorted(explicit):
+    for name in sorted(given):
         then, now = getattr(stored, name), getattr(asked, name)
         if now not in (then, "auto"):
             raise UsageError(
-                f"--{name.replace('_', '-')} {now} differs from the {then} that {folder.path} was "
+                f"{as_option(name)} {now} differs from the {then} that {folder.path} was "
                 "begun with: leave it out to resume, or start anew with --force"
             )
     if stored.device == "cuda" and not has_gpu():
@@ -96,7 +97,7 @@ def resolve(settings: Settings) -> tuple[Settings, Dataset]:
     whose mean stays between 0 and 1.
     """
     settings = settle_latents(settings)  # what makes no sense is refused before anything is read
-    source = settings.open_data()
+    source = source_of(settings)
     binarize, likelihood = settings.binarize, settings.likelihood
     if binarize is None:
         binarize = source.binarize if likelihood in ("auto", "bernoulli") else "none"  # type: ignore[assignment]
@@ -110,23 +111,8 @@ def resolve(settings: Settings) -> tuple[Settings, Dataset]:
     data = split(source, Binarization(binarize), limit=settings.data_limit)
     settings = settle_batch(settings, len(data.train))
     epochs = settings.epochs or usual_epochs(len(data.train), settings.batch_size)
-    settled = {"binarize": binarize, "likelihood": likelihood, "epochs": epochs}
-    return settings.model_copy(update=settled), data
-
-
-def plan_of(settings: Settings) -> Plan:
-    """The part of the settings that the training loop obeys."""
-    assert settings.epochs is not None
-    return Plan(
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        samples=settings.samples,
-        schedule=pick_schedule(settings),
-        beta=settings.beta,
-        warmup_steps=settings.warmup_steps,
-        patience=settings.patience,
-        seed=settings.seed,
-    )
+    settled: dict[str, Any] = {"binarize": binarize, "likelihood": likelihood, "epochs": epochs}
+    return replace(settings, **settled), data
 
 
 def fit(
@@ -158,7 +144,7 @@ def fit(
             if algorithm.learns_posterior:  # else its codes would stay where they began
                 followers.append(_snapshots(folder, settings, data, model, posterior))
             if tensorboard:
-                rate = algorithm.learning_rate
+                rate = algorithm.lr
                 followers.append(stack.enter_context(_tensorboard(folder, settings, rate)))
             history = train(algorithm, data, plan, run=folder, resume=resume, callbacks=followers)
     except UsageError:
@@ -166,7 +152,7 @@ def fit(
             folder.clear()
         raise
     if settings.step == "compiled" and not algorithm.compiled:  # no compiler was found
-        settings = settings.model_copy(update={"step": "eager"})
+        settings = replace(settings, step="eager")
         folder.write_config(model, posterior, facts_of(settings, data))
     report = training_report(folder, settings, history)
     folder.write_card(card(folder, report, None))
@@ -175,19 +161,14 @@ def fit(
 
 def _decide(settings: Settings, work: Work) -> Settings:
     """How the step runs, where that was left open: device, threads, compiled or not, precision."""
-    most = torch.get_num_threads()
-    settled: dict[str, int | str] = {"device": work.device}
-    if settings.threads is None:
-        settled["threads"] = usable_threads(most, PROCESS_START) if work.worth_threads else 1
-        if work.worth_threads and int(settled["threads"]) < most:
-            used = f"{settled['threads']} of {most} threads are used"
-            logger.info(f"other processes keep cores busy: {used}")
-    if settings.step == "auto":
-        settled["step"] = "compiled" if work.worth_compiling else "eager"
-    if settings.precision == "auto":
-        settled["precision"] = work.precision
-    free = [name for name in settled if getattr(settings, name) in ("auto", None)]
-    settings = settings.model_copy(update=settled)
+    most, threads = torch.get_num_threads(), settings.threads
+    if threads is None:
+        threads = usable_threads(most, PROCESS_START) if work.worth_threads else 1
+        if work.worth_threads and threads < most:
+            logger.info(f"other processes keep cores busy: {threads} of {most} threads are used")
+    names = ("device", "threads", "step", "precision")
+    free = [name for name in names if getattr(settings, name) in ("auto", None)]
+    settings = replace(decided(settings, work), threads=threads)
     logger.debug(
         f"device: {settings.device}; threads: {settings.threads}; step: {settings.step}; "
         f"precision: {settings.precision}; what was left open of them "
@@ -226,10 +207,10 @@ def _snapshots(
 
 
 def _tensorboard(folder: RunFolder, settings: Settings, rate: float) -> TensorBoard:
-    table = [f"| {name} | {value} |" for name, value in settings.model_dump().items()]
+    table = [f"| {name} | {value} |" for name, value in asdict(settings).items()]
     return TensorBoard(
         folder.tensorboard,
-        learning_rate=rate,
+        lr=rate,
         about="\n".join(["| setting | value |", "|---|---|", *table]),
     )
 

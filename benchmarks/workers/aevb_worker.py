@@ -20,7 +20,7 @@ import aevb
 from aevb.data import Binarization, Dataset, Rows, Source, open_source
 from aevb.evaluation import bound_parts
 from aevb.machine import PROCESS_START, usable_threads
-from aevb.training import Plan, work_of
+from aevb.plan import Plan, work_of
 
 MANY_EPOCHS = 100_000
 

@@ -1,0 +1,116 @@
+"""Options that commands share; those of a run come from the table of settings, as they stand there.
+
+What is typed is parsed here and held to its bounds there.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+import typer
+
+from aevb.errors import UsageError
+from aevb.settings import Settings
+
+_HINTS = get_type_hints(Settings, include_extras=True)
+
+
+def meaning(name: str) -> str:
+    """What a setting means."""
+    return next(said for said in get_args(_HINTS[name]) if isinstance(said, str))
+
+
+Run = Annotated[Path, typer.Argument(help="A run folder that `aevb train` wrote.")]
+RowsOf = Annotated[
+    str | None,
+    typer.Argument(metavar="[DATA]", help="A data set's name or a file [default: test rows]."),
+]
+Out = Annotated[Path | None, typer.Option(help="Where to write: .npy, .csv or .png.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing on stderr but errors.")]
+Samples = Annotated[int, typer.Option(min=1, help="Draws of z for each row.")]
+Refine = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=1000,
+        help="Steps for each datum from what the encoder says [default: those of the run].",
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help=meaning("seed"))]
+Threads = Annotated[int | None, typer.Option(min=1, help=meaning("threads"))]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help=meaning("device"))]
+Limit = Annotated[int | None, typer.Option(min=1, help=meaning("data_limit"))]
+AllowNan = Annotated[bool, typer.Option("--allow-nan", help=meaning("allow_nan"))]
+Resize = Annotated[str | None, typer.Option(metavar="HxW", help=meaning("resize"))]
+
+
+def size_of(text: str | None) -> tuple[int, int] | None:
+    """The size (height, width) that --resize names."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and 0 < int(part) < 2**15 for part in parts):
+        raise UsageError(
+            f"--resize takes a height and a width in pixels, like 28x28; found {text!r}"
+        )
+    return int(parts[0]), int(parts[1])
+
+
+def widths(text: str) -> tuple[int, ...]:
+    """The whole numbers of --hidden."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise UsageError(
+            f"--hidden takes whole numbers with commas between, like 500 or 200,200; found {text!r}"
+        ) from None
+
+
+READ: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "hidden": ("N,N", widths),
+    "resize": ("HxW", size_of),
+}
+"""How settings of several numbers are written, and read."""
+
+
+def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command that takes `**settings` an option for each setting but the data.
+
+    It is called with what was given: a setting that was left out is not there.
+    """
+    signature = inspect.signature(command)
+    own = list(signature.parameters.values())
+    names = [field.name for field in fields(Settings) if field.name not in signature.parameters]
+    options = [_option(name) for name in names]
+
+    def called(**given: Any) -> None:
+        left_out = [p.name for p in options if given[p.name] is None or given[p.name] is False]
+        given = {name: value for name, value in given.items() if name not in left_out}
+        command(**given | {k: read(given[k]) for k, (_, read) in READ.items() if k in given})
+
+    parameters = [own[0], *options, *own[1:-1]]  # the data come first, what is done with it last
+    called.__name__, called.__doc__ = command.__name__, command.__doc__
+    called.__annotations__ = {p.name: p.annotation for p in parameters}
+    called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return called
+
+
+def _option(name: str) -> inspect.Parameter:
+    """The option of a setting, which says what is usual where nothing is given."""
+    kind, said, usual = get_args(_HINTS[name])[0], meaning(name), getattr(Settings, name)
+    if kind is bool:
+        made = typer.Option(f"--{name.replace('_', '-')}", help=said)
+        return inspect.Parameter(name, _KEYWORD, default=False, annotation=Annotated[bool, made])
+    if usual is not None and "[" not in said:
+        said = f"{said.removesuffix('.')} [default: {usual}]."
+    metavar = READ[name][0] if name in READ else None
+    made = typer.Option(help=said, metavar=metavar, show_default=False)
+    kind = str if name in READ else kind
+    annotation = Annotated[kind | None, made]  # type: ignore[valid-type]
+    return inspect.Parameter(name, _KEYWORD, default=None, annotation=annotation)
+
+
+_KEYWORD = inspect.Parameter.POSITIONAL_OR_KEYWORD
