@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aevb.data import Rows
-from aevb.devices import parameter_of
+from aevb.devices import tensor_of
 from aevb.distributions import center, route
 from aevb.errors import UsageError
 from aevb.evaluation import batch_for, evaluating
@@ -38,7 +38,7 @@ def encode_samples(
     """Draws of z from q(z given x) for each row, (samples, N, D); UsageError for samples < 1."""
     if samples < 1:
         raise UsageError(f"the number of samples must be at least 1, found {samples}")
-    parts, like = [], parameter_of(model)
+    parts, like = [], tensor_of(model)
     with evaluating(model, posterior):
         for positions, x in rows.chunks(CHUNK):
             q = posterior(batch_for(model, x, positions))
@@ -87,7 +87,7 @@ def sample_latent(model: Model, n: int, *, seed: int = 0) -> Array:
 
 def draw_data(model: Model, codes: Array, *, seed: int = 0) -> Array:
     """A draw of x from p(x given z) for each code, (N, X)."""
-    device = parameter_of(model).device
+    device = tensor_of(model).device
     with torch_kept(device):
         # Likelihoods need no differentiable draws: torch's own samplers do, under a seed of ours.
         seed_torch(int(generator(seed, Stream.SAMPLING, 1).integers(2**63)), device)
@@ -144,7 +144,7 @@ def traverse(
 
 def _by_chunks(model: Model, codes: Array, function: Callable[[Tensor], Tensor]) -> Array:
     with evaluating(model):
-        chunks = torch.from_numpy(codes).to(parameter_of(model)).split(CHUNK)
+        chunks = torch.from_numpy(codes).to(tensor_of(model)).split(CHUNK)
         return _array(torch.cat([function(z).flatten(1) for z in chunks]))
 
 

@@ -35,8 +35,7 @@ from aevb.families import (
     OneHotCategorical,
     Poisson,
 )
-from aevb.randomness import Stream, generator
-from aevb.randomness import standard_normal as normals
+from aevb.randomness import Stream, generator, normal
 
 
 class Conditional(nn.Module):
@@ -87,7 +86,7 @@ def for_densities(raw: Tensor) -> Tensor:
 
 
 class Unconditional(nn.Module):
-    """p(z): a family at numbers of its own, fixed or learnt.
+    """p(z): a family at numbers of its own, fixed or learned.
 
     Shapes: no condition; batch shape (), event (size,). `raw` (outputs,) starts at zeros, which is
     N(0, I) for `Normal`.
@@ -96,13 +95,13 @@ class Unconditional(nn.Module):
         tensor(0.1592)
     """
 
-    def __init__(self, family: Family, size: int, learnt: bool = False) -> None:
+    def __init__(self, family: Family, size: int, learned: bool = False) -> None:
         super().__init__()
         self.family = family
         self.size = size
-        self.learnt = learnt
+        self.learned = learned
         raw = torch.zeros(family.outputs(size))
-        if learnt:
+        if learned:
             self.raw = nn.Parameter(raw)
         else:
             self.register_buffer("raw", raw)
@@ -210,7 +209,7 @@ class Averaged(nn.Module):
         """Take other draws of the weights from q(theta): one for each seed and part of a model."""
         for k, noise in enumerate(self.noise):
             source = generator(seed, Stream.INITIALIZATION, k, 1 + part)
-            noise.copy_(normals(source, noise.shape, noise.dtype))
+            noise.copy_(normal(source, noise.shape, noise.dtype))
 
     def over(self, conditional: nn.Module) -> "Averaged":
         """The same weights, deviations and draws in another law with parameters of these shapes."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aevb.errors import UsageError
 
@@ -39,16 +39,6 @@ def device_for(asked: str, large: bool) -> str:
     if asked != "auto":
         return asked
     return "cuda" if large and has_gpu() else "cpu"
-
-
-def parameter_of(module: nn.Module) -> Tensor:
-    """A parameter of a module: `x.to(it)` puts x where the module is, in its dtype.
-
-    Example:
-        >>> torch.ones(2).to(parameter_of(nn.Linear(2, 3).double())).dtype
-        torch.float64
-    """
-    return next(module.parameters())
 
 
 def tensor_of(*modules: Any) -> Tensor:

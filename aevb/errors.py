@@ -43,6 +43,12 @@ class Interrupted(AevbError):
         self.exit_code = 128 + signal_number
 
 
+def at_least(least: int, found: float, what: str) -> None:
+    """UsageError for a number that is too small."""
+    if not found >= least:
+        raise UsageError(f"{what} must be at least {least}, found {found}")
+
+
 def reason(error: BaseException) -> str:
     """What an error says, on one line of at most 200 characters."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -90,7 +90,7 @@ class GaussianMixture(Model):
         family: Family = MultivariateNormal(min_variance) if full else Normal(min_variance)
         family = Standardized(family, width) if standardized else family
         super().__init__(
-            Unconditional(OneHotCategorical(), components, learnt=True),
+            Unconditional(OneHotCategorical(), components, learned=True),
             Conditional(Components(components, width, covariance), family),
         )
         self.components = components

@@ -20,7 +20,7 @@ from torch.distributions import Distribution
 
 from aevb.conditional import Averaged, Conditional
 from aevb.data import Rows
-from aevb.devices import parameter_of
+from aevb.devices import tensor_of
 from aevb.distributions import route
 from aevb.errors import UsageError
 from aevb.evaluation import evaluating
@@ -28,7 +28,7 @@ from aevb.families import Masked
 from aevb.mcmc import HMC, StepNoise, hamiltonian
 from aevb.model import Model
 from aevb.posterior import Batch, Posterior
-from aevb.randomness import Stream, generator, seed_torch, standard_normal, torch_kept, uniform
+from aevb.randomness import Stream, generator, normal, seed_torch, torch_kept, uniform
 
 Array = NDArray[np.float64]
 CELLS_AT_ONCE = 16_000_000
@@ -136,7 +136,7 @@ def _posterior_mean(
     """What `infer` makes of each row, (N, X); zeros for whole rows where they are left out."""
     if samples < 1:
         raise UsageError(f"the number of samples must be at least 1, found {samples}")
-    like = parameter_of(model)
+    like = tensor_of(model)
     widest = max(rows.width, FILLS * model.prior().event_shape[0])
     chunk = max(1, CELLS_AT_ONCE // (max(samples, PRIOR_DRAWS) * widest))
     masked = observing(model)
@@ -277,7 +277,7 @@ def _gibbs(holes: _Holes, samples: int) -> Tensor:
     start = holes.resample(z, log_weights, min(CHAINS, samples), 0)
 
     def noise(t: int) -> StepNoise:
-        momentum = standard_normal(holes.source(t, 4), start.shape, start.dtype)
+        momentum = normal(holes.source(t, 4), start.shape, start.dtype)
         lots = [uniform(holes.source(t, part), start.shape[:2], start.dtype) for part in (5, 6)]
         return StepNoise(*(drawn.to(start) for drawn in (momentum, *lots)))
 

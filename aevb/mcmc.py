@@ -298,8 +298,8 @@ def r_hat(draws: Tensor) -> Tensor:
     Infinity where no half of a chain moves at all.
     Source: Vehtari et al. (2021), "Rank-normalization, folding, and localization".
     Example:
-        >>> from aevb.randomness import Stream, generator, standard_normal
-        >>> draws = standard_normal(generator(0, Stream.CHAINS), (500, 4))
+        >>> from aevb.randomness import Stream, generator, normal
+        >>> draws = normal(generator(0, Stream.CHAINS), (500, 4))
         >>> shift = torch.tensor([0, 0, 0, 2.0])
         >>> bool(r_hat(draws) < 1.01), bool(r_hat(draws + shift) > 1.1)
         (True, True)
@@ -321,8 +321,8 @@ def effective_sample_size(draws: Tensor, *, ranked: bool = True) -> Tensor:
     T C log10(T C). 1 where nothing moves.
     Source: Geyer (1992), "Practical Markov chain Monte Carlo"; Vehtari et al. (2021), section 3.2.
     Example:
-        >>> from aevb.randomness import Stream, generator, standard_normal
-        >>> draws = standard_normal(generator(0, Stream.CHAINS), (500, 4))
+        >>> from aevb.randomness import Stream, generator, normal
+        >>> draws = normal(generator(0, Stream.CHAINS), (500, 4))
         >>> 1500 < float(effective_sample_size(draws)) < 2500
         True
     """

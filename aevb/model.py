@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from aevb.devices import parameter_of
+from aevb.devices import tensor_of
 from aevb.distributions import route
 from aevb.distributions.combinators import Average
 from aevb.errors import DataError
@@ -85,7 +85,7 @@ class Model(nn.Module):
     def sample_prior(self, n: int, generator: np.random.Generator) -> Tensor:
         """n draws of z from p(z), (n, D)."""
         p: Distribution = self.prior()
-        like = parameter_of(self)
+        like = tensor_of(self)
         way = route(p)
         noise = way.noise(generator, (n,), like.dtype)
         return way.transform(noise.to(like.device))

@@ -79,7 +79,7 @@ def rewind(source: np.random.Generator, *counter: int) -> np.random.Generator:
     return source
 
 
-def standard_normal(
+def normal(
     source: np.random.Generator, shape: Sequence[int], dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Draws of N(0, 1) as a tensor of the given shape and dtype (float32 or float64)."""
@@ -121,6 +121,14 @@ def seed_torch(word: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(word)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index].manual_seed(word)
+
+
+@contextmanager
+def torch_seeded(source: np.random.Generator, device: torch.device) -> Iterator[None]:
+    """Draw under torch's own generators as a generator of ours says, and leave them as found."""
+    with torch_kept(device):
+        seed_torch(int(source.integers(2**63)), device)
+        yield
 
 
 def uniform_in_step(key: Tensor, shape: Sequence[int]) -> Tensor:

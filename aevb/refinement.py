@@ -25,7 +25,7 @@ from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.objectives import Draw
 from aevb.posterior import Batch, PerDatum, Posterior, as_batch
-from aevb.randomness import Stream, generator, standard_normal
+from aevb.randomness import Stream, generator, normal
 
 STEPS = 10
 """Of a posterior that is to be refined, where nothing is said."""
@@ -53,9 +53,8 @@ class Refined(Posterior):
     free numbers for each datum already, or draws without a gradient; for fewer than 0 steps.
     Source: Kim et al. (2018), "Semi-amortized variational autoencoders", algorithm 1.
     Example:
-        >>> from aevb import MLP, bernoulli, mean_field
-        >>> from aevb import standard_normal as prior
-        >>> model = Model(prior(2), bernoulli(MLP(2, [8], 5)))
+        >>> from aevb import MLP, bernoulli, mean_field, standard_normal
+        >>> model = Model(standard_normal(2), bernoulli(MLP(2, [8], 5)))
         >>> Refined(mean_field(MLP(5, [8], 4)), model, steps=3)(torch.ones(4, 5)).event_shape
         torch.Size([2])
     """
@@ -119,9 +118,9 @@ def refined(posterior: Posterior, model: Model, steps: int | None) -> Posterior:
 
     Errors: those of `Refined`.
     Example:
-        >>> from aevb import MLP, bernoulli, mean_field
-        >>> from aevb import standard_normal as prior
-        >>> model, encoder = Model(prior(2), bernoulli(MLP(2, [8], 5))), mean_field(MLP(5, [8], 4))
+        >>> from aevb import MLP, bernoulli, mean_field, standard_normal
+        >>> model = Model(standard_normal(2), bernoulli(MLP(2, [8], 5)))
+        >>> encoder = mean_field(MLP(5, [8], 4))
         >>> refined(refined(encoder, model, 5), model, 0) is encoder
         True
     """
@@ -176,9 +175,9 @@ def _fixed(noise: Noise) -> Tensor:
     """
     size = noise.shape.numel()
     pairs, source = max(LEAST_PAIRS, size), generator(0, Stream.SIMULATION)
-    if noise.law is not standard_normal:
+    if noise.law is not normal:
         return noise.draw(source, (2 * pairs,), torch.float32)
-    u, _, v = np.linalg.svd(source.standard_normal((pairs, size)), full_matrices=False)
+    u, _, v = np.linalg.svd(source.normal((pairs, size)), full_matrices=False)
     half = torch.from_numpy(math.sqrt(pairs) * u @ v)
     both: Tensor = torch.cat([half, -half]).unflatten(-1, noise.shape)
     return both

@@ -75,8 +75,8 @@ class Settings:
     ] = "auto"
     prior: Annotated[
         str,
-        "standard-normal, learnt-normal, mixture, vamp, flow, autoregressive, or a family such as "
-        "gamma; of discrete codes bernoulli, categorical, learnt-bernoulli, learnt-categorical; "
+        "standard-normal, learned-normal, mixture, vamp, flow, autoregressive, or a family such as "
+        "gamma; of discrete codes bernoulli, categorical, learned-bernoulli, learned-categorical; "
         "auto: the usual one where the posterior's draws lie.",
     ] = "auto"
     layers: Annotated[
@@ -92,7 +92,7 @@ class Settings:
     ] = "auto"
     baseline: Annotated[
         str,
-        "Of score-function: none, running-mean, learnt, leave-one-out; auto: the last, where "
+        "Of score-function: none, running-mean, learned, leave-one-out; auto: the last, where "
         "there are 2 samples.",
     ] = "auto"
     temperature: Annotated[float | None, Gt(0), "Of gumbel-softmax [default: 0.5]."] = None

@@ -23,7 +23,7 @@ from torch import Tensor
 from aevb.algorithms import Learner, State
 from aevb.compilation import Compiled, layouts
 from aevb.data import Dataset, Rows
-from aevb.devices import Stopwatch, full_float32, parameter_of
+from aevb.devices import Stopwatch, full_float32, tensor_of
 from aevb.errors import Interrupted, ModelFileError, TrainingError, UsageError
 from aevb.evaluation import bound_parts, bound_sums, evaluating, first_batch, operations
 from aevb.machine import kept_memory
@@ -157,7 +157,7 @@ class _Loop:
         self.history: list[dict[str, Any]] = []
         self.stop_signal: int | None = None
         self.said = False
-        like = parameter_of(learner.model)
+        like = tensor_of(learner.model)
         self.device = like.device
         self.compiled_sums = Compiled(bound_sums, device=self.device.type)
         self.long_bounds = self._bounds_worth_compiling()

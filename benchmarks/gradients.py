@@ -36,7 +36,7 @@ def gaussian() -> tuple[Model, Posterior, Objective]:
 
 
 def coins() -> tuple[Model, Posterior, Objective]:
-    prior = aevb.Unconditional(Bernoulli(), COINS, learnt=True)
+    prior = aevb.Unconditional(Bernoulli(), COINS, learned=True)
     likelihood = aevb.bernoulli(aevb.MLP(COINS, HIDDEN, WIDTH))
     encoder = amortized(aevb.MLP(WIDTH, HIDDEN, COINS), Bernoulli())
     return Model(prior, likelihood), encoder, score_function(aevb.elbo_b, LeaveOneOut())

@@ -87,7 +87,7 @@ def chain(family, sizes, seed=0):
         torch.manual_seed(seed)
         top, below = sizes
         links = [
-            Unconditional(family, top, learnt=True),
+            Unconditional(family, top, learned=True),
             Conditional(aevb.MLP(top, [4], below), family),
         ]
         return Chain(links, sizes, reverse=True).to(DOUBLE)
@@ -169,18 +169,18 @@ def settings(**given):
 
 
 def test_rules_of_discrete_names():
-    check_latents("bernoulli", "learnt-bernoulli", 3, 4)
+    check_latents("bernoulli", "learned-bernoulli", 3, 4)
     assert prior_for("bernoulli", "auto") == "bernoulli"
     assert prior_for("categorical", "auto") == "categorical"
     assert code_sizes(settings(posterior="categorical", latent_dim=5, layers=2)) == [50, 20]
     sizes = code_sizes(settings(posterior="categorical", latent_classes=3, latent_dim=4))
     assert sizes == [12]
-    assert has_closed_divergence(settings(posterior="bernoulli", prior="learnt-bernoulli"))
+    assert has_closed_divergence(settings(posterior="bernoulli", prior="learned-bernoulli"))
     assert has_closed_divergence(settings(posterior="categorical"))
     assert not has_closed_divergence(settings(posterior="bernoulli", layers=2))
     for given, said in [
         ({"posterior": "bernoulli", "prior": "standard-normal"}, "draws zeros and ones"),
-        ({"posterior": "categorical", "prior": "bernoulli"}, "choose categorical, learnt-categor"),
+        ({"posterior": "categorical", "prior": "bernoulli"}, "choose categorical, learned-categor"),
         ({"posterior": "gamma", "layers": 2}, r"discrete ones \(bernoulli, categorical\)"),
         ({"latent_classes": 4}, "add --posterior categorical"),
         ({"objective": "iwae"}, "--objective iwae says nothing to --algorithm wake-sleep"),
@@ -260,7 +260,7 @@ def run(request, call, tmp_path):
     how = (
         ("--algorithm", "reweighted-wake-sleep", "--samples", "3")
         if reweighted
-        else ("--algorithm", "wake-sleep", "--prior", f"learnt-{request.param}")
+        else ("--algorithm", "wake-sleep", "--prior", f"learned-{request.param}")
     )
     folder = tmp_path / "run"
     code, _, err = call(

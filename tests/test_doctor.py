@@ -761,7 +761,7 @@ def test_every_kind_of_model_can_be_looked_at(digits, kind):
         posterior = aevb.per_datum(30, 2)
     elif kind == "flow prior":
         family = families.RealNVP(2, 2, [4], 0)
-        model = aevb.Model(Unconditional(family, 2, learnt=True), model.likelihood)
+        model = aevb.Model(Unconditional(family, 2, learned=True), model.likelihood)
     else:
         decoder = aevb.MLP(2, [8], WIDTH)
 

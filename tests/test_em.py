@@ -307,13 +307,13 @@ def test_the_parts_of_the_bound_are_the_posteriors():
 
 def mixture_of_coins(k=3, width=6):
     torch.manual_seed(1)
-    prior = Unconditional(OneHotCategorical(), k, learnt=True)
+    prior = Unconditional(OneHotCategorical(), k, learned=True)
     return aevb.Model(prior, aevb.bernoulli(aevb.MLP(k, [], width))).double()
 
 
 def belief_net(size=3, width=6):
     torch.manual_seed(1)
-    prior = Unconditional(Bernoulli(), size, learnt=True)
+    prior = Unconditional(Bernoulli(), size, learned=True)
     return aevb.Model(prior, aevb.bernoulli(aevb.MLP(size, [], width))).double()
 
 
@@ -378,7 +378,7 @@ def test_no_generalized_step_lowers_the_evidence_over_random_problems():
     for seed in range(10):
         x = coins(seed, n=30)
         torch.manual_seed(seed)
-        prior = Unconditional(OneHotCategorical(), 2, learnt=True)
+        prior = Unconditional(OneHotCategorical(), 2, learned=True)
         decoder = aevb.MLP(2, [5], 6)
         model = aevb.Model(prior, aevb.bernoulli(decoder)).double()
         reached = steps(GeneralizedEM(model, 30, steps=3), x, 8)

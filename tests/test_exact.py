@@ -295,7 +295,7 @@ def test_the_callers_models_are_left_as_they_were():
 
 
 def test_a_prior_of_another_place_and_size():
-    prior = Unconditional(Normal(), 1, learnt=True)
+    prior = Unconditional(Normal(), 1, learned=True)
     with torch.no_grad():
         prior.raw.copy_(torch.tensor([50.0, 2 * math.log(0.01)]))
     model = aevb.Model(prior, Conditional(Function(torch.sin), Normal(noise_shape=()))).double()
@@ -324,7 +324,7 @@ def test_a_mixture_of_the_encoders_own_posteriors_is_a_prior_too():
 
 def coins(size):
     """A prior over {0, 1}^size with chances of its own."""
-    prior = Unconditional(Elementwise(zoo.BernoulliStraightThrough), size, learnt=True)
+    prior = Unconditional(Elementwise(zoo.BernoulliStraightThrough), size, learned=True)
     with torch.no_grad():
         prior.raw.copy_(torch.linspace(-1.5, 1.0, size))
     return prior

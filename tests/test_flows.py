@@ -409,7 +409,7 @@ def test_free_for_each_datum_and_without_condition(name):
     family = family_of(name, dtype=torch.float32)
     q = per_datum(7, D, family)(Batch(torch.zeros(2, X), torch.tensor([0, 6])))
     assert q.rsample((4,)).shape == (4, 2, D)
-    p = Unconditional(family, D, learnt=True)()
+    p = Unconditional(family, D, learned=True)()
     assert (p.batch_shape, p.event_shape) == ((), (D,))
     model = aevb.Model(Unconditional(family, D), aevb.bernoulli(MLP(D, [], X)))
     assert model.sample_prior(5, generator(0, Stream.SAMPLING)).shape == (5, D)

@@ -200,10 +200,10 @@ def test_without_spread_it_is_a_weight_prior():
         assert torch.allclose(found[own], slope, rtol=1e-9, atol=1e-12)
 
 
-def test_a_learnt_prior_is_averaged_too():
+def test_a_learned_prior_is_averaged_too():
     torch.manual_seed(0)
     family = aevb.families.Normal()
-    model = aevb.Model(Unconditional(family, 2, learnt=True), aevb.bernoulli(aevb.MLP(2, [4], 6)))
+    model = aevb.Model(Unconditional(family, 2, learned=True), aevb.bernoulli(aevb.MLP(2, [4], 6)))
     model = uncertain(model, draws=3)
     _, posterior = small_pair(dtype=torch.float32)
     learner = FullBayes(model, posterior, rows=30)

@@ -163,7 +163,7 @@ def test_the_floor_holds_every_variance():
 def belief(size=4, width=6):
     """A sigmoid belief net of one layer with few coins."""
     model, _ = small_pair(latent=size, width=width, spread=2.0)
-    prior = Unconditional(Bernoulli(), size, learnt=True)
+    prior = Unconditional(Bernoulli(), size, learned=True)
     with torch.no_grad():
         prior.raw.copy_(torch.linspace(-1.5, 1.0, size))
     return aevb.Model(prior, model.likelihood).double()

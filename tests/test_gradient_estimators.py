@@ -31,7 +31,7 @@ from aevb.objectives import (
     doubly_reparameterized,
     enumeration,
     gumbel_softmax,
-    learnt_baseline,
+    learned_baseline,
     path_derivative,
     score_function,
     straight_through,
@@ -66,20 +66,20 @@ def seeded(make):
 
 
 def coins():
-    prior = Unconditional(families.Bernoulli(), 2, learnt=True)
+    prior = Unconditional(families.Bernoulli(), 2, learned=True)
     encoder = amortized(aevb.MLP(3, [2], 2), families.Bernoulli())
     return aevb.Model(prior, aevb.bernoulli(aevb.MLP(2, [3], 3))), encoder
 
 
 def classes():
-    prior = Unconditional(families.OneHotCategorical(), 3, learnt=True)
+    prior = Unconditional(families.OneHotCategorical(), 3, learned=True)
     encoder = amortized(aevb.MLP(3, [2], 3), families.OneHotCategorical())
     return aevb.Model(prior, aevb.bernoulli(aevb.MLP(3, [3], 3))), encoder
 
 
 def several():
     """Two classes of two each, side by side."""
-    prior = Unconditional(families.OneHotCategoricals(2), 4, learnt=True)
+    prior = Unconditional(families.OneHotCategoricals(2), 4, learned=True)
     encoder = amortized(aevb.MLP(3, [2], 4), families.OneHotCategoricals(2))
     return aevb.Model(prior, aevb.bernoulli(aevb.MLP(4, [3], 3))), encoder
 
@@ -202,7 +202,7 @@ def mean_is_the_gradient(objective, make, samples=0, n=DRAWS):
 SCORES = {
     "none": lambda: None,
     "running-mean": lambda: settled(RunningMean()),
-    "learnt": lambda: settled(learnt_baseline(3)),
+    "learned": lambda: settled(learned_baseline(3)),
     "leave-one-out": LeaveOneOut,
 }
 UNBIASED = [
@@ -399,7 +399,7 @@ OF_DRAWS = {
     "twice": (doubly_reparameterized, aevb.iwae),
     "score-a": (score_function(aevb.elbo_a), aevb.elbo_a),
     "score-b": (score_function(aevb.elbo_b, LeaveOneOut()), aevb.elbo_b),
-    "learnt": (score_function(aevb.elbo_b, settled(learnt_baseline(3))), aevb.elbo_b),
+    "learned": (score_function(aevb.elbo_b, settled(learned_baseline(3))), aevb.elbo_b),
     "vimco": (vimco, aevb.iwae),
 }
 
@@ -420,7 +420,7 @@ def value_is_the_bound(objective, bound, make, temper):
 def test_the_value_is_that_of_the_bound(name, temper):
     objective, bound = OF_DRAWS[name]
     value_is_the_bound(objective, bound, linear, temper)
-    if name in ("score-a", "score-b", "learnt", "vimco"):
+    if name in ("score-a", "score-b", "learned", "vimco"):
         value_is_the_bound(objective, bound, coins, temper)
 
 
@@ -472,11 +472,11 @@ def test_a_running_mean_is_of_the_steps_before_and_moves_in_training_alone():
     assert torch.equal(baseline.mean, kept)
 
 
-def test_a_learnt_baseline_learns_what_the_signal_is_for_each_datum():
+def test_a_learned_baseline_learns_what_the_signal_is_for_each_datum():
     model, posterior = seeded(coins)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        objective = score_function(aevb.elbo_b, learnt_baseline(3).double())
+        objective = score_function(aevb.elbo_b, learned_baseline(3).double())
     module = objective.modules()["baseline"]
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
     for t in range(600):
@@ -493,7 +493,7 @@ def test_a_learnt_baseline_learns_what_the_signal_is_for_each_datum():
 def test_the_gradient_of_a_baseline_is_its_own():
     """Neither theta nor phi hears of the squared error, nor the baseline of anything else."""
     model, posterior = seeded(coins)
-    baseline = settled(learnt_baseline(3))
+    baseline = settled(learned_baseline(3))
     objective = score_function(aevb.elbo_b, baseline)
     u = torch.from_numpy(np.random.default_rng(0).random((3, 2, 2)))
     own = list(baseline.parameters())
@@ -510,7 +510,7 @@ def test_the_gradient_of_a_baseline_is_its_own():
 def test_a_learner_keeps_its_baseline_with_the_state():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        objective = score_function(aevb.elbo_b, learnt_baseline(6).double())
+        objective = score_function(aevb.elbo_b, learned_baseline(6).double())
     learner = AEVB(*small_pair(), objective)
     state = learner.init()
     for t in range(3):
@@ -590,14 +590,14 @@ def test_too_many_codes_are_not_enumerated():
 # -- the compiled step -----------------------------------------------------------------------------
 
 
-def learnt():
+def learned():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return score_function(aevb.elbo_b, learnt_baseline(3).double())
+        return score_function(aevb.elbo_b, learned_baseline(3).double())
 
 
 COMPILED = {
-    "learnt": (coins, learnt),
+    "learned": (coins, learned),
     "running-mean": (coins, lambda: score_function(aevb.iwae, RunningMean().double())),
     "path": (line, path_derivative),
     "twice": (line, lambda: doubly_reparameterized),
@@ -636,7 +636,7 @@ def test_the_step_is_one_graph(name, monkeypatch):
 
 @needs_compiler
 @pytest.mark.parametrize(
-    "name", ["learnt", *(pytest.param(k, marks=pytest.mark.slow) for k in list(COMPILED)[1:])]
+    "name", ["learned", *(pytest.param(k, marks=pytest.mark.slow) for k in list(COMPILED)[1:])]
 )
 def test_the_compiled_step_equals_its_eager_twin(name):
     make, objective = COMPILED[name]

@@ -73,7 +73,7 @@ def test_variances_are_those_of_one_datum(coins):
 def test_a_baseline_takes_variance_away_and_enumeration_has_none(coins):
     named = {e.name: e for e in coins.estimators}
     plain = named["score function"].phi.variance
-    for name in ("running mean", "learnt", "leave-one-out"):
+    for name in ("running mean", "learned", "leave-one-out"):
         assert named[f"score function, {name}"].phi.variance < 0.3 * plain
     assert named["enumeration"].phi.variance == named["enumeration"].theta.variance == 0
     assert coins.best.name == "enumeration"
@@ -239,7 +239,7 @@ REFUSED = [
     (["--gradient", "path-derivative", "--objective", "elbo-b"], "of --objective elbo-a or iwae"),
     (["--gradient", "gumbel-softmax"], "for codes of Bernoulli or OneHotCategorical"),
     (["--gradient", "enumeration"], "decodes every code"),
-    (["--baseline", "learnt"], "--baseline learnt is for --gradient score-function"),
+    (["--baseline", "learned"], "--baseline learned is for --gradient score-function"),
     (["--gradient", "score-function", "--baseline", "none-at-all"], "--baseline 'none-at-all'"),
     (["--temperature", "0.3"], "--temperature 0.3 is for --gradient gumbel-softmax"),
     (["--gradient", "score-function", "--free-bits", "1"], "--free-bits 1.0 is for --gradient rep"),
@@ -255,7 +255,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_read(options, sentenc
 @pytest.mark.parametrize(
     "options",
     [
-        ["--gradient", "score-function", "--baseline", "learnt"],
+        ["--gradient", "score-function", "--baseline", "learned"],
         ["--gradient", "doubly-reparameterized", "--samples", "3"],
         ["--gradient", "path-derivative", "--posterior", "full-covariance"],
         ["--gradient", "gumbel-softmax", "--posterior", "categorical", "--latent-classes", "3"],

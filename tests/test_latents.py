@@ -37,7 +37,7 @@ def two_layers(top=2, bottom=3, width=6):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         link = Conditional(MLP(top, [5], 2 * bottom), families.Normal())
-        first = Unconditional(families.Normal(), top, learnt=True)
+        first = Unconditional(families.Normal(), top, learned=True)
         prior = Chain([first, link], [top, bottom], reverse=True)
         decoder = Leading(MLP(bottom, [5], width), bottom)
         model = Model(prior, Conditional(decoder, families.Bernoulli()))
@@ -263,7 +263,7 @@ def test_rules_of_what_goes_together():
         ("mean-field", "gamma", 1, 2, "any real numbers"),
         ("von-mises-fisher", "auto", 2, 2, "--layers 2 needs codes"),
         ("ladder", "auto", 1, 2, "add --layers 2"),
-        ("ladder", "mixture", 2, 2, "standard-normal or learnt-normal"),
+        ("ladder", "mixture", 2, 2, "standard-normal or learned-normal"),
         ("cauchy", "standard-normal", 1, 2, "infinite under --prior standard-normal"),
         ("cauchy", "auto", 2, 2, "Gaussians between the layers"),
         ("iaf", "vamp", 1, 2, "--posterior mean-field"),
@@ -350,8 +350,8 @@ def test_constructions_train_on_digits(call, tmp_path, options):
     assert "NaN" not in train_briefly(call, tmp_path, *options)
 
 
-@pytest.mark.parametrize("prior", ["mixture", "vamp", "learnt-normal"])
+@pytest.mark.parametrize("prior", ["mixture", "vamp", "learned-normal"])
 def test_a_plane_of_codes_is_drawn_only_under_a_prior_of_one_law(call, tmp_path, prior):
     train_briefly(call, tmp_path, "--prior", prior, "--latent-dim", "2")
     kinds = workflow.pictures_of(workflow.Material(RunFolder(tmp_path / "run")))
-    assert ("manifold" in kinds) == ("prior-predictive" in kinds) == (prior == "learnt-normal")
+    assert ("manifold" in kinds) == ("prior-predictive" in kinds) == (prior == "learned-normal")

@@ -10,7 +10,7 @@ import torch
 
 import aevb
 from aevb.data import Rows
-from aevb.randomness import Stream, generator, standard_normal
+from aevb.randomness import Stream, generator, normal
 
 FILE = Path(__file__).parents[1] / "examples" / "minimal.py"
 N, SAMPLES = 7, 30
@@ -54,7 +54,7 @@ TOLERANCES = [
 def test_bound_and_gradient_are_those_of_the_library(minimal, dtype, tolerance, samples):
     (encoder, decoder), (model, posterior) = both(minimal, dtype)
     _, x = binary(dtype)
-    noise = torch.from_numpy(np.random.default_rng(1).standard_normal((samples, N, minimal.D)))
+    noise = torch.from_numpy(np.random.default_rng(1).normal((samples, N, minimal.D)))
     noise = noise.to(dtype)
     found = minimal.bound(encoder, decoder, x, noise)
     expected = aevb.elbo_b(model, posterior, x, noise)
@@ -73,7 +73,7 @@ def test_log_evidence_is_that_of_the_library_under_the_same_noise(minimal, dtype
     rows = Rows(values, np.arange(N), (64,))
     noise = torch.stack(
         [
-            standard_normal(generator(5, Stream.EVALUATION, n, 0), (SAMPLES, minimal.D), dtype)
+            normal(generator(5, Stream.EVALUATION, n, 0), (SAMPLES, minimal.D), dtype)
             for n in range(N)
         ],
         dim=1,

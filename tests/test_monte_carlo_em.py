@@ -49,7 +49,7 @@ def test_normal_normal_reaches_its_maximum(weight_prior):
     # so that the spread of what was learned is the error of it.
     n, copies, deviation = 80, 12, 0.5
     x = np.random.default_rng(0).normal(0.4, 1.1, n)
-    prior = Unconditional(NormalFamily(), copies, learnt=True)
+    prior = Unconditional(NormalFamily(), copies, learned=True)
     model = aevb.Model(prior, Fixed(lambda z: Independent(Normal(z, deviation), 1))).double()
     posterior = per_datum(n, copies)
     learner = MonteCarloEM(model, posterior, optimizer=SGD(0.5), weight_prior_rows=weight_prior)

@@ -172,9 +172,9 @@ def test_bad_data_and_bad_noise_get_a_sentence():
         aevb.elbo_b(wide, posterior, x, eps)
 
 
-def test_learnt_prior_gets_a_gradient():
+def test_learned_prior_gets_a_gradient():
     model, posterior = small_pair()
-    model.prior = aevb.Unconditional(Normal(), 2, learnt=True).double()
+    model.prior = aevb.Unconditional(Normal(), 2, learned=True).double()
     value = aevb.elbo_b(model, posterior, binary_rows(3).all().double(), noise((1, 3, 2))).sum()
     (gradient,) = torch.autograd.grad(value, [model.prior.raw])
     assert gradient.abs().min() > 0

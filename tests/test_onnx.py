@@ -58,7 +58,7 @@ def standardized():
 
 def full_prior():
     """A prior with a full covariance: its divergence takes a triangle's inverse."""
-    prior = Unconditional(MultivariateNormal(), D, learnt=True)
+    prior = Unconditional(MultivariateNormal(), D, learned=True)
     return aevb.Model(prior, aevb.bernoulli(decoder())), aevb.mean_field(encoder())
 
 

@@ -255,7 +255,7 @@ def test_training_stays_at_the_maximum():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_a_linear_model_with_any_gaussian_prior_is_recognized(full, dtype):
     torch.manual_seed(3)
-    prior = Unconditional(MultivariateNormal() if full else Normal(), 2, learnt=True)
+    prior = Unconditional(MultivariateNormal() if full else Normal(), 2, learned=True)
     decoder = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Linear(4, 5))
     family = Normal(noise_shape=(5,))
     model = aevb.Model(prior, Conditional(decoder, family)).to(dtype)

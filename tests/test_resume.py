@@ -25,7 +25,7 @@ from aevb.algorithms import FullBayes, MonteCarloEM, uncertain
 from aevb.data import Binarization, Source, split
 from aevb.errors import Interrupted, ModelFileError, UsageError
 from aevb.evaluation import bound_parts
-from aevb.objectives import learnt_baseline, score_function
+from aevb.objectives import learned_baseline, score_function
 from aevb.posterior import amortized
 from aevb.refinement import Refined
 from aevb.storage import RunFolder, weights
@@ -75,7 +75,7 @@ def scored():
     """An objective that learns a baseline, with a memory of its own, along with the rest."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return score_function(aevb.elbo_b, learnt_baseline(X))
+        return score_function(aevb.elbo_b, learned_baseline(X))
 
 
 def full_bayes():
@@ -94,7 +94,7 @@ def asleep(algorithm=aevb.WakeSleep):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         coins = families.Bernoulli()
-        prior = aevb.Unconditional(coins, D, learnt=True)
+        prior = aevb.Unconditional(coins, D, learned=True)
         model = aevb.Model(prior, aevb.bernoulli(aevb.MLP(D, [5], X)))
         return algorithm(model, amortized(aevb.MLP(X, [5], D), coins), optimizer=aevb.Adam(0.02))
 
@@ -102,7 +102,7 @@ def asleep(algorithm=aevb.WakeSleep):
 CASES = {
     "adam": (learner, PLAN),
     "several samples": (lambda: learner(objective=aevb.iwae), replace(PLAN, samples=3)),
-    "a learnt baseline": (lambda: learner(objective=scored()), PLAN),
+    "a learned baseline": (lambda: learner(objective=scored()), PLAN),
     "adagrad": (lambda: learner(aevb.Adagrad(0.1)), PLAN),
     "clipped, with a weight prior": (lambda: learner(clip=0.5, weight_prior_rows=32), PLAN),
     "warm-up": (learner, replace(PLAN, warmup_steps=13, beta=0.7)),

@@ -109,7 +109,7 @@ def convolutional():
 
 def full():
     model = aevb.Model(
-        Unconditional(MultivariateNormal(), D, learnt=True),
+        Unconditional(MultivariateNormal(), D, learned=True),
         aevb.full_gaussian(decoder(X * (X + 3) // 2)),
     )
     return model, aevb.full_covariance(encoder(D * (D + 3) // 2))
@@ -124,7 +124,7 @@ def plain(likelihood):
 
 def shared_noise():
     likelihood = aevb.gaussian(decoder(), sigmoid_mean=True, noise_shape=(X,))
-    return aevb.Model(Unconditional(Normal(), D, learnt=True), likelihood), aevb.mean_field(
+    return aevb.Model(Unconditional(Normal(), D, learned=True), likelihood), aevb.mean_field(
         encoder()
     )
 
@@ -132,7 +132,7 @@ def shared_noise():
 def classes():
     """Codes of one class of D."""
     family = OneHotCategoricals(D)
-    model = aevb.Model(Unconditional(family, D, learnt=True), aevb.bernoulli(decoder()))
+    model = aevb.Model(Unconditional(family, D, learned=True), aevb.bernoulli(decoder()))
     return model, amortized(encoder(D), family)
 
 

@@ -34,7 +34,7 @@ def logit(p):
 
 def quarters():
     """One coin z, two pixels, every probability a quarter or three: draws by a grid are exact."""
-    model = aevb.Model(Unconditional(COINS, 1, learnt=True), aevb.bernoulli(aevb.MLP(1, [], 2)))
+    model = aevb.Model(Unconditional(COINS, 1, learned=True), aevb.bernoulli(aevb.MLP(1, [], 2)))
     posterior = amortized(aevb.MLP(2, [], 1), COINS)
     model, posterior = model.to(DOUBLE), posterior.to(DOUBLE)
     with torch.no_grad():
@@ -52,7 +52,7 @@ def tiny(latent=2, width=3):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
         decoder = aevb.bernoulli(aevb.MLP(latent, [4], width))
-        model = aevb.Model(Unconditional(COINS, latent, learnt=True), decoder)
+        model = aevb.Model(Unconditional(COINS, latent, learned=True), decoder)
         posterior = amortized(aevb.MLP(width, [4], latent), COINS)
         for p in (*model.parameters(), *posterior.parameters()):
             nn.init.normal_(p)
@@ -172,7 +172,7 @@ def test_many_weighted_samples_follow_the_evidence_itself():
 
 def naive_bayes():
     """Three coins given one, and their exact posterior, which is linear in them."""
-    model = aevb.Model(Unconditional(COINS, 1, learnt=True), aevb.bernoulli(aevb.MLP(1, [], 3)))
+    model = aevb.Model(Unconditional(COINS, 1, learned=True), aevb.bernoulli(aevb.MLP(1, [], 3)))
     model = model.to(DOUBLE)
     posterior = amortized(aevb.MLP(3, [], 1), COINS).to(DOUBLE)
     off, on = logit([0.2, 0.6, 0.5]), logit([0.7, 0.1, 0.9])
@@ -318,7 +318,7 @@ def test_encoders_reach_the_posterior_of_conjugate_models(conjugate, algorithm):
 def sigmoid_belief_network():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        top = [Unconditional(COINS, 2, learnt=True), Conditional(aevb.MLP(2, [], 3), COINS)]
+        top = [Unconditional(COINS, 2, learned=True), Conditional(aevb.MLP(2, [], 3), COINS)]
         model = aevb.Model(
             Chain(top, [2, 3], reverse=True), aevb.bernoulli(Leading(aevb.MLP(3, [], 6), 3))
         )
@@ -364,7 +364,7 @@ def by_side(algorithm, asleep_too):
     stays: codes, prior and data have draws that could be differentiated."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        prior = Unconditional(families.Normal(), 2, learnt=True)
+        prior = Unconditional(families.Normal(), 2, learned=True)
         model = aevb.Model(prior, aevb.gaussian(aevb.MLP(2, [5], 12))).to(DOUBLE)
         learner = algorithm(model, aevb.mean_field(aevb.MLP(6, [5], 4)).to(DOUBLE))
     x = torch.linspace(-1, 1, 24, dtype=DOUBLE).reshape(4, 6)

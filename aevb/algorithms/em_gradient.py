@@ -59,7 +59,7 @@ class GeneralizedEM(Monotone[Points]):
         >>> from aevb import MLP, Model, bernoulli
         >>> from aevb.conditional import Unconditional
         >>> from aevb.families import OneHotCategorical
-        >>> prior = Unconditional(OneHotCategorical(), 2, learnt=True)
+        >>> prior = Unconditional(OneHotCategorical(), 2, learned=True)
         >>> learner = GeneralizedEM(Model(prior, bernoulli(MLP(2, [], 3))), rows=4)
         >>> state = learner.init()
         >>> learner.step(state, torch.eye(4)[:, :3])
@@ -84,8 +84,8 @@ class GeneralizedEM(Monotone[Points]):
         """The model as a linear-Gaussian one over its own codes."""
         same = as_linear_gaussian(self.model)
         found = affine_of(self.model.prior())
-        learnt = any(p.requires_grad for p in self.model.prior.parameters())
-        if same is None or found is None or learnt:
+        learned = any(p.requires_grad for p in self.model.prior.parameters())
+        if same is None or found is None or learned:
             raise UsageError(
                 "generalized EM needs codes that can be listed, at most 65,536 of them, or a "
                 "linear-Gaussian model under the prior N(0, I): choose another algorithm"

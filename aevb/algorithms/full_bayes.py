@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from aevb.algorithms.gradient import GradientLearner
 from aevb.conditional import Averaged
-from aevb.devices import parameter_of
+from aevb.devices import tensor_of
 from aevb.distributions.reparameterization import Noise
 from aevb.errors import UsageError
 from aevb.model import Model
@@ -67,7 +67,7 @@ class FullBayes(GradientLearner):
             raise UsageError("the weights have the prior N(0, I) already: leave weight_prior out")
         self._at_draw = _AtDraw(self.objective, self.model, self.posterior)
         first = int(generator(self.seed, Stream.NOISE, 0, 1).integers(2**62))
-        self._steps = _Steps(first).to(parameter_of(self.model).device)
+        self._steps = _Steps(first).to(tensor_of(self.model).device)
         super().__post_init__()
 
     def modules(self) -> dict[str, nn.Module]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from aevb.algorithms.learner import Learner, State, empty_totals
-from aevb.devices import parameter_of
+from aevb.devices import tensor_of
 from aevb.distributions.reparameterization import NONE, Noise
 from aevb.errors import TrainingError, UsageError
 from aevb.model import Model
@@ -83,7 +83,7 @@ class Monotone(Learner, Generic[Found]):
         modules = {"model": self.model, "posterior": self.posterior}
         named = [(f"{k}.{n}", t) for k, m in modules.items() for n, t in m.named_parameters()]
         buffers = [(f"{k}.{n}", t) for k, m in modules.items() for n, t in m.named_buffers()]
-        device = parameter_of(self.model).device
+        device = tensor_of(self.model).device
         return State(
             parameters={name: p.detach() for name, p in named},
             buffers=dict(buffers),
@@ -129,7 +129,7 @@ class Monotone(Learner, Generic[Found]):
                 f"{type(self).__name__} takes all {self.rows} rows in every step, found a batch of "
                 f"{len(batch.x)}: make the batch size {self.rows}"
             )
-        return self.treated(batch).x.to(parameter_of(self.model))
+        return self.treated(batch).x.to(tensor_of(self.model))
 
     def _require_no_fall(self, state: State, x: Tensor, reached: float) -> None:
         name = type(self).__name__
@@ -139,7 +139,7 @@ class Monotone(Learner, Generic[Found]):
                 "missing values in the data"
             )
         floor = float(state.extra["floor"])
-        eps = torch.finfo(parameter_of(self.model).dtype).eps
+        eps = torch.finfo(tensor_of(self.model).dtype).eps
         rounding = ROUNDINGS * eps * (1 + abs(reached))
         # The condition costs more than the rest, and matters only where something is amiss.
         if reached < floor - rounding and reached < floor - rounding * self._condition(x):

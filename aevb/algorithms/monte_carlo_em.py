@@ -27,7 +27,7 @@ from aevb.mcmc import ACCEPTANCE, HMC, SHORTENED, LogDensity
 from aevb.objectives import Terms
 from aevb.optimizers import Adagrad, Optimizer
 from aevb.posterior import Batch, PerDatum, as_batch
-from aevb.randomness import Stream, generator, standard_normal, uniform
+from aevb.randomness import Stream, generator, normal, uniform
 
 LEAPFROGS, UPDATES = 10, 5
 """Of a transition, and of the weights after them: the paper's."""
@@ -106,7 +106,7 @@ class MonteCarloEM(GradientLearner):
         self._map = _from_reals(prior)
         size = self._map.inverse_shape(prior.event_shape)
         one = Noise(torch.Size((1,)), uniform)
-        self._noises = [Noise(size, standard_normal), one, one]
+        self._noises = [Noise(size, normal), one, one]
 
     def init(self) -> State:
         """The state at the present parameters, and chains at draws of the prior from `seed`."""

@@ -40,7 +40,7 @@ class WakeSleep(GradientLearner):
         theta:  mean over x and s of grad log p(x, z_s),        z_s from q(z given x)
         phi:    mean over dreams of grad log q(z given x'),     z from p(z), x' from p(x given z)
 
-    A prior that is learnt belongs to theta. There are as many dreams in a step as data. What is
+    A prior that is learned belongs to theta. There are as many dreams in a step as data. What is
     reported is estimator A of the bound at the wake phase's draws, which no phase follows.
     Shapes: a batch of M data; noise (L, M, E) as `noise` says: side by side that of the wake codes,
     of the dreamt codes and of the dreams. Units: nats per datum.
@@ -54,7 +54,7 @@ class WakeSleep(GradientLearner):
         >>> from aevb import families
         >>> from aevb.posterior import amortized
         >>> from aevb.randomness import Stream, generator
-        >>> prior = aevb.Unconditional(families.Bernoulli(), 3, learnt=True)
+        >>> prior = aevb.Unconditional(families.Bernoulli(), 3, learned=True)
         >>> model = aevb.Model(prior, aevb.bernoulli(aevb.MLP(3, [8], 5)))
         >>> learner = WakeSleep(model, amortized(aevb.MLP(5, [8], 3), families.Bernoulli()))
         >>> state, batch = learner.init(), Batch(torch.ones(4, 5))

@@ -28,7 +28,7 @@ from aevb.distributions.reparameterization import (
     side_by_side,
 )
 from aevb.distributions.special import ndtr
-from aevb.randomness import open_uniform, standard_normal
+from aevb.randomness import normal, open_uniform
 
 
 def _noise(
@@ -36,7 +36,7 @@ def _noise(
 ) -> Tensor:
     """Normals along the last axis, and one uniform number behind them."""
     *lead, size = shape
-    normals = standard_normal(generator, (*lead, size - 1), dtype)
+    normals = normal(generator, (*lead, size - 1), dtype)
     return torch.cat([normals, open_uniform(generator, (*lead, 1), dtype)], -1)
 
 
@@ -167,7 +167,7 @@ def _has_route(mixture: td.MixtureSameFamily) -> bool:
         and has_cdf
         and kind is not None
         and not kind.noise_shape(base)
-        and kind.law in (standard_normal, open_uniform)
+        and kind.law in (normal, open_uniform)
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from aevb.distributions.reparameterization import Reparameterized, route
-from aevb.randomness import standard_normal
+from aevb.randomness import normal
 
 
 class Elliptical(Reparameterized, Distribution):
@@ -91,7 +91,7 @@ class Elliptical(Reparameterized, Distribution):
         """N(0, I) for the direction, and the radial law's own noise after it."""
         own = route(self.radial)
         d = self.loc.shape[-1]
-        direction = standard_normal(generator, (*shape[:-1], d), dtype)
+        direction = normal(generator, (*shape[:-1], d), dtype)
         radius = own.law(generator, (*shape[:-1], shape[-1] - d), dtype)
         return torch.cat([direction, radius], -1)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from aevb.errors import UsageError
-from aevb.randomness import standard_normal
+from aevb.randomness import normal
 
 Law = Callable[[np.random.Generator, Sequence[int], torch.dtype], Tensor]
 """Draws of the noise: (generator, shape, dtype) to a tensor of that shape."""
@@ -46,7 +46,7 @@ class Reparameterized(Distribution):
     has_rsample = True
     route: ClassVar[str]
     """Which route of the paper's section 2.4 it takes: see the table above."""
-    law: Law = staticmethod(standard_normal)  # by (generator, shape, dtype)
+    law: Law = staticmethod(normal)  # by (generator, shape, dtype)
 
     def noise_shape(self) -> torch.Size:
         """The shape of the noise of one draw, for one element of the batch."""
@@ -157,7 +157,7 @@ class Noise(NamedTuple):
         return self.law(generator, (*lead, *self.shape), dtype)
 
 
-NONE = Noise(torch.Size((0,)), standard_normal)
+NONE = Noise(torch.Size((0,)), normal)
 """Of what draws by torch's own generator."""
 
 
@@ -165,7 +165,7 @@ def side_by_side(noises: Sequence[Noise]) -> Noise:
     """The noise of several draws as one vector; `apart` takes it to pieces.
 
     Example:
-        >>> side_by_side([Noise(torch.Size((2, 3)), standard_normal), NONE]).shape
+        >>> side_by_side([Noise(torch.Size((2, 3)), normal), NONE]).shape
         torch.Size([6])
     """
 

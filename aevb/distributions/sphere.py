@@ -14,7 +14,7 @@ from torch.distributions.kl import register_kl
 from aevb.distributions.quadrature import nodes, reach
 from aevb.distributions.reparameterization import Reparameterized
 from aevb.distributions.special import in_chunks
-from aevb.randomness import open_uniform, standard_normal
+from aevb.randomness import normal, open_uniform
 
 _DEPTH = 45.0  # of a density in logarithms, below which an integral does not see it
 _STEPS = 6
@@ -48,7 +48,7 @@ def tangent_and_height(
         >>> tangent_and_height(np.random.default_rng(0), (2, 3)).shape
         torch.Size([2, 3])
     """
-    around = standard_normal(source, (*shape[:-1], shape[-1] - 1), dtype)
+    around = normal(source, (*shape[:-1], shape[-1] - 1), dtype)
     return torch.cat([around, open_uniform(source, (*shape[:-1], 1), dtype)], -1)
 
 
@@ -186,7 +186,7 @@ class HypersphericalUniform(Reparameterized, Distribution):
 
     def noise(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor:
         like = self._entropy
-        drawn = standard_normal(generator, (*shape, *self.batch_shape, self.dim), like.dtype)
+        drawn = normal(generator, (*shape, *self.batch_shape, self.dim), like.dtype)
         return drawn.to(like.device)
 
     def transform(self, noise: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from aevb.algorithms import Learner
 from aevb.algorithms.semi_supervised import SemiSupervised
 from aevb.data import Dataset, Rows
 from aevb.data.source import UNLABELED
-from aevb.devices import parameter_of
+from aevb.devices import tensor_of
 from aevb.errors import UsageError
 from aevb.estimator.classifier import classes_of
 from aevb.estimator.parameters import Randomness
@@ -52,7 +52,7 @@ class _ClassAndCode(VAE):
         return build_with_class(self.settings_, data, self.classes)
 
     def _learner(self, settings: Settings, rows: Rows) -> Learner:
-        device = parameter_of(self.model_).device
+        device = tensor_of(self.model_).device
         known = np.flatnonzero(self.labels != UNLABELED)
         return SemiSupervised(
             *(self.model_, self.posterior_),

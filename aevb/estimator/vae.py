@@ -15,7 +15,7 @@ from aevb import codes, imputation
 from aevb.algorithms import Learner, State
 from aevb.data import Binarization, Dataset, Rows, Source, all_rows
 from aevb.data.frames import is_frame
-from aevb.devices import parameter_of
+from aevb.devices import tensor_of
 from aevb.errors import DataError, TrainingError, UsageError
 from aevb.estimator.display import html_of
 from aevb.estimator.parameters import (
@@ -165,7 +165,7 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             raise UsageError(f"{name} sees all rows in each step: call fit, not partial_fit")
         noise_law = algorithm.noise(first_batch(self.model_, rows))
         order = generator(settings.seed, Stream.ORDER, len(self.history_)).permutation(len(rows))
-        device = parameter_of(self.model_).device
+        device = tensor_of(self.model_).device
         for start in range(0, len(rows), settings.batch_size):
             positions = order[start : start + settings.batch_size]
             source = generator(settings.seed, Stream.NOISE, state.t)

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from aevb.data import Rows
-from aevb.devices import full_float32, parameter_of, sent
+from aevb.devices import full_float32, sent, tensor_of
 from aevb.distributions import route
 from aevb.distributions.summary import on_reals
 from aevb.errors import UsageError
@@ -40,9 +40,9 @@ from aevb.posterior import Batch, FromPrior, Posterior
 from aevb.randomness import (
     Stream,
     generator,
+    normal,
     rewind,
     seed_torch,
-    standard_normal,
     torch_kept,
     uniform,
 )
@@ -196,7 +196,7 @@ def simulate(model: Model, n: int, *, seed: int = 0) -> tuple[Array, Rows]:
     """
     if n < 1:
         raise UsageError(f"the number of simulated rows must be at least 1, found {n}")
-    device = parameter_of(model).device
+    device = tensor_of(model).device
     with evaluating(model), torch_kept(device):
         z = model.sample_prior(n, generator(seed, Stream.SIMULATION))
         seed_torch(int(generator(seed, Stream.SIMULATION, 1).integers(2**63)), device)
@@ -239,7 +239,7 @@ class _Walks:
             r = self.annealing.law(self.model, self.posterior, batch)
             return work(_Chunk(self, batch.x, positions, r), positions)
 
-        cells = CELLS_AT_ONCE[parameter_of(self.model).device.type]
+        cells = CELLS_AT_ONCE[tensor_of(self.model).device.type]
         size = max(1, cells // (max(self.samples, PILOTS) * max(rows.width, 1)))
         with evaluating(self.model, self.posterior), kept_memory(), full_float32():
             return by_chunks(self.model, rows, size, columns, chains, kept=kept, progress=progress)
@@ -349,7 +349,7 @@ class _Chunk:
         chains, _, size = z.shape
 
         def draw(source: np.random.Generator) -> Tensor:
-            momentum = standard_normal(source, (chains, size), z.dtype)
+            momentum = normal(source, (chains, size), z.dtype)
             return torch.cat([momentum, uniform(source, (chains, 1), z.dtype)], dim=1)
 
         both = self._drawn(draw, t, part)

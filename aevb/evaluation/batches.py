@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from aevb.data import Rows
-from aevb.devices import parameter_of
+from aevb.devices import tensor_of
 from aevb.model import Model
 from aevb.posterior import Batch
 from aevb.priors import VampPrior
@@ -20,7 +20,7 @@ CELLS_AT_ONCE = {"cpu": 800_000, "cuda": 64_000_000}
 
 def batch_for(model: Model, x: Tensor, positions: NDArray[np.int64]) -> Batch:
     """Rows as a batch in the dtype, and on the device, of the model's parameters."""
-    x = x.to(parameter_of(model))
+    x = x.to(tensor_of(model))
     return Batch(x, torch.from_numpy(positions).to(x.device))
 
 

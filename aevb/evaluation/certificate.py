@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aevb.data import Rows
-from aevb.devices import parameter_of
+from aevb.devices import tensor_of
 from aevb.evaluation.pareto import verdict
 from aevb.model import Model
 
@@ -122,7 +122,7 @@ def finite(value: float) -> float | None:
 
 def precision_of(model: Model) -> str:
     """The dtype that a model computes in, as it stands beside a number."""
-    return str(parameter_of(model).dtype).removeprefix("torch.")
+    return str(tensor_of(model).dtype).removeprefix("torch.")
 
 
 def treatment(rows: Rows) -> str:

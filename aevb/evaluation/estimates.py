@@ -23,7 +23,7 @@ from torch import Tensor
 from aevb.compilation import Compiled, layouts
 from aevb.data import Rows
 from aevb.data.fingerprints import keys_of_rows
-from aevb.devices import full_float32, parameter_of, sent
+from aevb.devices import full_float32, sent, tensor_of
 from aevb.distributions import kl, reparameterize, route
 from aevb.errors import UsageError
 from aevb.evaluation.batches import CELLS_AT_ONCE, batch_for, evaluating, first_batch
@@ -258,7 +258,7 @@ def bound_parts(
     for `bound_sums`, say a compiled one.
     Shapes: N rows. Units: nats per datum.
     """
-    like = parameter_of(model)
+    like = tensor_of(model)
     total = torch.zeros(2, dtype=torch.float64, device=like.device)
     with evaluating(model, posterior):
         way = route(posterior(first_batch(model, rows)))
@@ -309,7 +309,7 @@ class _Engine:
         self.samples = sum(counts)
         if self.samples < 1:
             raise UsageError(f"the number of samples must be at least 1, found {self.samples}")
-        self.like = parameter_of(model)
+        self.like = tensor_of(model)
         dtype = precision_of(model)
         if precision != "float32" and self.like.dtype != torch.float32:
             raise UsageError(f"{precision} products need a model in float32, found {dtype}")

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from aevb.data import Rows
-from aevb.devices import parameter_of
+from aevb.devices import tensor_of
 from aevb.distributions import kl
 from aevb.distributions.reparameterization import Noise
 from aevb.errors import UsageError
@@ -45,7 +45,7 @@ from aevb.objectives import (
     enumeration,
     gumbel_softmax,
     iwae,
-    learnt_baseline,
+    learned_baseline,
     path_derivative,
     score_function,
     straight_through,
@@ -261,11 +261,11 @@ def _of_iwae(batch: Batch) -> dict[str, Objective]:
 def _score_functions(bound: Objective, batch: Batch) -> dict[str, Objective]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        learnt = learnt_baseline(batch.x[0].numel())
+        learned = learned_baseline(batch.x[0].numel())
     return {
         "score function": score_function(bound),
         "score function, running mean": score_function(bound, RunningMean().to(batch.x)),
-        "score function, learnt": score_function(bound, learnt.to(batch.x)),
+        "score function, learned": score_function(bound, learned.to(batch.x)),
     }
 
 
@@ -401,7 +401,7 @@ class _Measure:
         with torch.no_grad():
             law: Noise = objective.noise(self.model, self.posterior, self.batch)
         source = generator(self.seed, Stream.GRADIENTS, use, block)
-        like = parameter_of(self.model)
+        like = tensor_of(self.model)
         lead = (self.samples, len(self.batch.x))
         return lambda n: law.draw(source, (n, *lead), like.dtype).to(like.device)
 

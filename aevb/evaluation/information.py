@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from aevb.data import Rows
-from aevb.devices import parameter_of
+from aevb.devices import tensor_of
 from aevb.distributions import on_reals, reparameterize, route
 from aevb.errors import UsageError
 from aevb.evaluation.batches import batch_for, evaluating
@@ -35,7 +35,7 @@ def codes_of(
 
     `block` names the draw: another one, other noise.
     """
-    like = parameter_of(model)
+    like = tensor_of(model)
     with evaluating(model, posterior):
         q = posterior(batch_for(model, rows.all(), np.arange(len(rows))))
         noise = route(q).noise(generator(seed, Stream.CHECK, block), (1, len(rows)), like.dtype)

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from aevb.data import Rows
-from aevb.devices import full_float32, parameter_of, sent
+from aevb.devices import full_float32, sent, tensor_of
 from aevb.distributions import on_reals
 from aevb.distributions.reparameterization import Route, route
 from aevb.errors import UsageError
@@ -51,7 +51,7 @@ from aevb.mcmc import (
 )
 from aevb.model import Model
 from aevb.posterior import Posterior
-from aevb.randomness import Stream, generator, rewind, standard_normal, uniform
+from aevb.randomness import Stream, generator, normal, rewind, uniform
 
 CHAINS, BURN_IN, LEAPFROGS = 4, 50, 4
 SCOUTS = 12
@@ -110,7 +110,7 @@ def reciprocal(
             f"the number of samples must be a multiple of {CHAINS}, as there are {CHAINS} chains, "
             f"and at least {FEWEST}, found {samples}"
         )
-    like = parameter_of(model)
+    like = tensor_of(model)
     with evaluating(model, posterior), kept_memory(), full_float32():
         prior = model.prior()
         if len(prior.event_shape) != 1 or not on_reals(prior):
@@ -265,7 +265,7 @@ class _Noise:
             lead, dtype = (STEPS_AT_ONCE, shape[0]), self.like.dtype
 
             def draw(source: np.random.Generator) -> tuple[Tensor, ...]:
-                momentum = standard_normal(source, (*lead, shape[-1]), dtype)
+                momentum = normal(source, (*lead, shape[-1]), dtype)
                 return momentum, uniform(source, lead, dtype), uniform(source, lead, dtype)
 
             self.block = StepNoise(*self._each(draw, part, t // STEPS_AT_ONCE, axis=2))

@@ -20,7 +20,7 @@ from torch.func import grad
 
 from aevb.compilation import Compiled, layouts
 from aevb.data import Rows
-from aevb.devices import full_float32, parameter_of, sent
+from aevb.devices import full_float32, sent, tensor_of
 from aevb.distributions import kl, reparameterize, route
 from aevb.evaluation.batches import CELLS_AT_ONCE, batch_for, evaluating, first_batch
 from aevb.evaluation.chunks import by_chunks
@@ -118,7 +118,7 @@ class Refiner:
             q = posterior.given(start)
             kl(q, model.prior())  # torch finds its formula here, which it cannot while traced
         self.outputs, self.way = start.shape[1], route(q)
-        device = parameter_of(model).device.type
+        device = tensor_of(model).device.type
         self.chunk = max(1, CELLS_AT_ONCE[device] // (SAMPLES * max(rows.width, 1)))
         _, decode = operations(model, posterior, rows)
         ahead = 2 * decode * SAMPLES * steps * len(rows)
@@ -148,12 +148,12 @@ class Refiner:
     def posterior_with(self, numbers: Tensor) -> PerDatum:
         """The family of the posterior at numbers (N, outputs), the datum's index its row."""
         posterior = self.posterior.renewed(len(numbers), self.outputs)
-        posterior.to(parameter_of(self.model))
+        posterior.to(tensor_of(self.model))
         posterior.put(numbers)
         return posterior
 
     def _zeros(self, m: int) -> Tensor:
-        return torch.zeros(m, self.outputs).to(parameter_of(self.model))
+        return torch.zeros(m, self.outputs).to(tensor_of(self.model))
 
     def _state_for(self, start: Tensor) -> "_State":
         """The one that a graph works on, for chunks of the first's size: it was made for it."""
@@ -175,7 +175,7 @@ class Refiner:
 
     def _noise(self, positions: NDArray[np.int64], steps: int) -> Iterator[Tensor]:
         """The noise of each step, (SAMPLES, M, D), drawn for some steps at once."""
-        like, source = parameter_of(self.model), generator(self.seed, Stream.EVALUATION)
+        like, source = tensor_of(self.model), generator(self.seed, Stream.EVALUATION)
         for start in range(0, steps, NOISE_BLOCK):
             lead = min(NOISE_BLOCK, steps - start), SAMPLES
             drawn = torch.empty((*lead, len(positions), *self.way.shape), dtype=like.dtype)

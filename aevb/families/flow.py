@@ -4,7 +4,7 @@
 
 Numbers that are zero give maps that are the identity, or turn the Gaussian: each family begins as
 the diagonal Gaussian that it refines. Where a map has few parameters, each condition has maps of
-its own: a number is what is learnt for all of them plus a share of what the condition says. Where
+its own: a number is what is learned for all of them plus a share of what the condition says. Where
 a network is the map, the condition gives it a context.
 """
 
@@ -79,7 +79,7 @@ class _Flow(Family):
 class _Stepwise(_Flow):
     """Maps with a few numbers each, (layers, width).
 
-    numbers = start + SHARE raw,   start a parameter, learnt for all conditions
+    numbers = start + SHARE raw,   start a parameter, learned for all conditions
     """
 
     def __init__(self, size: int, layers: int, start: Tensor) -> None:
@@ -104,7 +104,7 @@ class Planar(_Stepwise):
     """A Gaussian through planar maps, x + u tanh(w.x + b).
 
     Shapes: raw (*batch, 2 D + layers (2 D + 1)): means, log-variances, then u, w and b of each map.
-    Learnt for all conditions are random w, and u and b that start at 0: at raw = 0 each map is the
+    Learned for all conditions are random w, and u and b that start at 0: at raw = 0 each map is the
     identity, and moves with u.
     Units: nats. Errors: UsageError for a size or layers below 1, for another number of outputs.
     Source: Rezende & Mohamed (2015), "Variational inference with normalizing flows", section 4.1.
@@ -128,7 +128,7 @@ class Radial(_Stepwise):
     """A Gaussian through radial maps, x + beta (x - center) / (alpha + |x - center|).
 
     Shapes: raw (*batch, 2 D + layers (D + 2)): means, log-variances, then the center, log alpha and
-    the raw beta of each map. Learnt for all conditions are random centers, and numbers that start
+    the raw beta of each map. Learned for all conditions are random centers, and numbers that start
     at 0: at raw = 0 each map is the identity, and moves with beta.
     Units: nats. Errors: as `Planar`.
     Source: Rezende & Mohamed (2015), section 4.1.
@@ -151,7 +151,7 @@ class Radial(_Stepwise):
 class Householder(_Stepwise):
     """A Gaussian through reflections: a full covariance, of which D reflections reach every one.
 
-    Shapes: raw (*batch, 2 D + layers D): means, log-variances, then v of each reflection. Learnt
+    Shapes: raw (*batch, 2 D + layers D): means, log-variances, then v of each reflection. Learned
     for all conditions are random v, in pairs of equal ones, which cancel at raw = 0; an odd last
     one reflects.
     Units: nats. Errors: as `Planar`.
@@ -176,7 +176,7 @@ class Sylvester(_Stepwise):
 
     Shapes: raw (*batch, 2 D + layers (M D + M (M + 1) + M)): means, log-variances, then for each
     map v of Q's M reflections, an M x M block with R in its upper triangle and S, transposed,
-    below its diagonal, the diagonal of S, and b. Learnt for all conditions are random v, R and b
+    below its diagonal, the diagonal of S, and b. Learned for all conditions are random v, R and b
     that start at 0 and S at the unit matrix: at raw = 0 each map is the identity, and moves with R.
     Units: nats. Errors: as `Planar`, and UsageError for a bottleneck above D.
     Source: van den Berg et al. (2018), "Sylvester normalizing flows for variational inference", the

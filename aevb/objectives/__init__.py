@@ -12,11 +12,11 @@ Each has the value of its bound; what differs is the gradient, in variance, cost
 
 from aevb.objectives.baselines import (
     Baseline,
-    Learnt,
+    Learned,
     LeaveOneOut,
     RunningMean,
     Signal,
-    learnt_baseline,
+    learned_baseline,
 )
 from aevb.objectives.bounds import (
     Draw,
@@ -47,7 +47,7 @@ __all__ = [
     "Encoded",
     "Enumerated",
     "LeaveOneOut",
-    "Learnt",
+    "Learned",
     "Objective",
     "PathDerivative",
     "Relaxed",
@@ -64,7 +64,7 @@ __all__ = [
     "free_bits",
     "gumbel_softmax",
     "iwae",
-    "learnt_baseline",
+    "learned_baseline",
     "path_derivative",
     "score_function",
     "straight_through",

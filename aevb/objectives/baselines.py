@@ -113,7 +113,7 @@ class RunningMean(Baseline):
             past.mul_(self.decay).add_((1 - self.decay) * new)
 
 
-class Learnt(RunningMean):
+class Learned(RunningMean):
     """A network of the datum, on the scale of the signals so far.
 
         b(x) = m + s c(x),   c by the gradient of ((signal - m) / s - c(x))^2
@@ -122,7 +122,7 @@ class Learnt(RunningMean):
     Source: Mnih & Gregor (2014), "Neural variational inference and learning in belief networks",
     section 2.3.
     Example:
-        >>> baseline = learnt_baseline(3)
+        >>> baseline = learned_baseline(3)
         >>> b, error = baseline(Signal(torch.zeros(4, 2), lambda: None), torch.zeros(2, 3))
         >>> b.shape, error.shape
         (torch.Size([2]), torch.Size([2]))
@@ -144,13 +144,13 @@ class Learnt(RunningMean):
         return middle + spread * c, known * (target - c).square()
 
 
-def learnt_baseline(width: int) -> Learnt:
-    """A learnt baseline for data of so many numbers, with one hidden layer, zero at first."""
+def learned_baseline(width: int) -> Learned:
+    """A learned baseline for data of so many numbers, with one hidden layer, zero at first."""
     network = MLP(width, [WIDTH], 1)
     with torch.no_grad():
         network.head.weight.zero_()
         network.head.bias.zero_()
-    return Learnt(network)
+    return Learned(network)
 
 
 def mean_of_others(f: Tensor) -> Tensor:

@@ -35,8 +35,7 @@ from aevb.networks import MLP
 from aevb.optimizers import constant
 from aevb.plan import Plan, work_of
 from aevb.posterior import PerDatum, Posterior, mean_field, per_datum
-from aevb.randomness import Stream, generator
-from aevb.randomness import standard_normal as normal_draws
+from aevb.randomness import Stream, generator, normal
 from aevb.settings import check_settings
 from aevb.storage import RunFolder, learner
 from aevb.storage.files import read_json, to_json
@@ -119,7 +118,7 @@ def build(experiment: Experiment, data: Dataset) -> tuple[Model, Posterior]:
     with torch.no_grad():
         encoder = () if isinstance(posterior, PerDatum) else posterior.parameters()
         for p in (*model.parameters(), *encoder):
-            p.copy_(math.sqrt(INITIAL_VARIANCE) * normal_draws(source, p.shape))
+            p.copy_(math.sqrt(INITIAL_VARIANCE) * normal(source, p.shape))
     return model, posterior
 
 

@@ -77,7 +77,7 @@ def settle_exact(settings: Settings) -> Settings:
         "covariance": kind,
         "likelihood": "gaussian",
         "binarize": "none",
-        "prior": "standard-normal" if components is None else "learnt-categorical",
+        "prior": "standard-normal" if components is None else "learned-categorical",
         "objective": "enumeration" if settings.algorithm == "aevb" else "log p(x)",
     }
     if settings.algorithm != "aevb":

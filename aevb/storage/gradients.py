@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from aevb.devices import parameter_of
+from aevb.devices import tensor_of
 from aevb.distributions import route
 from aevb.errors import UsageError
 from aevb.evaluation import evaluating
@@ -26,7 +26,7 @@ from aevb.objectives import (
     free_bits,
     gumbel_softmax,
     iwae,
-    learnt_baseline,
+    learned_baseline,
     path_derivative,
     score_function,
     straight_through,
@@ -57,7 +57,7 @@ OWN = {
 """Algorithms that climb what no option changes, and what it is called."""
 OF_A_BOUND = ("aevb", "semi-amortized", "full-bayes", "mean-field")
 """Algorithms that climb the bound that is asked for, by the gradient that is asked for."""
-BASELINES = ("none", "running-mean", "learnt", "leave-one-out")
+BASELINES = ("none", "running-mean", "learned", "leave-one-out")
 TEMPERATURE = 0.5
 
 
@@ -130,7 +130,7 @@ def estimator_of(settings: Settings, model: Model) -> Objective:
     """The objective with the gradient that the settings name, for the data of a model."""
     found = _estimator(settle_gradient(settings), _width(model))
     for module in found.modules().values():
-        module.to(parameter_of(model))
+        module.to(tensor_of(model))
     return found
 
 
@@ -156,11 +156,11 @@ def _estimator(settings: Settings, width: int) -> Objective:
 
 
 def _baseline(settings: Settings, width: int) -> Baseline | None:
-    if settings.baseline == "learnt":
+    if settings.baseline == "learned":
         word = generator(settings.seed, Stream.INITIALIZATION, 1).integers(2**63)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(word))
-            return learnt_baseline(width)
+            return learned_baseline(width)
     if settings.baseline == "none":
         return None
     return LeaveOneOut() if settings.baseline == "leave-one-out" else RunningMean()
@@ -169,7 +169,7 @@ def _baseline(settings: Settings, width: int) -> Baseline | None:
 def _width(model: Model) -> int:
     """The numbers of a datum."""
     with evaluating(model):
-        like = parameter_of(model)
+        like = tensor_of(model)
         z = torch.zeros((1, *model.prior().event_shape), dtype=like.dtype, device=like.device)
         return int(model.likelihood(z).event_shape.numel())
 

@@ -39,7 +39,7 @@ WIDTH = 128
 """Of the networks of a flow."""
 CLASSES = 10
 """Of a latent that is one of several."""
-LEARNT = "learnt-"
+LEARNT = "learned-"
 """Begins the names of priors with numbers of their own."""
 
 FAMILIES: dict[str, tuple[str, Callable[[int], Family]]] = {
@@ -103,7 +103,7 @@ HEAVY = {
 """Families without a mean at some parameters, and the priors under which KL(q || p) is finite."""
 PRIORS: dict[str, tuple[str, Callable[[int], Unconditional]]] = {
     "standard-normal": ("real", lambda size: Unconditional(Normal(), size)),
-    "learnt-normal": ("real", lambda size: Unconditional(Normal(), size, learnt=True)),
+    "learned-normal": ("real", lambda size: Unconditional(Normal(), size, learned=True)),
     "mixture": (
         "real",
         lambda size: Unconditional(families.Mixture(size, PRIOR_COMPONENTS), size),
@@ -128,7 +128,7 @@ PRIORS: dict[str, tuple[str, Callable[[int], Unconditional]]] = {
 DISCRETE_PRIORS = {
     f"{way}{name}": (space, name) for name, (space, _) in DISCRETE.items() for way in ("", LEARNT)
 }
-"""Fair ones, and learnt ones: the set and the family."""
+"""Fair ones, and learned ones: the set and the family."""
 SPACES = {
     "real": ("any real numbers", "standard-normal"),
     "positive": ("positive numbers", "exponential"),
@@ -203,11 +203,11 @@ def check_latents(posterior: str, prior: str, layers: int, size: int) -> None:
         )
     if name == "ladder" and layers < 2:
         raise UsageError("--posterior ladder needs at least two layers to climb: add --layers 2")
-    gaussian = prior in ("standard-normal", "learnt-normal")
+    gaussian = prior in ("standard-normal", "learned-normal")
     if name == "ladder" and (way != "amortized" or not gaussian):
         raise UsageError(
             "--posterior ladder multiplies what x says with what the model says, layer by layer, "
-            "as Gaussians: it is amortized, with the prior standard-normal or learnt-normal"
+            "as Gaussians: it is amortized, with the prior standard-normal or learned-normal"
         )
     if prior == "vamp" and (posterior, layers) != ("mean-field", 1):
         raise UsageError(
@@ -318,7 +318,7 @@ def _top(prior: str, size: int, classes: int) -> Unconditional:
     if prior not in DISCRETE_PRIORS:
         return PRIORS[prior][1](size)
     family = DISCRETE[DISCRETE_PRIORS[prior][1]][1](classes)
-    return Unconditional(family, size, learnt=prior.startswith(LEARNT))
+    return Unconditional(family, size, learned=prior.startswith(LEARNT))
 
 
 def make_posterior(

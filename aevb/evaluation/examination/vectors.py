@@ -28,7 +28,7 @@ from aevb.evaluation.examination.subject import Law, Skipped, Subject, drawn, si
 from aevb.evaluation.findings import Finding
 from aevb.evaluation.pareto import RELIABLE, largest, tail_shape
 from aevb.flows import FlowDistribution
-from aevb.randomness import open_uniform, standard_normal, uniform
+from aevb.randomness import normal, open_uniform, uniform
 
 DRAWS = 4000
 PROPOSALS = 8192
@@ -174,7 +174,7 @@ def _integral(
 def _proposed(size: int, source: np.random.Generator) -> Tensor:
     """Draws of Student's laws about 0, half of them of each freedom, (PROPOSALS, D)."""
     freedom = np.repeat(FREEDOMS, PROPOSALS // 2)[:, None]
-    normal = source.standard_normal((PROPOSALS, size))
+    normal = source.normal((PROPOSALS, size))
     return torch.from_numpy(normal / np.sqrt(source.chisquare(freedom) / freedom))
 
 
@@ -251,14 +251,14 @@ def jacobian(function: Any, noise: Tensor, batch: torch.Size) -> tuple[Tensor, T
 def _log_noise(law: Any, noise: Tensor, ndim: int) -> Tensor | None:
     """log r(e) where the law of the noise is one of the common ones."""
     axes = tuple(range(-ndim, 0))
-    if law is standard_normal:
+    if law is normal:
         return (-0.5 * noise.double().square() - 0.5 * math.log(2 * math.pi)).sum(axes)
     if law in (open_uniform, uniform):
         return torch.zeros_like(noise.double().sum(axes))
     inner = getattr(getattr(law, "__self__", None), "_noises", None)
-    if inner is None or any(one is not standard_normal for _, one in inner):
+    if inner is None or any(one is not normal for _, one in inner):
         return None
-    return _log_noise(standard_normal, noise, ndim)
+    return _log_noise(normal, noise, ndim)
 
 
 def _compared(subject: Subject, found: Tensor, expected: Tensor, over: str) -> Iterator[Finding]:

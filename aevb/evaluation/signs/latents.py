@@ -162,7 +162,7 @@ def _to_fill_holes(case: Case) -> str:
     beta, prior = case.settings.get("beta", 1.0), case.settings.get("prior", "standard-normal")
     if beta < 1:
         return f"Train with --beta 1: the divergence was weighted by {beta:g}."
-    if prior in ("standard-normal", "learnt-normal") and _is_mean_field(case):
+    if prior in ("standard-normal", "learned-normal") and _is_mean_field(case):
         return "Train with --prior vamp, a prior that is learned where the codes lie."
     return "Train with a smaller --latent-dim: in fewer dimensions the codes leave no room."
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from aevb.data import Rows
-from aevb.devices import parameter_of
+from aevb.devices import tensor_of
 from aevb.distributions import route
 from aevb.evaluation.batches import batch_for, evaluating
 from aevb.evaluation.case import Case
@@ -87,7 +87,7 @@ def _gradients(
         for name, p in module.named_parameters()
         if p.requires_grad and p.ndim > 1
     }
-    like = parameter_of(model)
+    like = tensor_of(model)
     with evaluating(model, posterior):
         for block in range(min(BATCHES, len(rows))):
             positions = np.arange(block, len(rows), BATCHES)[:BATCH_ROWS]
