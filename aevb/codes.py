@@ -12,7 +12,8 @@ from torch import Tensor
 
 from aevb.data import Rows
 from aevb.devices import tensor_of
-from aevb.distributions import center, route
+from aevb.distributions import center
+from aevb.distributions.reparameterization import drawn
 from aevb.errors import UsageError
 from aevb.evaluation import batch_for, evaluating
 from aevb.model import Model
@@ -43,9 +44,7 @@ def encode_samples(
         for positions, x in rows.chunks(CHUNK):
             q = posterior(batch_for(model, x, positions))
             source = generator(seed, Stream.SAMPLING, int(positions[0]), 3)
-            way = route(q)
-            noise = way.noise(source, (samples, len(x)), like.dtype)
-            parts.append(way.transform(noise.to(like.device)))
+            parts.append(drawn(q, (samples,), source, like))
     return _array(torch.cat(parts, dim=1))
 
 

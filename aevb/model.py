@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from aevb.devices import tensor_of
-from aevb.distributions import route
 from aevb.distributions.combinators import Average
+from aevb.distributions.reparameterization import drawn, sampled
 from aevb.errors import DataError
 from aevb.families import Family
 
@@ -84,8 +84,8 @@ class Model(nn.Module):
 
     def sample_prior(self, n: int, generator: np.random.Generator) -> Tensor:
         """n draws of z from p(z), (n, D)."""
-        p: Distribution = self.prior()
-        like = tensor_of(self)
-        way = route(p)
-        noise = way.noise(generator, (n,), like.dtype)
-        return way.transform(noise.to(like.device))
+        return drawn(self.prior(), (n,), generator, tensor_of(self))
+
+    def sample_data(self, z: Tensor, generator: np.random.Generator) -> Tensor:
+        """A draw of x from p(x given z) for each z (..., D), (..., *X), by torch's own samplers."""
+        return sampled(self.likelihood(z), (), generator, z)

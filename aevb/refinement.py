@@ -177,7 +177,7 @@ def _fixed(noise: Noise) -> Tensor:
     pairs, source = max(LEAST_PAIRS, size), generator(0, Stream.SIMULATION)
     if noise.law is not normal:
         return noise.draw(source, (2 * pairs,), torch.float32)
-    u, _, v = np.linalg.svd(source.normal((pairs, size)), full_matrices=False)
+    u, _, v = np.linalg.svd(source.standard_normal((pairs, size)), full_matrices=False)
     half = torch.from_numpy(math.sqrt(pairs) * u @ v)
     both: Tensor = torch.cat([half, -half]).unflatten(-1, noise.shape)
     return both

@@ -54,7 +54,7 @@ TOLERANCES = [
 def test_bound_and_gradient_are_those_of_the_library(minimal, dtype, tolerance, samples):
     (encoder, decoder), (model, posterior) = both(minimal, dtype)
     _, x = binary(dtype)
-    noise = torch.from_numpy(np.random.default_rng(1).normal((samples, N, minimal.D)))
+    noise = torch.from_numpy(np.random.default_rng(1).standard_normal((samples, N, minimal.D)))
     noise = noise.to(dtype)
     found = minimal.bound(encoder, decoder, x, noise)
     expected = aevb.elbo_b(model, posterior, x, noise)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from aevb.errors import UsageError
-from aevb.randomness import normal
+from aevb.randomness import normal, torch_seeded
 
 Law = Callable[[np.random.Generator, Sequence[int], torch.dtype], Tensor]
 """Draws of the noise: (generator, shape, dtype) to a tensor of that shape."""
@@ -277,3 +277,31 @@ def reparameterize(q: Distribution, noise: Tensor) -> Tensor:
             f"found {tuple(noise.shape)}"
         )
     return way.transform(noise)
+
+
+def drawn(
+    q: Distribution, lead: Sequence[int], source: np.random.Generator, like: Tensor
+) -> Tensor:
+    """Draws of q, (*lead, *batch, *event), by its route where it has one; differentiable ones.
+
+    Others come from torch's generator, seeded from `source`. `like` has the dtype and device.
+    """
+    try:
+        way = route(q)
+    except UsageError:
+        return sampled(q, lead, source, like, q.has_rsample)
+    noise = way.noise(source, (*lead, *q.batch_shape), like.dtype)
+    return way.transform(noise.to(like.device))
+
+
+def sampled(
+    d: Distribution,
+    lead: Sequence[int],
+    source: np.random.Generator,
+    like: Tensor,
+    differentiable: bool = False,
+) -> Tensor:
+    """Draws by the law's own `sample` or `rsample`, torch's generator seeded from `source`."""
+    shape = torch.Size(lead)
+    with torch_seeded(source, like.device):
+        return d.rsample(shape) if differentiable else d.sample(shape)

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from aevb.distributions import on_reals
+from aevb.distributions.reparameterization import drawn
 from aevb.errors import DataError
-from aevb.evaluation.examination.subject import Skipped, Subject, drawn
+from aevb.evaluation.examination.subject import Skipped, Subject
 from aevb.evaluation.findings import Finding
 from aevb.posterior import Batch
 

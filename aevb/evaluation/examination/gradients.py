@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from aevb.distributions import on_reals
-from aevb.evaluation.examination.subject import Skipped, Subject, drawn
+from aevb.distributions.reparameterization import drawn
+from aevb.evaluation.examination.subject import Skipped, Subject
 from aevb.evaluation.findings import Finding
 
 SAMPLES = 8

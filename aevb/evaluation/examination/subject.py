@@ -5,7 +5,7 @@ not taken for a mistake.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -18,11 +18,11 @@ from torch.distributions import Distribution
 
 from aevb.data import Rows
 from aevb.devices import tensor_of
-from aevb.distributions import route
+from aevb.distributions.reparameterization import drawn, route, sampled
 from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.posterior import Batch, as_batch
-from aevb.randomness import Stream, generator, seed_torch
+from aevb.randomness import Stream, generator
 
 LEVEL = 1e-4
 """The chance of a false alarm of one check, over all that it tests."""
@@ -51,34 +51,6 @@ def sigmas(tests: int) -> float:
     from scipy.special import ndtri  # late: it takes a tenth of a second
 
     return float(-ndtri(LEVEL / (2 * max(tests, 1))))
-
-
-def drawn(
-    q: Distribution, lead: Sequence[int], source: np.random.Generator, like: Tensor
-) -> Tensor:
-    """Draws of q, (*lead, *batch, *event), by its route where it has one; differentiable ones.
-
-    Others come from torch's generator, seeded from `source`. `like` has the dtype and device.
-    """
-    try:
-        way = route(q)
-    except UsageError:
-        return sampled(q, lead, source, like, q.has_rsample)
-    noise = way.noise(source, (*lead, *q.batch_shape), like.dtype)
-    return way.transform(noise.to(like.device))
-
-
-def sampled(
-    d: Distribution,
-    lead: Sequence[int],
-    source: np.random.Generator,
-    like: Tensor,
-    differentiable: bool = False,
-) -> Tensor:
-    """Draws by the law's own `sample` or `rsample`, torch's generator seeded from `source`."""
-    seed_torch(int(source.integers(2**63)), like.device)
-    shape = torch.Size(lead)
-    return d.rsample(shape) if differentiable else d.sample(shape)
 
 
 class OfTensors(nn.Module):

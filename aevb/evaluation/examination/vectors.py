@@ -22,9 +22,10 @@ from torch.distributions import (
 )
 
 from aevb.distributions import route
+from aevb.distributions.reparameterization import drawn
 from aevb.errors import UsageError
 from aevb.evaluation.examination.elements import is_discrete
-from aevb.evaluation.examination.subject import Law, Skipped, Subject, drawn, sigmas
+from aevb.evaluation.examination.subject import Law, Skipped, Subject, sigmas
 from aevb.evaluation.findings import Finding
 from aevb.evaluation.pareto import RELIABLE, largest, tail_shape
 from aevb.flows import FlowDistribution
@@ -174,7 +175,7 @@ def _integral(
 def _proposed(size: int, source: np.random.Generator) -> Tensor:
     """Draws of Student's laws about 0, half of them of each freedom, (PROPOSALS, D)."""
     freedom = np.repeat(FREEDOMS, PROPOSALS // 2)[:, None]
-    normal = source.normal((PROPOSALS, size))
+    normal = source.standard_normal((PROPOSALS, size))
     return torch.from_numpy(normal / np.sqrt(source.chisquare(freedom) / freedom))
 
 
