@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 import aevb
 from aevb.cli.root import app
 from aevb.evaluation import exact
-from aevb.storage import RunFolder, Settings
+from aevb.settings import check_settings
+from aevb.storage import RunFolder
 from aevb.storage.exact_models import settle_exact
 
 EM = ["--algorithm", "em"]
@@ -93,5 +94,5 @@ def test_a_prior_on_the_weights_shortens_them(table, tmp_path):
 )
 def test_options_of_no_use_are_refused_in_one_sentence(options, said):
     with pytest.raises(aevb.errors.UsageError, match=said) as caught:
-        settle_exact(Settings(**options))
+        settle_exact(check_settings(options))
     assert "\n" not in str(caught.value)

@@ -10,7 +10,8 @@ from test_commands import HEADER, SMALL, good, people, refused, run, write
 from test_report import Reader
 
 from aevb import workflow
-from aevb.storage import RunFolder, Settings
+from aevb.settings import check_settings
+from aevb.storage import RunFolder
 from aevb.workflow.reports import command_of
 
 
@@ -135,16 +136,10 @@ def test_collapsed_dimensions_are_a_warning(tmp_path):
 
 
 def test_commands_name_what_differs_from_the_defaults():
-    settings = Settings(
-        data="my file.csv",
-        hidden=(8, 4),
-        activation="tanh",
-        resize=(4, 6),
-        allow_nan=True,
-        lr=0.01,
-    )
+    said = {"hidden": (8, 4), "activation": "tanh", "resize": (4, 6), "allow_nan": True, "lr": 0.01}
+    settings = check_settings({"data": "my file.csv", **said})
     assert command_of(settings) == (
-        "aevb train 'my file.csv' --allow-nan --resize 4x6 --hidden 8,4 --activation tanh --lr 0.01"
+        "aevb train 'my file.csv' --hidden 8,4 --activation tanh --lr 0.01 --allow-nan --resize 4x6"
     )
 
 
