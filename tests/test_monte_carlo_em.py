@@ -205,7 +205,7 @@ def test_what_it_cannot_do_is_refused_in_a_sentence():
     zeros = torch.zeros(1, 3, 4).double()
     with pytest.raises(UsageError, match=r"Batch\(x, rows\)"):
         learner.step(learner.init(), x, zeros)
-    with pytest.raises(UsageError, match="no divergence to weigh"):
+    with pytest.raises(UsageError, match="no divergence in its objective"):
         learner.step(learner.init(), Batch(x, torch.arange(3)), zeros, temper=0.5)
     for family in (Bernoulli(), VonMisesFisher()):
         prior = Unconditional(family, 2)

@@ -23,7 +23,7 @@ from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.objectives import Terms
 from aevb.optimizers import Adam, Optimizer
-from aevb.posterior import Batch, Posterior, as_batch
+from aevb.posterior import Batch, Posterior
 from aevb.products import PRECISIONS, products_in
 from aevb.randomness import torch_kept
 
@@ -118,17 +118,9 @@ class GradientLearner(Learner):
             totals=empty_totals(device),
         )
 
-    def step(
-        self,
-        state: State,
-        batch: Batch | Tensor,
-        noise: Tensor,
-        rate_factor: float = 1.0,
-        temper: float = 1.0,
+    def _step(
+        self, state: State, batch: Batch, noise: Tensor, rate_factor: float, temper: float
     ) -> None:
-        """One step, in place; what it measured is added to `state.totals`."""
-        state.t += 1
-        batch = as_batch(batch)
         numbers = [temper, state.t, *self._coefficients(rate_factor, state.t)]
         arguments = (state, batch, noise, torch.tensor(numbers, dtype=torch.float64))
         if not self._began:

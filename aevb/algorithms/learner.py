@@ -13,12 +13,16 @@ import torch
 from torch import Tensor
 
 from aevb.distributions.reparameterization import Noise
+from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.objectives import Terms
 from aevb.posterior import Batch, Posterior, as_batch
 
 METRICS = Terms._fields
 """What a step adds up over its data, in nats; the elbo is reconstruction - kl."""
+
+NO_NOISE = torch.zeros(1, 1, 0)
+"""What a step is given whose learner draws nothing."""
 
 
 @dataclass
@@ -82,21 +86,35 @@ class Learner(ABC):
     precision: str
     needs_all: ClassVar[bool] = False
     learns_posterior: ClassVar[bool] = True
+    weighs_divergence: ClassVar[bool] = True
+    """Whether its objective has a divergence, of which `temper` is the weight."""
 
     @abstractmethod
     def init(self) -> State:
         """The state at the modules' present parameters, which it shares and moves in place."""
 
-    @abstractmethod
     def step(
         self,
         state: State,
         batch: Batch | Tensor,
-        noise: Tensor,
+        noise: Tensor = NO_NOISE,
         rate_factor: float = 1.0,
         temper: float = 1.0,
     ) -> None:
         """One step, in place; what it measured is added to `state.totals`."""
+        if temper != 1 and not self.weighs_divergence:
+            raise UsageError(
+                f"{type(self).__name__} has no divergence in its objective to be weighed by "
+                f"{temper:g}: leave out beta and the warm-up"
+            )
+        state.t += 1
+        self._step(state, as_batch(batch), noise, rate_factor, temper)
+
+    @abstractmethod
+    def _step(
+        self, state: State, batch: Batch, noise: Tensor, rate_factor: float, temper: float
+    ) -> None:
+        """`step`, whose number is `state.t`."""
 
     @abstractmethod
     def noise(self, batch: Batch) -> Noise:

@@ -179,21 +179,16 @@ class MeanField(Monotone[Coordinates]):
         """q(pi, mu, Lambda) of all components."""
         return NormalWishart(**{name: state.extra[name] for name in NormalWishart._fields})
 
-    def step(
-        self,
-        state: State,
-        batch: Batch | Tensor,
-        noise: Tensor | None = None,
-        rate_factor: float = 1.0,
-        temper: float = 1.0,
+    def _step(
+        self, state: State, batch: Batch, noise: Tensor, rate_factor: float, temper: float
     ) -> None:
-        """One update of q(z) and one of q(pi, mu, Lambda), in place."""
+        """One update of q(z) and one of q(pi, mu, Lambda)."""
         if not bool(state.extra["freedom"].any()):
             x = self._whole(batch)
             with torch.no_grad():
                 self.begin(state, x, responsibilities(self._mixture, x).shares)
         self._q = self.numbers(state)
-        super().step(state, batch, noise, rate_factor, temper)
+        super()._step(state, batch, noise, rate_factor, temper)
 
     def _expect(self, x: Tensor) -> Coordinates:
         q, u = self._q, self._mixture.standardize(x).double()

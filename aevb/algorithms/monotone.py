@@ -20,7 +20,7 @@ from aevb.distributions.reparameterization import NONE, Noise
 from aevb.errors import TrainingError, UsageError
 from aevb.model import Model
 from aevb.objectives import Terms
-from aevb.posterior import Batch, Posterior, as_batch
+from aevb.posterior import Batch, Posterior
 
 ROUNDINGS = 100
 """What a fall may be and still be none, in last digits of the objective times its condition."""
@@ -92,19 +92,10 @@ class Monotone(Learner, Generic[Found]):
             totals=empty_totals(device),
         )
 
-    def step(
-        self,
-        state: State,
-        batch: Batch | Tensor,
-        noise: Tensor | None = None,
-        rate_factor: float = 1.0,
-        temper: float = 1.0,
+    def _step(
+        self, state: State, batch: Batch, noise: Tensor, rate_factor: float, temper: float
     ) -> None:
-        """One E step and one M step, in place; what the E step found is added to the totals.
-
-        No noise is needed, nor are there a rate and a temper: they are those of all learners.
-        """
-        state.t += 1
+        """One E step and one M step; what the E step found is added to the totals."""
         x = self._whole(batch)
         with torch.no_grad():
             found = self._expect(x)
@@ -117,9 +108,8 @@ class Monotone(Learner, Generic[Found]):
     def noise(self, batch: Batch) -> Noise:
         return NONE
 
-    def _whole(self, batch: Batch | Tensor) -> Tensor:
+    def _whole(self, batch: Batch) -> Tensor:
         """All rows, in the dtype of the numbers; UsageError for some of them."""
-        batch = as_batch(batch)
         rows = batch.rows
         all_there = len(batch.x) == self.rows and (
             rows is None or len(torch.unique(rows)) == self.rows

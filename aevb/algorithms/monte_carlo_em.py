@@ -26,7 +26,7 @@ from aevb.errors import UsageError
 from aevb.mcmc import ACCEPTANCE, HMC, SHORTENED, LogDensity
 from aevb.objectives import Terms
 from aevb.optimizers import Adagrad, Optimizer
-from aevb.posterior import Batch, PerDatum, as_batch
+from aevb.posterior import Batch, PerDatum
 from aevb.randomness import Stream, generator, normal, uniform
 
 LEAPFROGS, UPDATES = 10, 5
@@ -77,6 +77,7 @@ class MonteCarloEM(GradientLearner):
     optimizer: Optimizer | torch.optim.Optimizer = field(default_factory=Adagrad, kw_only=True)
     seed: int = field(default=0, kw_only=True)
     learns_posterior: ClassVar[bool] = False
+    weighs_divergence: ClassVar[bool] = False
 
     def modules(self) -> dict[str, torch.nn.Module]:
         return {"model": self.model}
@@ -131,27 +132,16 @@ class MonteCarloEM(GradientLearner):
         log_size, acceptance = state.extra["tuning"].tolist()
         return {"acceptance": acceptance, "step_size": math.exp(log_size)}
 
-    def step(
-        self,
-        state: State,
-        batch: Batch | Tensor,
-        noise: Tensor,
-        rate_factor: float = 1.0,
-        temper: float = 1.0,
+    def _step(
+        self, state: State, batch: Batch, noise: Tensor, rate_factor: float, temper: float
     ) -> None:
-        """One visit: the chains of a batch move, then the weights; all in place."""
-        batch = as_batch(batch)
+        """One visit: the chains of a batch move, then the weights."""
         if batch.rows is None:
             raise UsageError(
                 "Monte Carlo EM has a chain for each row, found by its number: pass Batch(x, rows) "
                 "instead of x alone"
             )
-        if temper != 1:
-            raise UsageError(
-                f"Monte Carlo EM has no divergence to weigh, found the weight {temper:.4g}: leave "
-                "out beta and the warm-up"
-            )
-        super().step(state, batch, noise, rate_factor, temper)
+        super()._step(state, batch, noise, rate_factor, temper)
 
     def terms(self, batch: Batch, noise: Tensor, temper: Tensor) -> Terms:
         """log p(x, z) and log p(x given z) at the places of chains, (S, M, D), in place of noise;

@@ -24,12 +24,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from aevb.algorithms.gradient import GradientLearner
-from aevb.algorithms.learner import State
-from aevb.distributions import kl
 from aevb.distributions.reparameterization import Noise, draw_from, noise_of, side_by_side
 from aevb.errors import UsageError
 from aevb.families.elementwise import MOVING
-from aevb.objectives.bounds import Terms, with_gradient_of
+from aevb.objectives.bounds import Draw, Terms, with_gradient_of
 from aevb.posterior import Batch, ExactPosterior, PerDatum
 
 
@@ -66,6 +64,7 @@ class WakeSleep(GradientLearner):
         1
     """
 
+    weighs_divergence: ClassVar[bool] = False
     both_wake: ClassVar[bool] = False
     """Whether the wake phase teaches the posterior too."""
 
@@ -91,22 +90,6 @@ class WakeSleep(GradientLearner):
                 "none outside of an interval that moves: choose another posterior"
             )
 
-    def step(
-        self,
-        state: State,
-        batch: Batch | Tensor,
-        noise: Tensor,
-        rate_factor: float = 1.0,
-        temper: float = 1.0,
-    ) -> None:
-        """One step, in place; what it measured is added to `state.totals`."""
-        if temper != 1:
-            raise UsageError(
-                f"{self._name} has no divergence in its objective to be weighed by {temper:g}: "
-                "leave out beta and the warm-up"
-            )
-        super().step(state, batch, noise, rate_factor)
-
     def terms(self, batch: Batch, noise: Tensor, temper: Tensor) -> Terms:
         prior = self.model.prior()
         with nullcontext() if self.both_wake else torch.no_grad():
@@ -114,14 +97,10 @@ class WakeSleep(GradientLearner):
             awake, rest = _taken(noise, q)
             z = draw_from(q, awake)
             log_q = q.log_prob(z)
-        log_likelihood, log_prior = self.model.log_likelihood(batch.x, z), prior.log_prob(z)
-        divergence = kl(q, prior)
-        if divergence is None:
-            divergence = (log_q - log_prior).mean(0)
-        woken = self._woken(log_likelihood + log_prior, log_q)
+        drawn = Draw(z, self.model.log_likelihood(batch.x, z), q, prior)
+        woken = self._woken(drawn.log_likelihood + prior.log_prob(z), log_q)
         slept = self._slept(rest[0], prior)
-        objective = woken + with_gradient_of(torch.zeros_like(slept), slept)
-        return Terms(objective, log_likelihood.mean(0), divergence)
+        return drawn.terms(woken + with_gradient_of(torch.zeros_like(slept), slept))
 
     def noise(self, batch: Batch) -> Noise:
         q, p = self.posterior(batch), self.model.prior()
