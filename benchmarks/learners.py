@@ -21,7 +21,8 @@ from aevb.evaluation import evidence, exact, refit
 from aevb.model import Model
 from aevb.plan import plan_of
 from aevb.posterior import PerDatum
-from aevb.storage import build, check_settings, learner, settle_latents
+from aevb.settings import check_settings
+from aevb.storage import build, learner, settle_latents
 from aevb.training import train
 from aevb.workflow.training import resolve
 

@@ -21,7 +21,8 @@ from aevb.evaluation import evidence, exact
 from aevb.imputation import impute
 from aevb.networks import Leading
 from aevb.posterior import amortized
-from aevb.storage import RunFolder, check_settings, has_closed_divergence, settle_latents
+from aevb.settings import check_settings
+from aevb.storage import RunFolder, has_closed_divergence, settle_latents
 from aevb.storage.latents import check_latents, code_sizes, prior_for
 
 DOUBLE = torch.float64

@@ -22,7 +22,8 @@ from aevb.errors import ModelFileError, UsageError
 from aevb.evaluation import Asked
 from aevb.exchange import Card, export_hub, hub_of_run
 from aevb.exchange.card import plain, to_yaml
-from aevb.storage import RunFolder, check_settings
+from aevb.settings import check_settings
+from aevb.storage import RunFolder
 from aevb.storage.run import EVALUATION
 
 yaml = pytest.importorskip("yaml")

@@ -18,7 +18,8 @@ from aevb.evaluation import compare_gradients
 from aevb.evaluation.gradient_draws import GradientDraws, distance
 from aevb.objectives import doubly_reparameterized
 from aevb.posterior import Batch
-from aevb.storage import check_settings, settle_latents
+from aevb.settings import check_settings
+from aevb.storage import settle_latents
 
 ROWS = Rows(X.numpy().astype(np.uint8), np.arange(2), (3,))
 SMALL = ["--hidden", "8", "--latent-dim", "2", "--epochs", "2", "--quiet"]
@@ -239,10 +240,19 @@ REFUSED = [
     (["--gradient", "path-derivative", "--objective", "elbo-b"], "of --objective elbo-a or iwae"),
     (["--gradient", "gumbel-softmax"], "for codes of Bernoulli or OneHotCategorical"),
     (["--gradient", "enumeration"], "decodes every code"),
-    (["--baseline", "learned"], "--baseline learned is for --gradient score-function"),
+    (
+        ["--baseline", "learned"],
+        "--baseline learned says nothing to --gradient reparameterized, but to score",
+    ),
     (["--gradient", "score-function", "--baseline", "none-at-all"], "--baseline 'none-at-all'"),
-    (["--temperature", "0.3"], "--temperature 0.3 is for --gradient gumbel-softmax"),
-    (["--gradient", "score-function", "--free-bits", "1"], "--free-bits 1.0 is for --gradient rep"),
+    (
+        ["--temperature", "0.3"],
+        "--temperature 0.3 says nothing to --gradient reparameterized, but to gumbel",
+    ),
+    (
+        ["--gradient", "score-function", "--free-bits", "1"],
+        "--free-bits 1.0 says nothing to --gradient score-function, but to rep",
+    ),
 ]
 
 

@@ -22,7 +22,8 @@ import torch
 
 import aevb
 from aevb import workflow
-from aevb.storage import RunFolder, check_settings, checkpoints
+from aevb.settings import check_settings
+from aevb.storage import RunFolder, checkpoints
 from aevb.storage.files import sha256, to_json
 from aevb.storage.sealed import read_header, seal
 

@@ -44,6 +44,7 @@ from aevb.storage.latents import (
     make_prior,
     prior_for,
 )
+from aevb.storage.learners import ALGORITHMS
 from aevb.storage.likelihoods import LIKELIHOODS
 from aevb.storage.settings import pick
 
@@ -184,6 +185,7 @@ def settle_latents(settings: Settings) -> Settings:
     what the algorithm has for one.
     Errors: UsageError for names that there are not, or a combination that makes no sense.
     """
+    pick(ALGORITHMS, settings.algorithm, "--algorithm")
     if settings.exact:
         return settle_exact(settings)
     posterior = settings.posterior

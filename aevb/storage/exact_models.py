@@ -24,6 +24,7 @@ from aevb.objectives import enumeration
 from aevb.posterior import ExactPosterior
 from aevb.randomness import Stream, generator
 from aevb.settings import Settings
+from aevb.storage.settings import refuse
 
 COMPONENTS_BY = ("em", "mean-field", "aevb")
 
@@ -49,19 +50,8 @@ def settle_exact(settings: Settings) -> Settings:
             f"--algorithm mean-field is for mixtures with --covariance full, found {covariance}: "
             "leave it out, or choose --algorithm em"
         )
-    for option, given, usual in (
-        ("--posterior", settings.posterior, "exact"),
-        ("--prior", settings.prior, "auto"),
-        ("--layers", settings.layers, 1),
-        ("--objective", settings.objective, "auto"),
-        ("--gradient", settings.gradient, "auto"),
-        ("--beta", settings.beta, 1),
-        ("--free-bits", settings.free_bits, 0),
-    ):
-        if given != usual:
-            raise UsageError(
-                f"{option} {given} says nothing to a model whose posterior is exact: leave it out"
-            )
+    useless = ("posterior", "prior", "layers", "objective", "gradient", "beta", "free_bits")
+    refuse(settings, useless, "a model whose posterior is exact", but=("exact",))
     if settings.likelihood not in ("auto", "gaussian") or settings.binarize not in (None, "none"):
         raise UsageError(
             "mixtures of Gaussians and linear-Gaussian models take real numbers as they are: leave "

@@ -33,9 +33,9 @@ from aevb.objectives import (
     vimco,
 )
 from aevb.randomness import Stream, generator
-from aevb.settings import Settings, as_option
+from aevb.settings import Settings
 from aevb.storage.latents import has_closed_divergence, laws_of
-from aevb.storage.settings import pick
+from aevb.storage.settings import pick, refuse
 
 OBJECTIVES: dict[str, Objective] = {"elbo-a": elbo_a, "elbo-b": elbo_b, "iwae": iwae}
 GRADIENTS = {
@@ -55,10 +55,14 @@ OWN = {
     "monte-carlo-em": "log-joint",
 }
 """Algorithms that climb what no option changes, and what it is called."""
-OF_A_BOUND = ("aevb", "semi-amortized", "full-bayes", "mean-field")
-"""Algorithms that climb the bound that is asked for, by the gradient that is asked for."""
 BASELINES = ("none", "running-mean", "learned", "leave-one-out")
 TEMPERATURE = 0.5
+OPTIONS_OF = {
+    "baseline": "score-function",
+    "temperature": "gumbel-softmax",
+    "free_bits": "reparameterized",
+}
+"""Options, each of one gradient."""
 
 
 def settle_gradient(settings: Settings) -> Settings:
@@ -72,9 +76,6 @@ def settle_gradient(settings: Settings) -> Settings:
     """
     if settings.algorithm in OWN:
         return _with_its_own(settings)
-    if settings.algorithm not in OF_A_BOUND:
-        _refuse_gradient(settings)
-        return replace(settings, objective=_objective(settings, "reparameterized"))
     pick({"auto": None, **GRADIENTS}, settings.gradient, "--gradient")
     pick(dict.fromkeys(("auto", *BASELINES)), settings.baseline, "--baseline")
     q, p = laws_of(settings)
@@ -85,7 +86,9 @@ def settle_gradient(settings: Settings) -> Settings:
         baseline = "leave-one-out" if settings.samples > 1 else "running-mean"
     objective = _objective(settings, gradient)
     settled = replace(settings, objective=objective, gradient=gradient, baseline=baseline)
-    _check_options(settled)
+    for name, only in OPTIONS_OF.items():
+        if gradient != only:
+            refuse(settled, [name], f"--gradient {gradient}, but to {only}")
     _estimator(settled, 1).check(q, p, settings.samples)
     return settled
 
@@ -94,20 +97,9 @@ def _with_its_own(settings: Settings) -> Settings:
     """The objective of an algorithm that has its own; UsageError for an option that would be of
     another."""
     objective = OWN[settings.algorithm]
-    for option, given, usual in (
-        ("--objective", settings.objective, ("auto", objective)),
-        ("--gradient", settings.gradient, ("auto",)),
-        ("--baseline", settings.baseline, ("auto",)),
-        ("--temperature", settings.temperature, (None,)),
-        ("--beta", settings.beta, (1,)),
-        ("--warmup-steps", settings.warmup_steps, (0,)),
-        ("--free-bits", settings.free_bits, (0,)),
-    ):
-        if given not in usual:
-            raise UsageError(
-                f"{option} {given} says nothing to --algorithm {settings.algorithm}, which climbs "
-                f"{objective}: leave it out"
-            )
+    whom = f"--algorithm {settings.algorithm}, which climbs {objective}"
+    useless = ("gradient", "baseline", "temperature", "beta", "warmup_steps", "free_bits")
+    refuse(settings, ("objective", *useless), whom, but=(objective,))
     if settings.algorithm == "reweighted-wake-sleep" and settings.samples < 2:
         raise UsageError(
             "--algorithm reweighted-wake-sleep weighs several samples of a code against each "
@@ -127,8 +119,8 @@ def objective_of(settings: Settings) -> Objective:
 
 
 def estimator_of(settings: Settings, model: Model) -> Objective:
-    """The objective with the gradient that the settings name, for the data of a model."""
-    found = _estimator(settle_gradient(settings), _width(model))
+    """The objective with the gradient that settled settings name, for the data of a model."""
+    found = _estimator(settings, _width(model))
     for module in found.modules().values():
         module.to(tensor_of(model))
     return found
@@ -197,28 +189,3 @@ def _objective(settings: Settings, gradient: str) -> str:
             "samples"
         )
     return objective
-
-
-def _check_options(settled: Settings) -> None:
-    """UsageError for an option that says nothing to the gradient."""
-    gradient = settled.gradient
-    for option, given, only in (
-        ("--baseline", settled.baseline if settled.baseline != "auto" else None, "score-function"),
-        ("--temperature", settled.temperature, "gumbel-softmax"),
-        ("--free-bits", settled.free_bits or None, "reparameterized"),
-    ):
-        if given is not None and gradient != only:
-            raise UsageError(
-                f"{option} {given} is for --gradient {only}, and says nothing to {gradient}: leave "
-                "it out"
-            )
-
-
-def _refuse_gradient(settings: Settings) -> None:
-    """UsageError for an option of AEVB beside another algorithm."""
-    for option in ("gradient", "baseline", "temperature"):
-        if getattr(settings, option) not in ("auto", None):
-            raise UsageError(
-                f"{as_option(option)} is for --algorithm aevb, and says nothing to "
-                f"{settings.algorithm}: leave it out"
-            )

@@ -1,10 +1,11 @@
 """What settings name: the entry of a closed table, and the data."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from aevb.data import Column, Source, open_source
 from aevb.errors import UsageError
-from aevb.settings import Settings
+from aevb.settings import Settings, as_option
 
 
 def pick(table: dict[str, Any], name: str, option: str) -> Any:
@@ -13,6 +14,14 @@ def pick(table: dict[str, Any], name: str, option: str) -> Any:
         known = ", ".join(table)
         raise UsageError(f"{option} {name!r} is not known: choose one of {known}")
     return table[name]
+
+
+def refuse(settings: Settings, names: Iterable[str], whom: str, but: tuple[str, ...] = ()) -> None:
+    """UsageError for a setting that was given and says nothing to whom it would concern."""
+    for name in names:
+        given = getattr(settings, name)
+        if given not in (getattr(Settings, name), "auto", *but):
+            raise UsageError(f"{as_option(name)} {given} says nothing to {whom}: leave it out")
 
 
 def source_of(
