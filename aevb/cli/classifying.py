@@ -1,16 +1,20 @@
 """Commands that tell classes apart: `classify` learns and judges, `predict` takes new rows."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from aevb.cli.options import Json, Limit, Quiet, Seed, widths
+from aevb.cli.options import Json, Quiet, takes_settings, widths
 from aevb.cli.root import app, print_json, say
 from aevb.errors import UsageError
 
+OF_DENSITIES = ("latent_dim", "hidden", "likelihood", "lr", "batch_size", "epochs")
+"""Settings of each model of data; what else there is suits most."""
+
 
 @app.command()
+@takes_settings(*OF_DENSITIES, "data_limit", "seed", latent_dim=5, hidden=(50,), seed=0)
 def classify(
     data: Annotated[
         str,
@@ -29,9 +33,6 @@ def classify(
     labels: Annotated[
         int | None, typer.Option(min=1, help="Labels that are seen [default: all].")
     ] = None,
-    latent_dim: Annotated[int, typer.Option(min=1, help="Latent dimensions.")] = 5,
-    hidden: Annotated[str, typer.Option(help="Widths, encoder first, like 200,200.")] = "50",
-    likelihood: Annotated[str, typer.Option(help="As of aevb train.")] = "auto",
     features_dim: Annotated[
         int, typer.Option(min=1, help="Latent dimensions of m1 in m1+m2.")
     ] = 50,
@@ -42,56 +43,31 @@ def classify(
     samples: Annotated[
         int, typer.Option(min=1, help="Of z for each row and class, of bayes.")
     ] = 100,
-    lr: Annotated[float | None, typer.Option(help="Learning rate of Adam.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="M, data per step.")] = 100,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the rows [default: by their number].")
-    ] = None,
     binarize: Annotated[
         Literal["none", "threshold"], typer.Option(help="Of grey levels.")
     ] = "none",
-    data_limit: Limit = None,
-    seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="A folder to keep the classifier in.")] = None,
     json_: Json = False,
     quiet: Quiet = False,
+    **given: Any,
 ) -> None:
     """Learn classes from some labels, and say how often the classifier is right on test rows."""
     import sys
+    from functools import partial
 
-    from aevb.estimator import VAE
-    from aevb.workflow.classify import Choice, classification_table
-    from aevb.workflow.classify import classify as learn_and_judge
+    from aevb.workflow import classify as learned
 
     if out is not None and out.exists():
         raise UsageError(f"{out} exists already: name another folder with --out")
-
-    def vae(size: int, width: str) -> VAE:
-        return VAE(
-            size,
-            hidden=widths(width),
-            likelihood=likelihood,
-            lr=lr,
-            batch_size=batch_size,
-            epochs=epochs,
-            random_state=seed,
-        )
-
-    def tell(line: str) -> None:
-        if not quiet and not json_:
-            print(line, file=sys.stderr)
-
-    report = learn_and_judge(
-        data,
-        Choice(model, label, labels, classification, samples, binarize, data_limit, seed),
-        *(vae(latent_dim, hidden), vae(features_dim, features_hidden)),
-        out=out,
-        report=tell,
-    )
+    limit, seed = given.pop("data_limit", None), given.pop("seed")
+    choice = learned.Choice(*(model, label, labels, classification, samples, binarize, limit, seed))
+    features = {**given, "latent_dim": features_dim, "hidden": widths(features_hidden)}
+    told = {} if quiet or json_ else {"report": partial(print, file=sys.stderr)}
+    report = learned.classify(data, choice, given, features, out=out, **told)
     if json_:
         print_json(report)
         return
-    print(classification_table(report))
+    print(learned.classification_table(report))
     if out is not None:
         print(f"next: aevb predict {out} DATA --out predictions.csv")
 

@@ -4,7 +4,7 @@ What is typed is parsed here and held to its bounds there.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import typer
 
 from aevb.errors import UsageError
-from aevb.settings import Settings
+from aevb.settings import Settings, as_option
 
 _HINTS = get_type_hints(Settings, include_extras=True)
 
@@ -76,36 +76,45 @@ READ: dict[str, tuple[str, Callable[[str], Any]]] = {
 """How settings of several numbers are written, and read."""
 
 
-def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command that takes `**settings` an option for each setting but the data.
+Command = Callable[..., None]
 
-    It is called with what was given: a setting that was left out is not there.
+
+def takes_settings(*names: str, **usual: Any) -> Callable[[Command], Command]:
+    """Give a command that takes `**settings` an option for these of them, or for all but the data.
+
+    It is called with what was given, or is `usual` here: a setting that was left out is not there.
     """
-    signature = inspect.signature(command)
-    own = list(signature.parameters.values())
-    names = [field.name for field in fields(Settings) if field.name not in signature.parameters]
-    options = [_option(name) for name in names]
+    names = names or tuple(field.name for field in fields(Settings) if field.name != "data")
 
-    def called(**given: Any) -> None:
-        left_out = [p.name for p in options if given[p.name] is None or given[p.name] is False]
-        given = {name: value for name, value in given.items() if name not in left_out}
-        command(**given | {k: read(given[k]) for k, (_, read) in READ.items() if k in given})
+    def decorate(command: Command) -> Command:
+        signature = inspect.signature(command)
+        first, *own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        parameters = [first, *(_option(name, usual) for name in names), *own]
 
-    parameters = [own[0], *options, *own[1:-1]]  # the data come first, what is done with it last
-    called.__name__, called.__doc__ = command.__name__, command.__doc__
-    called.__annotations__ = {p.name: p.annotation for p in parameters}
-    called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return called
+        def called(**options: Any) -> None:
+            left_out = [n for n in names if options[n] is None or options[n] is False]
+            given = {name: value for name, value in options.items() if name not in left_out}
+            given |= {k: read(given[k]) for k, (_, read) in READ.items() if k in given}
+            command(**usual | given)
+
+        called.__name__, called.__doc__ = command.__name__, command.__doc__
+        called.__annotations__ = {p.name: p.annotation for p in parameters}
+        called.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return called
+
+    return decorate
 
 
-def _option(name: str) -> inspect.Parameter:
+def _option(name: str, usual: Mapping[str, Any]) -> inspect.Parameter:
     """The option of a setting, which says what is usual where nothing is given."""
-    kind, said, usual = get_args(_HINTS[name])[0], meaning(name), getattr(Settings, name)
+    kind, said = get_args(_HINTS[name])[0], meaning(name)
     if kind is bool:
-        made = typer.Option(f"--{name.replace('_', '-')}", help=said)
+        made = typer.Option(as_option(name), help=said)
         return inspect.Parameter(name, _KEYWORD, default=False, annotation=Annotated[bool, made])
-    if usual is not None and "[" not in said:
-        said = f"{said.removesuffix('.')} [default: {usual}]."
+    value = usual.get(name, getattr(Settings, name))
+    if name in usual or (value is not None and "[" not in said):
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        said = f"{said.split(' [')[0].removesuffix('.')} [default: {text}]."
     metavar = READ[name][0] if name in READ else None
     made = typer.Option(help=said, metavar=metavar, show_default=False)
     kind = str if name in READ else kind

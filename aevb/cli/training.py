@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @app.command()
-@takes_settings
+@takes_settings()
 def train(
     data: Annotated[
         str | None, typer.Argument(help="A data set's name, or a file [default: digits].")

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -161,19 +161,22 @@ def judged(classifier: Classifier, source: Source, rows: Rows) -> dict[str, Any]
 def classify(
     name: str,
     choice: Choice,
-    settings: VAE,
-    features: VAE,
+    settings: Mapping[str, Any],
+    features: Mapping[str, Any],
     *,
     out: Path | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Learn from training rows, and say how often the classifier is right on test rows."""
+    """Learn from training rows, and say how often the classifier is right on test rows.
+
+    `settings` are parameters of a `VAE`, as are `features`, of M1.
+    """
     if out is not None and choice.model == "m1":
         raise UsageError("--out keeps bayes, m2 and m1+m2: the classifier of m1 is scikit-learn's")
     data = labeled_data(name, choice)
-    for vae in (settings, features):  # an empty cell of a table was not observed
-        vae.allow_nan = bool(data.source.missing)
-    classifier = classifier_of(choice, settings, features)
+    # An empty cell of a table was not observed.
+    more: dict[str, Any] = {"allow_nan": bool(data.source.missing), "random_state": choice.seed}
+    classifier = classifier_of(choice, VAE(**settings, **more), VAE(**features, **more))
     assert data.train.labels is not None
     seen = keep_labels(data.train.labels, choice.labels, choice.seed)
     known = int((seen != UNLABELED).sum())
