@@ -148,6 +148,17 @@ def plan_of(settings: Settings) -> Plan:
     )
 
 
+def sized(settings: Settings, rows: int) -> Settings:
+    """Batch size and epochs for so many rows, where they were left open.
+
+    A learner that needs all rows in each step is given them.
+    """
+    size = settings.batch_size
+    if settings.exact and settings.algorithm != "aevb" and size == Settings.batch_size:
+        size = max(1, rows)
+    return replace(settings, batch_size=size, epochs=settings.epochs or usual_epochs(rows, size))
+
+
 def decided(settings: Settings, work: Work) -> Settings:
     """How steps run, where that was left open: the device, compiled or not, the precision."""
     step = "compiled" if work.worth_compiling else "eager"

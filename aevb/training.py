@@ -187,6 +187,8 @@ class _Loop:
         self.saved_at = time.monotonic()
         while self.progress.epoch < self.plan.epochs and not self._out_of_patience():
             self._epoch()
+            if self.learner.arrived(self.state):
+                break
         self._select_best()
         self.learner.model.eval()
         self.learner.posterior.eval()

@@ -25,7 +25,6 @@ autodoc_typehints_format = "short"
 maximum_signature_line_length = 88
 smartquotes = False
 autodoc_inherit_docstrings = False
-autodoc_preserve_defaults = True
 # References into other projects would need their inventories, hence a network.
 nitpick_ignore_regex = [(r"py:.*", r"(?!aevb\.).*")]
 

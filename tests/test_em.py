@@ -419,6 +419,17 @@ def test_the_loop_trains_it_to_the_same_numbers():
     assert torch.allclose(model.means, again.means, atol=1e-10)
 
 
+def test_the_loop_ends_where_the_objective_rests():
+    x = torch.tensor(load_iris().data)
+    rows = Rows(x.numpy(), np.arange(len(x)), (4,))
+    model = GaussianMixture(3, 4, "full").double()
+    start_at_clusters(model, x, seed=0)
+    history = aevb.train(EM(model, len(x)), dataset(rows), aevb.Plan(400, len(x)))
+    assert 20 < len(history) < 100
+    reached = history[-1]["train"]["elbo"]
+    assert list(steps(EM(model, len(x)), x, 20)) == pytest.approx([reached] * 20, abs=1e-12)
+
+
 def test_the_loop_refuses_minibatches():
     x = clusters(0, n=60).float()
     rows = Rows(x.numpy(), np.arange(60), (3,))

@@ -4,13 +4,14 @@ import copy
 import io
 import math
 import pickle
+from inspect import signature
 
 import joblib
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_digits, load_iris, load_wine
 from sklearn.decomposition import FactorAnalysis
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -314,6 +315,19 @@ def test_a_mixture_is_that_of_scikit_learn():
         VAE(algorithm="em", components=3, batch_size=50).fit(IRIS)
     with pytest.raises(UsageError, match=r"^covariance: input should be"):
         VAE(algorithm="em", components=3, covariance="round").fit(IRIS)
+
+
+def test_a_mixture_takes_what_would_have_another_likelihood():
+    for X in (load_wine().data, load_digits().data[:200]):  # auto: mixed, and counts
+        vae = VAE(algorithm="em", components=2, covariance="diagonal", epochs=3).fit(X)
+        assert vae.likelihood_ == vae.settings_.likelihood == "gaussian"
+
+
+def test_every_parameter_is_told():
+    for name in signature(VAE).parameters:
+        assert f"`{name}`" in VAE.__doc__, name
+    with pytest.raises(TypeError, match="no parameter 'latent_dims': did you mean latent_dim?"):
+        VAE(latent_dims=3)
 
 
 def test_a_code_may_be_one_of_so_many_classes():

@@ -134,6 +134,10 @@ class Learner(ABC):
         """What the record of an epoch says beside the averages of the state, by name."""
         return {}
 
+    def arrived(self, state: State) -> bool:
+        """Whether further steps would change nothing."""
+        return False
+
     def treated(self, batch: Batch | Tensor) -> Batch:
         """The batch as the model sees it: the loop hands rows in as they are stored."""
         batch = as_batch(batch)

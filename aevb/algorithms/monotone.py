@@ -88,7 +88,10 @@ class Monotone(Learner, Generic[Found]):
             parameters={name: p.detach() for name, p in named},
             buffers=dict(buffers),
             memory={},
-            extra={"floor": torch.full((), -math.inf, dtype=torch.float64, device=device)},
+            extra={
+                "floor": torch.full((), -math.inf, dtype=torch.float64, device=device),
+                "rise": torch.full((), math.inf, dtype=torch.float64, device=device),
+            },
             totals=empty_totals(device),
         )
 
@@ -101,9 +104,15 @@ class Monotone(Learner, Generic[Found]):
             found = self._expect(x)
         reached = self._objective(found)
         self._require_no_fall(state, x, reached)
+        state.extra["rise"].fill_(reached - float(state.extra["floor"]))
         may_fall = self._maximize(state, x, found)
         state.extra["floor"].fill_(reached - may_fall)
         state.add(Terms(found.log_evidence, found.log_evidence + found.kl, found.kl), state.t)
+
+    def arrived(self, state: State) -> bool:
+        """Whether the last step raised the objective by less than its rounding."""
+        reached, rise = float(state.extra["floor"]), float(state.extra["rise"])
+        return rise <= self._rounding(reached)
 
     def noise(self, batch: Batch) -> Noise:
         return NONE
@@ -121,6 +130,10 @@ class Monotone(Learner, Generic[Found]):
             )
         return self.treated(batch).x.to(tensor_of(self.model))
 
+    def _rounding(self, value: float) -> float:
+        """The last digit of an objective."""
+        return torch.finfo(tensor_of(self.model).dtype).eps * (1 + abs(value))
+
     def _require_no_fall(self, state: State, x: Tensor, reached: float) -> None:
         name = type(self).__name__
         if not math.isfinite(reached):
@@ -129,8 +142,7 @@ class Monotone(Learner, Generic[Found]):
                 "missing values in the data"
             )
         floor = float(state.extra["floor"])
-        eps = torch.finfo(tensor_of(self.model).dtype).eps
-        rounding = ROUNDINGS * eps * (1 + abs(reached))
+        rounding = ROUNDINGS * self._rounding(reached)
         # The condition costs more than the rest, and matters only where something is amiss.
         if reached < floor - rounding and reached < floor - rounding * self._condition(x):
             raise TrainingError(

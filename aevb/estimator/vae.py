@@ -30,7 +30,7 @@ from aevb.estimator.parameters import (
 from aevb.estimator.reading import keep_columns, read
 from aevb.evaluation import first_batch, refit, score_rows
 from aevb.model import Model
-from aevb.plan import decided, plan_of, usual_epochs, work_of
+from aevb.plan import decided, plan_of, sized, work_of
 from aevb.posterior import PerDatum, Posterior
 from aevb.randomness import Stream, generator, seed_torch, torch_kept
 from aevb.settings import Settings, check_settings
@@ -42,7 +42,6 @@ from aevb.storage import (
     facts_of,
     learner,
     passes_of,
-    settle_batch,
     settle_latents,
 )
 from aevb.training import train
@@ -55,20 +54,18 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
         maximize  sum_n E_q[log p(x_n given z)] - KL(q(z given x_n) || p(z))
 
-    Parameters: `latent_dim` D; `hidden` widths of the encoder (the decoder has them backwards) with
-    their `activation`; `likelihood` ("auto" looks at the data: bernoulli, continuous-bernoulli,
-    gaussian, negative-binomial, categorical or, column by column, mixed; poisson and full-gaussian
-    are there too); `posterior` mean-field, full-covariance, iaf and many more (see the page
-    "Which posterior, which prior"; "auto" is mean-field, or what suits the `algorithm`), of codes
-    that are one of `latent_classes` where it is categorical; `prior` ("auto" is the usual one where
-    the posterior's draws lie); `layers` of codes, each half as wide as the one before; `objective`
-    elbo-a, elbo-b, iwae or auto, over `samples` draws, with the `gradient` of the page "Which
-    gradient"; `beta` on the divergence; `algorithm` of the page "Which learner"; `components` of a
-    mixture of Gaussians, with their `covariance`; `lr` of Adam (None: its usual one);
-    `epochs` (None: 100 to 400 by the number of rows) of minibatches of `batch_size`; `patience`
-    epochs without a better bound on `X_val` end the fit; `allow_nan` takes NaN for a cell that was
-    not observed, which is integrated out; `device` "cpu" or "cuda" ("auto": a GPU where the work is
-    large); `random_state` (None is 0; a RandomState gives a new one at each fit).
+    Parameters: `latent_dim` D; `hidden` widths of the encoder (the decoder has them backwards);
+    `likelihood` ("auto" looks at the data: bernoulli, continuous-bernoulli, gaussian,
+    negative-binomial, categorical or, column by column, mixed; others by name); `posterior` (see
+    the page "Which posterior, which prior"; "auto" is mean-field, or what suits the `algorithm`);
+    `epochs` (None: 100 to 400 by the number of rows); `allow_nan` takes NaN for a cell that was not
+    observed, which is integrated out; `random_state` (None is 0; a RandomState gives a new one at
+    each fit). All other settings of a run are parameters too, under the names and with the
+    meanings of `aevb.settings.Settings`: `activation`, `latent_classes`, `classes`, `prior`,
+    `layers`, `objective`, `gradient`, `baseline`, `temperature`, `samples`, `algorithm`,
+    `components`, `covariance`, `weight_draws`, `refine`, `beta`, `warmup_steps`, `free_bits`,
+    `weight_prior`, `optimizer`, `lr`, `lr_schedule`, `clip`, `batch_size`, `patience` (of epochs
+    without a better bound on `X_val`), `device`.
     Attributes: `model_`, `posterior_` (torch modules in double precision), `history_` (by epoch),
     `likelihood_`, `reason_`, `columns_`, `settings_`, `n_features_in_`, `feature_names_in_`.
     Shapes: X (N, X), an array, a DataFrame, which may have columns of text, or a `Source` that
@@ -188,17 +185,16 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self, source: Source, X_val: Any, precision: str, only: NDArray[np.intp] | None = None
     ) -> Dataset:
         """Settle what depends on the data, build model and posterior; the rows to learn from."""
-        likelihood = source.likelihood if self.likelihood == "auto" else self.likelihood
         seed = seed_of(self.random_state)
         everything = all_rows(source, Binarization.NONE, seed)
         rows = everything if only is None else everything.pick(only)
         given = {name: plain(getattr(self, name)) for name in PARAMETERS}
-        given |= {"data": source.name, "likelihood": likelihood, "seed": seed, "binarize": "none"}
-        settings = check_settings(given | {"precision": precision}, spell=as_parameter)
+        given |= {"data": source.name, "seed": seed, "binarize": "none", "precision": precision}
+        settings = check_settings(given, spell=as_parameter)
         with spelled():
-            settings = settle_batch(settle_latents(settings), len(rows))
-        epochs = settings.epochs or usual_epochs(len(rows), settings.batch_size)
-        self.settings_ = replace(settings, epochs=epochs)
+            settings = sized(settle_latents(settings), len(rows))
+        likelihood = source.likelihood if settings.likelihood == "auto" else settings.likelihood
+        self.settings_ = replace(settings, likelihood=likelihood)
         nothing = everything.pick(np.arange(0))
         self.likelihood_, self.reason_, self.columns_ = likelihood, source.reason, source.columns
         self._facts = facts_of(self.settings_, Dataset(source, rows, nothing, nothing))

@@ -141,6 +141,11 @@ class Objective:
     ) -> Terms:
         """The objective and the parts of the bound, from one draw."""
         at = encode(model, posterior, batch)
+        if at.q.event_shape != at.p.event_shape:
+            raise UsageError(
+                f"the posterior is over codes of shape {tuple(at.q.event_shape)}, the prior over "
+                f"{tuple(at.p.event_shape)}: give both the same number of latent dimensions"
+            )
         # Under the exact posterior every draw weighs p(x): no gradient need go through it.
         alike = isinstance(posterior, ExactPosterior) and self.name in ("elbo_a", "iwae")
         if not alike:

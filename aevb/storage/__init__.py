@@ -8,7 +8,7 @@ from aevb.storage.building import (
 )
 from aevb.storage.facts import facts_of
 from aevb.storage.latents import code_sizes, has_closed_divergence, layer_sizes
-from aevb.storage.learners import learner, passes_of, pick_schedule, settle_batch
+from aevb.storage.learners import learner, passes_of, pick_schedule
 from aevb.storage.run import RunFolder
 from aevb.storage.unfinished import Unfinished
 from aevb.storage.weights import load, save
@@ -28,6 +28,5 @@ __all__ = [
     "passes_of",
     "pick_schedule",
     "save",
-    "settle_batch",
     "settle_latents",
 ]

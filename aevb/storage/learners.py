@@ -1,7 +1,6 @@
 """Learners by name: an algorithm with its objective and optimizer, from the settings of a run."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from aevb.algorithms import (
@@ -43,14 +42,6 @@ def learner(settings: Settings, model: Model, posterior: Posterior, rows: int) -
         assert isinstance(posterior, ExactPosterior)
         return exact_learner(settings, model, posterior, rows, gradient_options(settings, rows))
     return make(settings, model, posterior, rows)
-
-
-def settle_batch(settings: Settings, rows: int) -> Settings:
-    """The batch size, where it is the usual one: all rows, for a learner that needs them all."""
-    left_open = settings.batch_size == Settings.batch_size
-    if settings.exact and settings.algorithm != "aevb" and left_open:
-        return replace(settings, batch_size=max(1, rows))
-    return settings
 
 
 def pick_schedule(settings: Settings) -> Schedule:

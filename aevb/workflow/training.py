@@ -18,7 +18,7 @@ from aevb.errors import UsageError
 from aevb.following import Snapshots, TensorBoard
 from aevb.machine import PROCESS_START, usable_threads
 from aevb.model import Model
-from aevb.plan import Work, decided, plan_of, usual_epochs, work_of
+from aevb.plan import Work, decided, plan_of, sized, work_of
 from aevb.posterior import PerDatum, Posterior
 from aevb.settings import Settings, as_option, check_settings
 from aevb.storage import (
@@ -29,7 +29,6 @@ from aevb.storage import (
     has_closed_divergence,
     learner,
     passes_of,
-    settle_batch,
     settle_latents,
 )
 from aevb.storage.settings import source_of
@@ -109,10 +108,8 @@ def resolve(settings: Settings) -> tuple[Settings, Dataset]:
         else:
             likelihood = source.likelihood
     data = split(source, Binarization(binarize), limit=settings.data_limit)
-    settings = settle_batch(settings, len(data.train))
-    epochs = settings.epochs or usual_epochs(len(data.train), settings.batch_size)
-    settled: dict[str, Any] = {"binarize": binarize, "likelihood": likelihood, "epochs": epochs}
-    return replace(settings, **settled), data
+    settled = replace(settings, binarize=binarize, likelihood=likelihood)
+    return sized(settled, len(data.train)), data
 
 
 def fit(
