@@ -108,6 +108,13 @@ def test_sentences_say_by_what_an_objective_differs():
     assert "not reduced over samples" in said(lambda r, p, q, k: r + p - q)
     assert "log-sum-exp over data" in said(lambda r, p, q, k: s.log_mean(r + p - q, dim=1))
     assert "weighs KL(q || p) by 4" in said(lambda r, p, q, k: r.mean(0) - 4 * k)
+    halved = said(lambda r, p, q, k: k - 0.7 * r.mean(0))
+    assert "is minus the bound with log p(x given z) multiplied by 0.7: +" in halved
+    minus = said(lambda r, p, q, k: 4 * k - r.mean(0))
+    assert "is minus the bound, but weighs KL(q || p) by 4" in minus
+    assert "is 0.7 times log p(x given z) less 3 times KL" in said(
+        lambda r, p, q, k: 0.7 * r.mean(0) - 3 * k
+    )
     assert "X/2 log 2 pi" in said(lambda r, p, q, k: r.mean(0) - k - 3 * math.log(2 * math.pi))
 
 
