@@ -21,7 +21,8 @@ import aevb
 from aevb.conditional import Chain, Conditional, Unconditional
 from aevb.evaluation import check
 from aevb.evaluation.examination import vectors
-from aevb.evaluation.examination.subject import Law, Skipped, subject_of
+from aevb.evaluation.examination.subject import Law, subject_of
+from aevb.evaluation.findings import Skipped
 from aevb.families import Bernoulli, Categorical, Columns, NegativeBinomial, Normal, Poisson
 from aevb.model import Model
 from aevb.networks import Leading

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from aevb.data import Dataset, Rows
 from aevb.evaluation.case import Case
 from aevb.evaluation.doctor import examine, measured
-from aevb.evaluation.findings import Finding
+from aevb.evaluation.findings import Examination
 from aevb.storage import RunFolder
 from aevb.storage.run import IN_MEMORY
 from aevb.workflow.cards import line, row
@@ -28,28 +28,28 @@ class Checkup(NamedTuple):
     """What the doctor found in a run, the figures, and a sentence on what was not looked at."""
 
     run: str
-    findings: list[Finding]
+    examination: Examination
     measured: Mapping[str, Any]
     remark: str
-    left_out: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         """The findings and figures, ready for JSON."""
         return {
             "run": self.run,
-            "healthy": not self.findings,
-            "findings": [finding.as_dict() for finding in self.findings],
+            "healthy": self.examination.healthy,
+            "findings": [finding.as_dict() for finding in self.examination.findings],
             "measured": dict(self.measured),
             "remark": self.remark or None,
-            "left_out": self.left_out,
+            "left_out": list(self.examination.skipped),
         }
 
     def __str__(self) -> str:
         """The findings as a person reads them, one on a line, under the figures."""
-        count = len(self.findings)
+        findings = self.examination.findings
+        count = len(findings)
         verdict = f"{count} finding{'s' if count > 1 else ''}" if count else "nothing is wrong"
         lines = [f"{self.run}: {verdict}", *_figures(self.measured)]
-        lines += [f"{finding.name}: {finding}" for finding in self.findings]
+        lines += [f"{finding.name}: {finding}" for finding in findings]
         return "\n".join([*lines, self.remark] if self.remark else lines)
 
 
@@ -66,8 +66,7 @@ def check_up(
     Errors: those of the folder and of the data.
     """
     case, remark = case_of(folder, data, limit=limit, seed=seed, progress=progress)
-    found = examine(case)
-    return Checkup(str(folder.path), found.findings, measured(case), remark, found.left_out)
+    return Checkup(str(folder.path), examine(case), measured(case), remark)
 
 
 def case_of(

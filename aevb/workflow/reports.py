@@ -62,7 +62,7 @@ def report_of(material: Material, progress: Progress | None = None) -> str:
     history = folder.history()
     evaluated, which = _evaluation(material, progress) if material.in_file else (None, "")
     checked = check_up(folder, seed=material.seed, progress=progress)
-    warnings = [Note(str(finding), warning=True) for finding in checked.findings]
+    warnings = [Note(str(finding), warning=True) for finding in checked.examination.findings]
     sections = [
         Section("Numbers", [*_numbers(evaluated, which), *warnings]),
         Section("Data", _data(facts, settings, material)),

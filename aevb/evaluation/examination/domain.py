@@ -11,8 +11,8 @@ from torch.distributions import constraints
 from aevb.distributions import on_reals, support_of_cells
 from aevb.distributions.reparameterization import drawn
 from aevb.errors import DataError
-from aevb.evaluation.examination.subject import Skipped, Subject
-from aevb.evaluation.findings import Finding
+from aevb.evaluation.examination.subject import Subject
+from aevb.evaluation.findings import Finding, Skipped
 from aevb.posterior import Batch
 
 FAR = (1.0, 10.0, 100.0)

@@ -1,6 +1,7 @@
 """The checks in one tuple, and the function that walks it."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,11 +27,10 @@ from aevb.evaluation.examination.gradients import (
     examine_paths,
 )
 from aevb.evaluation.examination.objective import examine_objective
-from aevb.evaluation.examination.report import Examination
 from aevb.evaluation.examination.shapes import examine_repeats, examine_rows, examine_shapes
-from aevb.evaluation.examination.subject import Objective, Skipped, Subject, subject_of
+from aevb.evaluation.examination.subject import Objective, Subject, subject_of
 from aevb.evaluation.examination.vectors import examine_maps, examine_route, examine_vectors
-from aevb.evaluation.findings import Finding
+from aevb.evaluation.findings import Examination, Finding, Skipped, failed, first_line, walk
 from aevb.randomness import Stream, generator, seed_torch, torch_seeded
 
 SIMULATIONS, DRAWS = 200, 49
@@ -112,63 +112,21 @@ def check(
         except Exception as error:
             return Examination((failed("start", error),), (), {})
         with torch.no_grad():
-            return _walked(subject)
+            return _examined(subject)
 
 
-def _walked(subject: Subject) -> Examination:
-    findings: list[Finding] = []
-    passed, skipped = [], {}
-    for name, examine in CHECKS:
-        seed_torch(int(subject.source(0).integers(2**63)), CPU)
-        before = len(findings)
-        reason = _examined(subject, name, examine, findings)
-        if reason is not None:
-            skipped[name] = reason
-        elif len(findings) == before:
-            passed.append(name)
-    calibration = None
+def _seeded(examine: Check, subject: Subject) -> Iterator[Finding]:
+    """A check whose draws do not depend on those before it."""
+    seed_torch(int(subject.source(0).integers(2**63)), CPU)
+    yield from examine(subject)
+
+
+def _examined(subject: Subject) -> Examination:
+    found = walk({name: partial(_seeded, examine) for name, examine in CHECKS}, subject)
     try:
-        calibration = _calibrated(subject)
+        return replace(found, calibration=_calibrated(subject))
     except Exception as error:
-        skipped["calibration"] = _first_line(error)
-    return Examination(_each_once(findings), tuple(passed), skipped, calibration)
-
-
-def _examined(subject: Subject, name: str, examine: Check, found: list[Finding]) -> str | None:
-    """Add what a check finds, which may be how it fails; or say why it was skipped."""
-    before = len(found)
-    try:
-        found.extend(examine(subject))
-    except Skipped as reason:
-        return str(reason) if len(found) == before else None
-    except Exception as error:
-        found.append(failed(name, error))
-    return None
-
-
-def failed(name: str, error: Exception) -> Finding:
-    """What the model raised inside a check, as a finding."""
-    return Finding(
-        "check-failed",
-        f"The check of {name} could not be finished (1 failure): {type(error).__name__}: "
-        f"{_first_line(error)}.",
-        1.0,
-        "Mend what is raised, or give the model what it expects.",
-    )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else "no reason was given"
-
-
-def _each_once(findings: list[Finding]) -> tuple[Finding, ...]:
-    """Failures of one cause under one name: what a model raises, it raises in many checks."""
-    kept: dict[tuple[str, str], Finding] = {}
-    for finding in findings:
-        cause = finding.sentence.split("): ")[-1] if finding.name == "check-failed" else ""
-        kept.setdefault((finding.name, cause or finding.sentence), finding)
-    return tuple(kept.values())
+        return replace(found, skipped={**found.skipped, "calibration": first_line(error)})
 
 
 def _calibrated(subject: Subject) -> Calibration:

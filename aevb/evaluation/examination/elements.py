@@ -16,8 +16,8 @@ from torch.distributions import Distribution, Independent, constraints
 
 from aevb.distributions import support_of_cells
 from aevb.distributions.summary import unwrapped
-from aevb.evaluation.examination.subject import LEVEL, Law, Skipped, Subject
-from aevb.evaluation.findings import Finding
+from aevb.evaluation.examination.subject import LEVEL, Law, Subject
+from aevb.evaluation.findings import Finding, Skipped
 
 NODES, WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(8))
 BINS = 16

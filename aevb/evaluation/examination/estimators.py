@@ -9,8 +9,8 @@ from torch.distributions import Distribution
 
 from aevb.distributions import kl
 from aevb.evaluation.examination.elements import bounds, elements
-from aevb.evaluation.examination.subject import Law, Skipped, Subject, sigmas
-from aevb.evaluation.findings import Finding
+from aevb.evaluation.examination.subject import Law, Subject, sigmas
+from aevb.evaluation.findings import Finding, Skipped
 
 SAMPLES = 2000
 MOMENTS = 2000

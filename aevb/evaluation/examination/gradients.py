@@ -9,8 +9,8 @@ from torch import Tensor
 
 from aevb.distributions import on_reals
 from aevb.distributions.reparameterization import drawn, noise_of
-from aevb.evaluation.examination.subject import Skipped, Subject
-from aevb.evaluation.findings import Finding
+from aevb.evaluation.examination.subject import Subject
+from aevb.evaluation.findings import Finding, Skipped
 
 SAMPLES = 8
 STEP = 1e-2

@@ -16,8 +16,8 @@ from aevb.evaluation.examination.recognition import (
     reference,
     same,
 )
-from aevb.evaluation.examination.subject import Skipped, Subject, sigmas
-from aevb.evaluation.findings import Finding
+from aevb.evaluation.examination.subject import Subject, sigmas
+from aevb.evaluation.findings import Finding, Skipped
 
 SAMPLES = 7
 REPEATS = 64

@@ -34,10 +34,6 @@ FEW = 2
 Objective = Callable[[Any, Any, Any, Tensor], Tensor]
 
 
-class Skipped(Exception):  # not an error
-    """A check that has nothing to say of this model; the message says why."""
-
-
 class Law(NamedTuple):
     """A distribution to hold to the laws, and what it is called in a sentence."""
 

@@ -21,8 +21,8 @@ from aevb.distributions.reparameterization import drawn
 from aevb.distributions.summary import unwrapped
 from aevb.errors import UsageError
 from aevb.evaluation.examination.elements import is_discrete
-from aevb.evaluation.examination.subject import Law, Skipped, Subject, sigmas
-from aevb.evaluation.findings import Finding
+from aevb.evaluation.examination.subject import Law, Subject, sigmas
+from aevb.evaluation.findings import Finding, Skipped
 from aevb.evaluation.pareto import RELIABLE, largest, tail_shape
 from aevb.flows import FlowDistribution
 
