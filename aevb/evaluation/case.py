@@ -69,8 +69,11 @@ class Case:
     @property
     def held_out(self) -> Rows:
         """The rows; Skipped where there are fewer than 2."""
-        if self.rows is None or len(self.rows) < 2:
-            raise Skipped("no two held-out rows are known")
+        return self._rows(2)
+
+    def _rows(self, least: int = 1) -> Rows:
+        if self.rows is None or len(self.rows) < least:
+            raise Skipped(f"fewer than {least} held-out rows are known")
         return self.rows
 
     @property
@@ -101,15 +104,15 @@ class Case:
     @cached_property
     def evidence(self) -> Evidence:
         """Bound and estimate on the held-out rows."""
-        return self._evidence(self.posterior, self.held_out, 0)
+        return self._evidence(self.posterior, self._rows(), 0)
 
     @cached_property
     def evidence_on_train(self) -> Evidence:
         """The same on training rows."""
-        return self._evidence(*self.train, len(self.held_out))
+        return self._evidence(*self.train, len(self._rows()))
 
     def _evidence(self, posterior: Posterior, rows: Rows, before: int) -> Evidence:
-        total = len(self.held_out) + (0 if self.learned is None else len(self.learned[1]))
+        total = len(self._rows()) + (0 if self.learned is None else len(self.learned[1]))
 
         def progress(done: int, of: int) -> None:
             if self.progress is not None:
