@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 from aevb.errors import UsageError
 from aevb.plots.style import DPI, in_figures
@@ -38,6 +38,11 @@ class Note:
     text: str
     warning: bool = False
 
+    def html(self) -> str:
+        kind = ' class="warning" role="note"' if self.warning else ""
+        lead = "<strong>Warning.</strong> " if self.warning else ""
+        return f"<p{kind}>{lead}{_text(self.text)}</p>"
+
 
 @dataclass(frozen=True)
 class Table:
@@ -45,6 +50,27 @@ class Table:
 
     rows: Sequence[Sequence[object]]
     header: Sequence[str] = ()
+
+    def html(self) -> str:
+        width = len(self.header) or max((len(row) for row in self.rows), default=0)
+        for place, row in enumerate(self.rows, start=1):
+            if len(row) != width:
+                raise UsageError(f"expected {width} cells in row {place}, found {len(row)}")
+        columns = [_column([row[k] for row in self.rows]) for k in range(width)]
+        kinds = [' class="figure"' if numeric else "" for numeric, _ in columns]
+        lines = []
+        for cells in zip(*(cells for _, cells in columns), strict=True):
+            first, *rest = (f"{kind}>{cell}" for kind, cell in zip(kinds, cells, strict=True))
+            lines.append(
+                f'<tr><th scope="row"{first}</th>{"".join(f"<td{c}</td>" for c in rest)}</tr>'
+            )
+        head = "".join(
+            f'<th scope="col"{kind}>{_text(name)}</th>'
+            for kind, name in zip(kinds, self.header, strict=False)
+        )
+        above = f"<thead><tr>{head}</tr></thead>" if head else ""
+        body = f"<tbody>{''.join(lines)}</tbody>" if lines else ""
+        return f'<div class="wide" tabindex="0"><table>{above}{body}</table></div>' if width else ""
 
 
 @dataclass(frozen=True)
@@ -54,6 +80,10 @@ class Number:
     name: str
     value: str
     facts: Mapping[str, object] = field(default_factory=dict)
+
+    def html(self) -> str:
+        head = f'<p class="name">{_text(self.name)}</p><p class="value">{_text(self.value)}</p>'
+        return f'<div class="number">{head}{_facts(self.facts)}</div>'
 
 
 @dataclass(frozen=True)
@@ -67,8 +97,23 @@ class Picture:
     caption: str
     alt: str
 
+    def html(self) -> str:
+        data = self.data.encode() if isinstance(self.data, str) else self.data
+        kind, width, height = _kind(data)
+        source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+        return (
+            f'<figure><div class="picture"><img src="{source}" width="{width}" height="{height}"'
+            f' alt="{_text(self.alt)}"></div>'
+            f"<figcaption>{_text(self.caption)}</figcaption></figure>"
+        )
 
-Block = Note | Table | Number | Picture
+
+class Block(Protocol):
+    """What a section holds: a note, a table, a number or a picture."""
+
+    def html(self) -> str:
+        """The block as it stands in the page."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -127,7 +172,6 @@ def number(certificate: Mapping[str, Any]) -> Number:
 
     Shapes: `certificate` as `Certificate.as_dict` gives it.
     Units: those that the certificate names, nats per datum as a rule.
-    Errors: UsageError for a certificate without one of its entries.
     Example:
         >>> facts = dict(method="importance", estimand="log p(x)", direction="lower", unit="nats")
         >>> facts |= dict(samples=1000, n=180, mean=-91.8, standard_error=0.2)
@@ -135,69 +179,31 @@ def number(certificate: Mapping[str, Any]) -> Number:
         >>> number(facts).name, number(facts).facts["Monte-Carlo error"]
         ('log p(x), at least', 'unknown')
     """
-    try:
-        given = {name: certificate[name] for name in CERTIFICATE}
-    except KeyError as missing:
-        raise UsageError(
-            f"expected a certificate with {', '.join(CERTIFICATE)}, found none of its"
-            f" {missing.args[0]}"
-        ) from None
-    unit, error, noise = (given[k] for k in ("unit", "standard_error", "monte_carlo_error"))
+    unit, error, noise = (certificate[k] for k in ("unit", "standard_error", "monte_carlo_error"))
     spread = "" if error is None else f" \N{PLUS-MINUS SIGN} {in_figures(error)}"
     facts = {
         "unit": f"{unit} per datum",
-        "direction": DIRECTIONS.get(given["direction"], given["direction"]),
-        "method": given["method"],
-        "samples": given["samples"],
+        "direction": DIRECTIONS.get(certificate["direction"], certificate["direction"]),
+        "method": certificate["method"],
+        "samples": certificate["samples"],
         "standard error over rows": "unknown" if error is None else in_figures(error, 3),
         "Monte-Carlo error": "unknown" if noise is None else in_figures(noise, 4),
-        "data": f"{given['data']}, {given['n']} rows",
-        "binarize": given["binarize"],
+        "data": f"{certificate['data']}, {certificate['n']} rows",
+        "binarize": certificate["binarize"],
     }
-    side = SIDES.get(given["direction"]) if given["estimand"] == EVIDENCE else None
-    name = f"{given['estimand']}, {side}" if side else str(given["estimand"])
-    return Number(name, f"{in_figures(given['mean'])}{spread} {unit}", facts)
-
-
-CERTIFICATE = (
-    "estimand",
-    "direction",
-    "mean",
-    "standard_error",
-    "monte_carlo_error",
-    "unit",
-    "method",
-    "samples",
-    "n",
-    "data",
-    "binarize",
-)
+    side = SIDES.get(certificate["direction"]) if certificate["estimand"] == EVIDENCE else None
+    name = f"{certificate['estimand']}, {side}" if side else str(certificate["estimand"])
+    return Number(name, f"{in_figures(certificate['mean'])}{spread} {unit}", facts)
 
 
 def _section(place: int, section: Section) -> str:
     """The section's title and blocks; numbers that follow each other stand side by side."""
     parts = []
     for kind, group in groupby(section.blocks, type):
-        inside = "\n".join(_block(block) for block in group)
+        inside = "\n".join(block.html() for block in group)
         parts.append(f'<div class="numbers">{inside}</div>' if kind is Number else inside)
     body = "\n".join(parts)
     return f'<section id="section-{place}"><h2>{_text(section.title)}</h2>\n{body}\n</section>'
-
-
-def _block(block: Block) -> str:
-    match block:
-        case Note(text, warning):
-            kind = ' class="warning" role="note"' if warning else ""
-            lead = "<strong>Warning.</strong> " if warning else ""
-            return f"<p{kind}>{lead}{_text(text)}</p>"
-        case Number(name, value, facts):
-            head = f'<p class="name">{_text(name)}</p><p class="value">{_text(value)}</p>'
-            return f'<div class="number">{head}{_facts(facts)}</div>'
-        case Table():
-            return _table(block)
-        case Picture():
-            return _picture(block)
-    raise UsageError(f"expected a Note, Table, Number or Picture, found {type(block).__name__}")
 
 
 def _facts(facts: Mapping[str, object]) -> str:
@@ -206,27 +212,6 @@ def _facts(facts: Mapping[str, object]) -> str:
         f"<div><dt>{_text(name)}</dt><dd>{_cell(value)}</dd></div>" for name, value in facts.items()
     )
     return f"<dl>{pairs}</dl>" if pairs else ""
-
-
-def _table(table: Table) -> str:
-    """A table that scrolls by itself where the page is too narrow for it."""
-    width = len(table.header) or max((len(row) for row in table.rows), default=0)
-    for place, row in enumerate(table.rows, start=1):
-        if len(row) != width:
-            raise UsageError(f"expected {width} cells in row {place}, found {len(row)}")
-    columns = [_column([row[k] for row in table.rows]) for k in range(width)]
-    kinds = [' class="figure"' if numeric else "" for numeric, _ in columns]
-    lines = []
-    for cells in zip(*(cells for _, cells in columns), strict=True):
-        first, *rest = (f"{kind}>{cell}" for kind, cell in zip(kinds, cells, strict=True))
-        lines.append(f'<tr><th scope="row"{first}</th>{"".join(f"<td{c}</td>" for c in rest)}</tr>')
-    head = "".join(
-        f'<th scope="col"{kind}>{_text(name)}</th>'
-        for kind, name in zip(kinds, table.header, strict=False)
-    )
-    above = f"<thead><tr>{head}</tr></thead>" if head else ""
-    body = f"<tbody>{''.join(lines)}</tbody>" if lines else ""
-    return f'<div class="wide" tabindex="0"><table>{above}{body}</table></div>' if width else ""
 
 
 def _column(cells: Sequence[object]) -> tuple[bool, list[str]]:
@@ -246,18 +231,6 @@ def _padded(text: str, decimals: int) -> str:
     """A number with zeros behind it up to so many decimals."""
     whole, _, tail = text.partition(".")
     return f"{whole}.{tail:0<{decimals}}"
-
-
-def _picture(picture: Picture) -> str:
-    """An image whose bytes stand in the page, at the size it was drawn for."""
-    data = picture.data.encode() if isinstance(picture.data, str) else picture.data
-    kind, width, height = _kind(data)
-    source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-    return (
-        f'<figure><div class="picture"><img src="{source}" width="{width}" height="{height}"'
-        f' alt="{_text(picture.alt)}"></div>'
-        f"<figcaption>{_text(picture.caption)}</figcaption></figure>"
-    )
 
 
 def _kind(data: bytes) -> tuple[str, int, int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import small_pair
 from torch import nn
 from torch.distributions import Independent, Normal
 
@@ -19,6 +20,7 @@ from aevb.conditional import Conditional, Unconditional
 from aevb.data import Rows
 from aevb.evaluation import doctor, information
 from aevb.evaluation.case import Case
+from aevb.evaluation.findings import Finding
 from aevb.evaluation.signs import latents, learning, likelihoods, networks, treatment
 
 LATENT, WIDTH = 6, 64
@@ -121,8 +123,8 @@ def only(finding, name):
 
 def test_a_healthy_model_has_no_findings_and_every_sign_was_looked_for(healthy):
     found = doctor.examine(healthy)
-    assert found.findings == []
-    assert found.left_out == ["other_treatment"]  # nothing was evaluated before
+    assert found.healthy
+    assert list(found.skipped) == ["other_treatment"]  # nothing was evaluated before
 
 
 def test_what_was_measured_is_ready_for_json(healthy):
@@ -742,9 +744,9 @@ def test_rows_that_repeat_anyway_are_no_copies():
 
 def test_what_cannot_be_looked_for_is_named():
     found = doctor.examine(bare(()))
-    assert found.findings == []
-    assert "collapsed" in found.left_out
-    assert "not_finite" not in found.left_out
+    assert found.healthy
+    assert "collapsed" in found.skipped
+    assert "not_finite" not in found.skipped
     assert doctor.measured(bare(())) == {}
 
 
@@ -775,4 +777,18 @@ def test_every_kind_of_model_can_be_looked_at(digits, kind):
 
         model = aevb.Model(aevb.standard_normal(2), Users())
     found = doctor.examine(Case(model, posterior, rows, (posterior, train), digits.train))
-    assert "fallen_into_holes" not in found.left_out
+    assert "fallen_into_holes" not in found.skipped
+
+
+def test_a_sign_that_raises_is_a_finding_and_the_others_are_looked_for(monkeypatch):
+    def torn(case):
+        raise RuntimeError("a network is torn\nin two")
+
+    def known(case):
+        return Finding("known", "It is 1.", 1.0, "Leave it.")
+
+    monkeypatch.setattr(doctor, "ALWAYS", (torn, known))
+    found = doctor.examine(Case(*small_pair(dtype=torch.float32)))
+    assert [finding.name for finding in found.findings] == ["check-failed", "known"]
+    assert "torn could not be finished (1 failure): RuntimeError: a network is torn." in str(found)
+    assert found.skipped["collapsed"] == "fewer than 2 held-out rows are known"

@@ -420,8 +420,8 @@ def test_the_loop_trains_it_to_the_same_numbers():
 
 
 def test_the_loop_ends_where_the_objective_rests():
-    x = torch.tensor(load_iris().data)
-    rows = Rows(x.numpy(), np.arange(len(x)), (4,))
+    x = torch.tensor(load_iris().data).float().double()
+    rows = Rows(x.float().numpy(), np.arange(len(x)), (4,))
     model = GaussianMixture(3, 4, "full").double()
     start_at_clusters(model, x, seed=0)
     history = aevb.train(EM(model, len(x)), dataset(rows), aevb.Plan(400, len(x)))

@@ -326,7 +326,7 @@ def test_a_mixture_takes_what_would_have_another_likelihood():
 def test_every_parameter_is_told():
     for name in signature(VAE).parameters:
         assert f"`{name}`" in VAE.__doc__, name
-    with pytest.raises(TypeError, match="no parameter 'latent_dims': did you mean latent_dim?"):
+    with pytest.raises(TypeError, match=r"no parameter 'latent_dims': did you mean latent_dim\?"):
         VAE(latent_dims=3)
 
 

@@ -18,9 +18,15 @@ from torch import distributions as td
 from torch import nn
 
 import aevb
+from aevb.conditional import Chain, Conditional, Unconditional
 from aevb.evaluation import check
+from aevb.evaluation.examination import vectors
+from aevb.evaluation.examination.subject import Law, subject_of
+from aevb.evaluation.findings import Skipped
+from aevb.families import Bernoulli, Categorical, Columns, NegativeBinomial, Normal, Poisson
 from aevb.model import Model
-from aevb.posterior import Batch
+from aevb.networks import Leading
+from aevb.posterior import Amortized, Batch
 from aevb.storage.latents import FAMILIES, PRIORS, prior_for
 
 
@@ -103,6 +109,13 @@ def test_sentences_say_by_what_an_objective_differs():
     assert "not reduced over samples" in said(lambda r, p, q, k: r + p - q)
     assert "log-sum-exp over data" in said(lambda r, p, q, k: s.log_mean(r + p - q, dim=1))
     assert "weighs KL(q || p) by 4" in said(lambda r, p, q, k: r.mean(0) - 4 * k)
+    halved = said(lambda r, p, q, k: k - 0.7 * r.mean(0))
+    assert "is minus the bound with log p(x given z) multiplied by 0.7: +" in halved
+    minus = said(lambda r, p, q, k: 4 * k - r.mean(0))
+    assert "is minus the bound, but weighs KL(q || p) by 4" in minus
+    assert "is 0.7 times log p(x given z) less 3 times KL" in said(
+        lambda r, p, q, k: 0.7 * r.mean(0) - 3 * k
+    )
     assert "X/2 log 2 pi" in said(lambda r, p, q, k: r.mean(0) - k - 3 * math.log(2 * math.pi))
 
 
@@ -290,3 +303,104 @@ def test_a_statistical_check_is_silent_on_many_seeds():
     model, posterior = healthy()
     found = [check(model, posterior, s.bits(), seed=seed).findings for seed in range(30)]
     assert not any(found)
+
+
+def of_a_table(families, *columns):
+    """A model of a table whose first family has all columns but the last ones, and its rows."""
+    x = torch.cat(columns, 1)
+    first = x.shape[1] - len(families) + 1
+    groups = [list(range(first)), *([first + k] for k in range(len(families) - 1))]
+    family = Columns(families, groups)
+    network = aevb.MLP(2, [8], family.outputs(x.shape[1]))
+    model = Model(aevb.standard_normal(2), Conditional(network, family))
+    model.likelihood.start_at(x)
+    return model, aevb.mean_field(aevb.MLP(x.shape[1], [8], 4)), x
+
+
+class OffBernoulli(td.Bernoulli):
+    """Its log-density is 0.7 nats too high."""
+
+    def log_prob(self, value):
+        return super().log_prob(value) + 0.7
+
+
+class OffCoins(Bernoulli):
+    def forward(self, raw, batch_ndim):
+        right = super().forward(raw, batch_ndim)
+        wrong = OffBernoulli(logits=right.base_dist.logits, validate_args=False)
+        return td.Independent(wrong, right.reinterpreted_batch_ndims, validate_args=False)
+
+
+COLUMNS = {
+    "poisson": (Poisson(), lambda: torch.poisson(torch.full((40, 1), 20.0))),
+    "negative-binomial": (NegativeBinomial(), lambda: torch.poisson(torch.full((40, 1), 20.0))),
+    "category": (Categorical(4), lambda: torch.randint(0, 4, (40, 1)).float()),
+    "coin": (Bernoulli(), lambda: torch.randint(0, 2, (40, 1)).float()),
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_it_is_silent_on_mixed_tables(kind):
+    """Each column is held to the laws as what it is: a count is summed, and never integrated."""
+    family, cells = COLUMNS[kind]
+    made = s.seeded(lambda: of_a_table([Normal(), family], torch.randn(40, 2), cells()))
+    result = check(*made)
+    assert result.healthy, str(result)
+    assert "likelihood density" in result.passed
+
+
+@pytest.mark.parametrize("first", [Normal(), Poisson()], ids=["density", "too-many-values"])
+def test_a_wrong_column_of_a_mixed_table_is_found(first, monkeypatch):
+    """Beside columns that are right, and beside some that have too many values to be summed."""
+    monkeypatch.setattr("aevb.evaluation.examination.elements.MOST_VALUES", 100)
+    rest, bit = torch.poisson(torch.full((40, 2), 50.0)), torch.randint(0, 2, (40, 1)).float()
+    assert "likelihood-integral" in names(check(*of_a_table([first, OffCoins()], rest, bit)))
+
+
+def test_a_ladder_is_examined_to_its_noise():
+    """Its noise is that of its layers, side by side: a density that is known."""
+
+    def make():
+        up, down = (Conditional(aevb.MLP(n, [8], 2 * m), Normal()) for n, m in ((3, 2), (2, 3)))
+        layers = aevb.mean_field(aevb.MLP(s.WIDTH, [8], 6)).conditional
+        posterior = Amortized(Chain([layers, up], [3, 2]))
+        prior = Chain([aevb.standard_normal(2), down], [2, 3], reverse=True)
+        decoder = aevb.bernoulli(Leading(aevb.MLP(3, [8], s.WIDTH), 3))
+        return Model(prior, decoder), posterior
+
+    result = check(*s.seeded(make), s.bits())
+    assert result.healthy, str(result)
+    assert "noise map" in result.passed
+
+
+def test_coins_are_not_asked_for_a_gradient():
+    """Their draws are steps: a score function learns them, and no path through the draw."""
+
+    def make():
+        posterior = aevb.posterior.amortized(aevb.MLP(s.WIDTH, [8], 3), Bernoulli())
+        prior = Unconditional(Bernoulli(), 3)
+        return Model(prior, aevb.bernoulli(aevb.MLP(3, [8], s.WIDTH))), posterior
+
+    result = check(*s.seeded(make), s.bits())
+    assert result.healthy, str(result)
+    assert "score function" in result.skipped["draws"]
+
+
+def test_events_that_are_matrices_are_no_vectors():
+    subject = subject_of(*healthy(), s.bits(), None, 0)
+    matrices = Law("prior", "the prior p(z)", td.Wishart(3.0, torch.eye(2)))
+    with pytest.raises(Skipped, match=r"\(2, 2\) are no vectors"):
+        list(vectors.examine_vectors(subject, matrices))
+
+
+def test_a_part_that_is_called_posterior_keeps_its_parameters():
+    def make():
+        whole = s.Encoder()
+        whole.posterior = s.Encoder()
+        return whole
+
+    posterior = s.seeded(make)
+    for data in (s.bits(), s.bits().double()):
+        found = subject_of(healthy()[0], posterior, data, None, 0).parameters
+        expected = [*healthy()[0].parameters(), *posterior.parameters()]
+        assert len(found) == len(expected)

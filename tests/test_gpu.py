@@ -238,3 +238,12 @@ def test_the_estimator_fits_there():
     vae = aevb.VAE(device="cuda", epochs=3).fit(X)
     assert vae.transform(X).shape == (200, 2)
     assert vae._facts["used"]["device"] == "cuda"
+
+
+@GPU
+def test_a_check_finds_on_a_gpu_what_it_finds_on_the_processor():
+    """Copies are examined on the processor, in double precision."""
+    rows = binary_rows(60, 12)
+    there, here = (aevb.check(*pair(device, torch.float32), rows) for device in ("cuda", "cpu"))
+    assert here.healthy, str(here)
+    assert str(there) == str(here)

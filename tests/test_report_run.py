@@ -9,6 +9,7 @@ import pytest
 from test_commands import HEADER, SMALL, good, people, refused, run, write
 from test_report import Reader
 
+import aevb
 from aevb import workflow
 from aevb.settings import check_settings
 from aevb.storage import RunFolder
@@ -75,6 +76,30 @@ def test_a_report_is_the_same_twice_and_tells_of_the_last_evaluation(reported, t
     assert pages[0] == pages[1]
     assert "those of the last evaluation" in pages[0]
     assert "7" in Reader(pages[0]).texts("dd")
+
+
+def test_a_report_takes_its_seed_and_each_estimate_once(reported, tmp_path, monkeypatch):
+    """Its evaluation is under the seed that was asked for; the doctor, the pictures and the table
+    of unusual rows read one estimate of the test rows and one of as many training rows."""
+    folder = tmp_path / "run"
+    shutil.copytree(reported[1], folder)
+    (folder / "evaluation.json").unlink()
+    made = []
+    monkeypatch.setattr("aevb.evaluation.case.evidence", counted(made))
+    workflow.write_report(RunFolder(folder), tmp_path / "page.html", seed=5)
+    assert json.loads((folder / "evaluation.json").read_text())["seed"] == 5
+    run = RunFolder(folder).dataset()
+    assert made == [len(run.test), len(run.train)]
+
+
+def counted(made):
+    """`evidence`, which notes of how many rows it was asked for."""
+
+    def evidence(model, posterior, rows, *arguments, **named):
+        made.append(len(rows))
+        return aevb.evaluation.evidence(model, posterior, rows, *arguments, **named)
+
+    return evidence
 
 
 def test_names_of_columns_stay_text(reported):
@@ -144,8 +169,6 @@ def test_commands_name_what_differs_from_the_defaults():
 
 
 def test_a_run_that_was_fitted_in_python_has_a_report_of_what_there_is(tmp_path):
-    import aevb
-
     rows = np.random.default_rng(0).normal(size=(40, 3))
     aevb.VAE(hidden=(4,), epochs=2).partial_fit(rows).save(tmp_path / "run")
     good("report", tmp_path / "run")

@@ -42,8 +42,8 @@ def sample(
     def picture() -> "Axes":
         material = Material(folder)
         if material.kind == "table" and material.in_file:
-            return draw_beside(folder, material.data.train.limit(1000), rows, "samples")
-        return draw_rows(folder, rows, title="Samples from the prior")
+            return draw_beside(material, material.data.train.limit(1000), rows, "samples")
+        return draw_rows(material, rows, title="Samples from the prior")
 
     more = {}
     if latent is not None:
@@ -63,7 +63,7 @@ def reconstruct(
 ) -> None:
     """Encode and decode rows: the mean of p(x | z) at the posterior mean."""
     from aevb import codes
-    from aevb.workflow import draw_beside
+    from aevb.workflow import Material, draw_beside
 
     folder = open_run(run)
     rows = folder.rows(data).limit(data_limit)
@@ -71,7 +71,7 @@ def reconstruct(
     result = codes.reconstruct(model, posterior, rows)
 
     def picture() -> "Axes":
-        return draw_beside(folder, rows, result, "reconstruction")
+        return draw_beside(Material(folder), rows, result, "reconstruction")
 
     deliver(folder, result, out, "reconstructions.npy", json_, picture)
 
@@ -119,7 +119,7 @@ def decode(
 ) -> None:
     """Decode codes: the mean of p(x | z)."""
     from aevb import codes, data
-    from aevb.workflow import draw_rows
+    from aevb.workflow import Material, draw_rows
 
     folder = open_run(run)
     model, _ = folder.load()
@@ -139,7 +139,7 @@ def decode(
         out,
         "decoded.npy",
         json_,
-        lambda: draw_rows(folder, result, title="Decoded"),
+        lambda: draw_rows(Material(folder), result, title="Decoded"),
     )
 
 
@@ -160,7 +160,7 @@ def interpolate(
     import numpy as np
 
     from aevb import codes
-    from aevb.workflow import draw_walk
+    from aevb.workflow import Material, draw_walk
 
     folder = open_run(run)
     rows = folder.rows(data)
@@ -168,7 +168,7 @@ def interpolate(
     model, posterior = folder.load_for(ends)
     first, last = codes.encode(model, posterior, ends)
     way = codes.decode(model, codes.interpolate(first, last, steps, spherical=spherical))
-    deliver(folder, way, out, "interpolation.npy", json_, lambda: draw_walk(folder, way))
+    deliver(folder, way, out, "interpolation.npy", json_, lambda: draw_walk(Material(folder), way))
 
 
 @app.command()
@@ -191,7 +191,7 @@ def traverse(
 
     from aevb import codes
     from aevb.distributions import on_reals
-    from aevb.workflow import draw_traversals
+    from aevb.workflow import Material, draw_traversals
 
     folder = open_run(run)
     model, _ = folder.load()
@@ -216,7 +216,7 @@ def traverse(
 
     def picture() -> "Axes":
         decoded = rows.reshape(len(ways), len(values), -1)
-        return draw_traversals(folder, decoded, dimensions, values)
+        return draw_traversals(Material(folder), decoded, dimensions, values)
 
     deliver(folder, rows, out, "traversals.npy", json_, picture)
 

@@ -149,7 +149,7 @@ def check(
         report["gaps"] = table.as_dict()
         lines += ["", str(table)]
     say(report, "\n".join(lines), json_)
-    if strict and found.findings:
+    if strict and not found.examination.healthy:
         raise typer.Exit(1)
 
 

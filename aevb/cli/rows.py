@@ -37,7 +37,7 @@ def impute(
     import numpy as np
 
     from aevb import imputation, plots
-    from aevb.workflow import draw_filled, with_holes, write_filled
+    from aevb.workflow import Material, draw_filled, with_holes, write_filled
 
     folder = open_run(run)
     rows = folder.rows(data, allow_nan=True)
@@ -48,7 +48,7 @@ def impute(
     target = folder.path / "imputed.npy" if out is None else out
     if target.suffix == ".png":
         some = holed.pick(np.arange(min(len(rows), 20)))
-        plots.save(draw_filled(folder, some, filled[: len(some)]), target)
+        plots.save(draw_filled(Material(folder), some, filled[: len(some)]), target)
     else:
         in_units = filled / rows.scale
         write_filled(target, in_units, original, folder.columns, _file(data))
@@ -74,7 +74,7 @@ def denoise(
 ) -> None:
     """Infer what lies behind noisy rows: the mean of p(x | z), averaged over z given the row."""
     from aevb import imputation
-    from aevb.workflow import draw_beside, with_holes
+    from aevb.workflow import Material, draw_beside, with_holes
 
     folder = open_run(run)
     rows = folder.rows(data, allow_nan=True).limit(data_limit)
@@ -82,7 +82,7 @@ def denoise(
     clean = imputation.denoise(model, posterior, holed, samples=samples, seed=seed)
 
     def picture() -> "Axes":
-        return draw_beside(folder, rows, clean, "denoised")
+        return draw_beside(Material(folder), rows, clean, "denoised")
 
     deliver(folder, clean, out, "denoised.npy", json_, picture)
 

@@ -8,30 +8,11 @@ import typer
 from aevb.cli.options import AllowNan, Json, Quiet, Resize, Run, Seed, size_of
 from aevb.cli.root import app, open_run, print_json, say
 
-Kind = Literal[
-    "all",
-    "curve",
-    "reconstructions",
-    "samples",
-    "pairs",
-    "manifold",
-    "prior-predictive",
-    "latent",
-    "interpolation",
-    "traversals",
-    "kl",
-    "rows",
-    "scores",
-    "training",
-    "cloud",
-    "imputation",
-]
-
 
 @app.command()
 def plot(
     run: Run,
-    kind: Annotated[Kind, typer.Argument(help="Which picture.")] = "all",
+    kind: Annotated[str, typer.Argument(help="Which picture; `all` that the run has.")] = "all",
     out: Annotated[
         Path | None,
         typer.Option(help="A .png (.gif: cloud), or with `all` a folder [default: RUN/figures]."),

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from aevb.distributions.reparameterization import (
+    Law,
     Noise,
     Remembering,
     apart,
@@ -101,10 +101,9 @@ class Chain(Remembering):
         first = self.first.expand(torch.Size(batch_shape))
         return Chain(first, self.links, self.sizes, self.reverse, self._noises)
 
-    def law(
-        self, generator: np.random.Generator, shape: Sequence[int], dtype: torch.dtype
-    ) -> Tensor:
-        return side_by_side(self._noises).law(generator, shape, dtype)
+    @property
+    def law(self) -> Law:  # type: ignore[override]
+        return side_by_side(self._noises).law
 
     def _parts(self, z: Tensor) -> list[Tensor]:
         """The parts of z in the order of drawing."""

@@ -28,6 +28,7 @@ from aevb.distributions.reparameterization import (
     side_by_side,
 )
 from aevb.distributions.special import ndtr
+from aevb.distributions.summary import unwrapped
 from aevb.randomness import normal, open_uniform
 
 
@@ -278,6 +279,18 @@ class Product(Distribution):
     def join(self, blocks: Sequence[Tensor]) -> Tensor:
         """Put blocks of columns (..., X_k) in the order of the data, (..., X)."""
         return torch.cat(list(blocks), dim=-1)[..., self.position]
+
+
+def parts(d: Distribution) -> list[Distribution]:
+    """The laws that a product over columns is made of, nested ones too; any other law alone.
+
+    Example:
+        >>> bits, numbers = td.Bernoulli(torch.full((1,), 0.25)), td.Normal(torch.zeros(2), 1.0)
+        >>> len(parts(td.Independent(Product([bits, numbers], [[0], [1, 2]]), 1)))
+        2
+    """
+    inner = unwrapped(d)
+    return [p for part in inner.parts for p in parts(part)] if isinstance(inner, Product) else [d]
 
 
 class Masked(Independent):  # type: ignore[type-arg]  # a class of torch's, at run time

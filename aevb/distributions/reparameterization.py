@@ -11,7 +11,9 @@ Every class of `aevb.distributions` with a differentiable draw states its route 
 `law` and `transform`; `ROUTES` says which of them speaks for a class that torch owns.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -20,7 +22,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from aevb.errors import UsageError
-from aevb.randomness import normal, torch_seeded
+from aevb.randomness import normal, open_uniform, torch_seeded, uniform
 
 Law = Callable[[np.random.Generator, Sequence[int], torch.dtype], Tensor]
 """Draws of the noise: (generator, shape, dtype) to a tensor of that shape."""
@@ -156,9 +158,37 @@ class Noise(NamedTuple):
         """Noise for draws (*lead), say of S samples for N data, (*lead, *shape)."""
         return self.law(generator, (*lead, *self.shape), dtype)
 
+    def log_prob(self, noise: Tensor) -> Tensor | None:
+        """log r(e) in nats, (*lead,) for noise (*lead, *shape); None where it is not known."""
+        if isinstance(self.law, SideBySide):
+            pairs = zip(self.law.noises, apart(noise, self.law.noises), strict=True)
+            found = [log_r for own, e in pairs if (log_r := own.log_prob(e)) is not None]
+            return sum(found) if len(found) == len(self.law.noises) else None  # type: ignore
+        e = noise.double().reshape(*noise.shape[: noise.ndim - len(self.shape)], -1)
+        if self.law is normal:
+            return (-0.5 * e.square() - 0.5 * math.log(2 * math.pi)).sum(-1)
+        return torch.zeros_like(e[..., 0]) if self.law in (open_uniform, uniform) else None
+
 
 NONE = Noise(torch.Size((0,)), normal)
 """Of what draws by torch's own generator."""
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """The law of several noises as one vector."""
+
+    noises: Sequence[Noise]
+
+    def __call__(
+        self, generator: np.random.Generator, shape: Sequence[int], dtype: torch.dtype
+    ) -> Tensor:
+        lead = tuple(shape[:-1])
+        drawn = [
+            noise.draw(generator, lead, dtype).reshape(*lead, noise.shape.numel())
+            for noise in self.noises
+        ]
+        return torch.cat(drawn, dim=-1)
 
 
 def side_by_side(noises: Sequence[Noise]) -> Noise:
@@ -168,17 +198,8 @@ def side_by_side(noises: Sequence[Noise]) -> Noise:
         >>> side_by_side([Noise(torch.Size((2, 3)), normal), NONE]).shape
         torch.Size([6])
     """
-
-    def law(generator: np.random.Generator, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        lead = tuple(shape[:-1])
-        drawn = [
-            noise.draw(generator, lead, dtype).reshape(*lead, noise.shape.numel())
-            for noise in noises
-        ]
-        return torch.cat(drawn, dim=-1)
-
     size = torch.Size((sum(noise.shape.numel() for noise in noises),))
-    return Noise(size, law, all(noise.differentiable for noise in noises))
+    return Noise(size, SideBySide(noises), all(noise.differentiable for noise in noises))
 
 
 def apart(vector: Tensor, noises: Sequence[Noise]) -> list[Tensor]:

@@ -34,6 +34,13 @@ def center(q: Distribution) -> Tensor:
     return torch.where(torch.isfinite(mean), mean, median)
 
 
+def unwrapped(d: Distribution) -> Distribution:
+    """The law of what an `Independent` gathers into events; any other law itself."""
+    while isinstance(d, Independent):
+        d = d.base_dist
+    return d
+
+
 def on_reals(q: Distribution) -> bool:
     """Whether draws may be any real numbers.
 

@@ -24,7 +24,8 @@ from aevb.evaluation.estimation import (
     estimate,
 )
 from aevb.evaluation.exact import exact
-from aevb.evaluation.examination import Examination, check
+from aevb.evaluation.examination import check
+from aevb.evaluation.findings import Examination
 from aevb.evaluation.gaps import Gaps, gaps
 from aevb.evaluation.gradients import Comparison, compare_gradients
 from aevb.evaluation.reciprocal import reciprocal

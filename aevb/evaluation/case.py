@@ -9,17 +9,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from aevb.data import Rows
 from aevb.distributions.combinators import Average
 from aevb.evaluation.batches import evaluating
-from aevb.evaluation.certificate import Certificate
 from aevb.evaluation.chunks import Progress
 from aevb.evaluation.diagnosis import Diagnosis, diagnose
 from aevb.evaluation.estimates import Evidence, evidence
+from aevb.evaluation.findings import Skipped
 from aevb.evaluation.information import Holes, Information, codes_of, holes, information
 from aevb.families import Columns, Family, Masked, Standardized
 from aevb.model import Model
@@ -28,10 +27,6 @@ from aevb.posterior import Posterior
 SAMPLES = 200
 SWAPS = 5
 ROWS_FOR_MARGINALS = 10_000
-
-
-class Unknown(Exception):
-    """What a diagnosis needs is not there: it cannot be made, and says nothing."""
 
 
 class Part(NamedTuple):
@@ -73,21 +68,27 @@ class Case:
 
     @property
     def held_out(self) -> Rows:
-        """The rows; Unknown where there are fewer than 2."""
-        if self.rows is None or len(self.rows) < 2:
-            raise Unknown
+        """The rows; Skipped where there are fewer than 2."""
+        return self._rows(2)
+
+    def _rows(self, least: int = 1) -> Rows:
+        if self.rows is None or len(self.rows) < least:
+            raise Skipped(f"fewer than {least} held-out rows are known")
         return self.rows
 
     @property
-    def train(self) -> Rows:
-        """Some of the training rows; Unknown where there are none."""
-        return self._learned[1]
+    def train(self) -> tuple[Posterior, Rows]:
+        """Some of the training rows, and their posterior; Skipped where there are none."""
+        if self.learned is None:
+            raise Skipped("no training rows are known")
+        return self.learned
 
     @property
-    def _learned(self) -> tuple[Posterior, Rows]:
-        if self.learned is None:
-            raise Unknown
-        return self.learned
+    def family(self) -> Family:
+        """The likelihood's; Skipped for one that is none of this project's."""
+        if self.model.family is None:
+            raise Skipped("the likelihood is none of this project's")
+        return self.model.family
 
     @cached_property
     def x(self) -> Tensor:
@@ -96,22 +97,22 @@ class Case:
 
     @cached_property
     def train_x(self) -> Tensor:
-        return self.train.all().flatten(1)
+        return self.train[1].all().flatten(1)
 
     # -- figures ----------------------------------------------------------------------------------
 
     @cached_property
     def evidence(self) -> Evidence:
         """Bound and estimate on the held-out rows."""
-        return self._evidence(self.posterior, self.held_out, 0)
+        return self._evidence(self.posterior, self._rows(), 0)
 
     @cached_property
     def evidence_on_train(self) -> Evidence:
         """The same on training rows."""
-        return self._evidence(*self._learned, len(self.held_out))
+        return self._evidence(*self.train, len(self._rows()))
 
     def _evidence(self, posterior: Posterior, rows: Rows, before: int) -> Evidence:
-        total = len(self.held_out) + (0 if self.learned is None else len(self.learned[1]))
+        total = len(self._rows()) + (0 if self.learned is None else len(self.learned[1]))
 
         def progress(done: int, of: int) -> None:
             if self.progress is not None:
@@ -138,7 +139,7 @@ class Case:
     @cached_property
     def holes(self) -> Holes:
         here = self.posterior, self.held_out
-        return holes(self.model, self._learned, here, seed=self.seed)
+        return holes(self.model, self.train, here, seed=self.seed)
 
     @cached_property
     def coded(self) -> tuple[Distribution, Tensor]:
@@ -166,36 +167,25 @@ class Case:
     def parts(self) -> list[Part]:
         """The law of every cell of the held-out rows, given a code of their own.
 
-        Unknown for a likelihood that is none of this project's, or has no law for each cell.
+        Skipped for a likelihood that is none of this project's, or has no law for each cell.
         """
-        if self.model.family is None:
-            raise Unknown
-        _, z = self.coded
+        family, (_, z) = self.family, self.coded
         with evaluating(self.model):
             law: Any = self.model.likelihood(z)
         if isinstance(law, Average):
-            raise Unknown
-        return list(_leaves(self.model.family, law, self.x.to(z), None))
+            raise Skipped("the likelihood has no law for each cell")
+        return list(_leaves(family, law, self.x.to(z), None))
 
     @cached_property
     def independent(self) -> float:
         """The mean log-density of the held-out rows under independent columns, in nats: what a
         model without codes has learned from the training rows. DataError for other values."""
-        if self.model.family is None:
-            raise Unknown
-        self.model.family.check(self.x)
-        family = copy.deepcopy(self.model.family)  # some keep what they take from the data
-        x = self.train.take(np.arange(min(len(self.train), ROWS_FOR_MARGINALS))).flatten(1)
+        self.family.check(self.x)
+        family = copy.deepcopy(self.family)  # some keep what they take from the data
+        x = self.train[1].take(np.arange(min(len(self.train[1]), ROWS_FOR_MARGINALS))).flatten(1)
         with torch.no_grad():
             raw = family.encode_marginals(x)
             return float(family(raw[None], 1).log_prob(self.x).mean())
-
-    @property
-    def own_record(self) -> Mapping[str, Any]:
-        """The metrics of the epoch that was kept; Unknown without a history."""
-        if self.kept is None:
-            raise Unknown
-        return self.kept
 
 
 def _leaves(family: Family, law: Any, x: Tensor, unit: Tensor | None) -> Iterator[Part]:
@@ -212,16 +202,3 @@ def _leaves(family: Family, law: Any, x: Tensor, unit: Tensor | None) -> Iterato
         yield Part(family.family, base, x, unit * family.deviation)
     else:
         yield Part(family, base, x, unit)
-
-
-def spread(certificate: Certificate) -> float:
-    """The deviation of the values of single data."""
-    return float(np.std(certificate.values))
-
-
-def column_means(x: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and deviation of each column of (N, X), of the cells that were observed."""
-    cells = x.double().numpy()
-    count = np.maximum((~np.isnan(cells)).sum(0), 1)
-    mean = np.nansum(cells, 0) / count
-    return mean, np.sqrt(np.nansum((cells - mean) ** 2, 0) / count)

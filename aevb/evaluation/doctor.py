@@ -5,13 +5,13 @@ docstring, holds against the noise of the rows; its finding names the one option
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from aevb.errors import DataError
-from aevb.evaluation.case import Case, Unknown
-from aevb.evaluation.findings import Finding
+from aevb.evaluation.case import Case
+from aevb.evaluation.findings import Examination, Finding, Skipped, walk
 from aevb.evaluation.signs import latents, learning, likelihoods, networks, treatment
 
 Sign = Callable[[Case], Finding | None]
@@ -42,43 +42,24 @@ ALWAYS: tuple[Sign, ...] = (
 """These need no figure of the model."""
 
 
-class Examined(NamedTuple):
-    """What was found, and the signs that could not be looked for, by their functions' names."""
-
-    findings: list[Finding]
-    left_out: list[str]
-
-
-def examine(case: Case) -> Examined:
+def examine(case: Case) -> Examination:
     """Look for every sign.
 
-    Units: nats, where a figure is one. Errors: those of the data, but for rows outside the
-    likelihood's domain, which are a finding.
+    Units: nats, where a figure is one. Errors: none; what a sign raises is a finding.
     Example:
         >>> import aevb
         >>> rows = aevb.data.load("digits").test
         >>> model = aevb.Model(aevb.standard_normal(2), aevb.gaussian(aevb.MLP(2, [8], 128)))
         >>> found = examine(Case(model, aevb.mean_field(aevb.MLP(64, [8], 4)), rows))
-        >>> isinstance(found.findings, list)
-        True
+        >>> found.skipped["unfinished"]
+        'fewer than 3 epochs with a bound are known'
     """
-    findings: list[Finding] = []
-    left_out: list[str] = []
+    first = _walked(FIRST, case)
+    return _walked(FIRST + (SIGNS if first.healthy else ()) + ALWAYS, case)
 
-    def look(signs: tuple[Sign, ...]) -> None:
-        for sign in signs:
-            try:
-                found = sign(case)
-            except Unknown:
-                left_out.append(sign.__name__)
-            else:
-                findings.extend([] if found is None else [found])
 
-    look(FIRST)
-    if not findings:
-        look(SIGNS)
-    look(ALWAYS)
-    return Examined(findings, left_out)
+def _walked(signs: tuple[Sign, ...], case: Case) -> Examination:
+    return walk({sign.__name__: sign for sign in signs}, case)
 
 
 def measured(case: Case) -> dict[str, Any]:
@@ -108,7 +89,7 @@ def measured(case: Case) -> dict[str, Any]:
     for name, figure in figures.items():
         try:
             value = figure()
-        except (Unknown, DataError):
+        except (Skipped, DataError):
             continue
         if not isinstance(value, float) or np.isfinite(value):
             found[name] = value

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 from aevb.data import Dataset, Rows
 from aevb.evaluation.case import Case
 from aevb.evaluation.doctor import examine, measured
-from aevb.evaluation.findings import Finding
+from aevb.evaluation.findings import Examination
+from aevb.model import Model
+from aevb.posterior import Posterior
 from aevb.storage import RunFolder
 from aevb.storage.run import IN_MEMORY
 from aevb.workflow.cards import line, row
@@ -28,28 +30,28 @@ class Checkup(NamedTuple):
     """What the doctor found in a run, the figures, and a sentence on what was not looked at."""
 
     run: str
-    findings: list[Finding]
+    examination: Examination
     measured: Mapping[str, Any]
     remark: str
-    left_out: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         """The findings and figures, ready for JSON."""
         return {
             "run": self.run,
-            "healthy": not self.findings,
-            "findings": [finding.as_dict() for finding in self.findings],
+            "healthy": self.examination.healthy,
+            "findings": [finding.as_dict() for finding in self.examination.findings],
             "measured": dict(self.measured),
             "remark": self.remark or None,
-            "left_out": self.left_out,
+            "left_out": list(self.examination.skipped),
         }
 
     def __str__(self) -> str:
         """The findings as a person reads them, one on a line, under the figures."""
-        count = len(self.findings)
+        findings = self.examination.findings
+        count = len(findings)
         verdict = f"{count} finding{'s' if count > 1 else ''}" if count else "nothing is wrong"
         lines = [f"{self.run}: {verdict}", *_figures(self.measured)]
-        lines += [f"{finding.name}: {finding}" for finding in self.findings]
+        lines += [f"{finding.name}: {finding}" for finding in findings]
         return "\n".join([*lines, self.remark] if self.remark else lines)
 
 
@@ -65,30 +67,32 @@ def check_up(
 
     Errors: those of the folder and of the data.
     """
-    case, remark = case_of(folder, data, limit=limit, seed=seed, progress=progress)
-    found = examine(case)
-    return Checkup(str(folder.path), found.findings, measured(case), remark, found.left_out)
+    own = None if folder.settings().data in IN_MEMORY else folder.dataset()
+    rows = _rows(folder, own, data, limit)
+    pair = folder.load() if rows is None else folder.load_for(rows)
+    case = case_of(folder, *pair, own, rows, seed=seed, progress=progress, limit=limit)
+    remark = NO_DATA if rows is None else NO_TRAINING_ROWS if own is None else ""
+    return Checkup(str(folder.path), examine(case), measured(case), remark)
 
 
 def case_of(
     folder: RunFolder,
-    data: str | None,
+    model: Model,
+    posterior: Posterior,
+    own: Dataset | None,
+    rows: Rows | None,
     *,
-    limit: int | None,
-    seed: int,
-    progress: Callable[[int, int], None] | None,
-) -> tuple[Case, str]:
-    """What a folder knows, as a case; and a sentence on what it does not."""
-    settings, history = folder.settings(), folder.history()
-    own: Dataset | None = None if settings.data in IN_MEMORY else folder.dataset()
-    rows = _rows(folder, own, data, limit)
-    model, posterior = folder.load() if rows is None else folder.load_for(rows)
+    limit: int | None = ROWS,
+    **more: Any,
+) -> Case:
+    """What a folder knows, as a case: of rows, their posterior, and the run's own data."""
+    history = folder.history()
     learned = None
     if own is not None and rows is not None:
         train = own.train.limit(limit)
         learned = folder.load_for(train)[1], train
     counts = folder.data_facts().get("rows")
-    case = Case(
+    return Case(
         model,
         posterior,
         rows,
@@ -96,14 +100,11 @@ def case_of(
         all_train=None if own is None else own.train,
         history=history,
         kept=kept_record(history) if history else None,
-        settings=asdict(settings),
+        settings=asdict(folder.settings()),
         evaluated=folder.evaluation(),
         counts=counts if isinstance(counts, dict) else {},
-        seed=seed,
-        progress=progress,
+        **more,
     )
-    remark = NO_DATA if rows is None else NO_TRAINING_ROWS if own is None else ""
-    return case, remark
 
 
 def _rows(

@@ -12,6 +12,8 @@ from torch import Tensor
 from aevb import codes
 from aevb.data import Column, Dataset, Rows
 from aevb.evaluation import Diagnosis, diagnose, refit
+from aevb.evaluation.case import Case
+from aevb.evaluation.chunks import Progress
 from aevb.families import Columns, Family, Masked, Standardized
 from aevb.imputation import observing
 from aevb.model import Model
@@ -19,6 +21,7 @@ from aevb.posterior import PerDatum, Posterior
 from aevb.storage import RunFolder
 from aevb.storage.run import IN_MEMORY
 from aevb.storage.snapshots import Trail
+from aevb.workflow.checkup import case_of
 
 Array = NDArray[np.float64]
 MOST_ROWS = 1000
@@ -32,8 +35,8 @@ class Material:
     Errors: ModelFileError and DataError of the folder, at the first use.
     """
 
-    def __init__(self, folder: RunFolder, seed: int = 0) -> None:
-        self.folder, self.seed = folder, seed
+    def __init__(self, folder: RunFolder, seed: int = 0, progress: Progress | None = None) -> None:
+        self.folder, self.seed, self.progress = folder, seed, progress
 
     @cached_property
     def model(self) -> Model:
@@ -83,6 +86,14 @@ class Material:
     def posterior(self) -> Posterior:
         """The posterior of `test`."""
         return self.folder.load_for(self.test)[1]
+
+    @cached_property
+    def case(self) -> Case:
+        """The run as the doctor sees it, by `test` and as many of the training rows."""
+        if not self.in_file:
+            return case_of(self.folder, *self.folder.load(), None, None)
+        here = self.model, self.posterior, self.data, self.test
+        return case_of(self.folder, *here, seed=self.seed, progress=self.progress)
 
     @cached_property
     def codes(self) -> Array:

@@ -10,18 +10,17 @@ from numpy.typing import NDArray
 
 from aevb import codes, plots
 from aevb.data import Rows
-from aevb.errors import UsageError
-from aevb.evaluation import evidence
+from aevb.errors import UsageError, shortly
+from aevb.evaluation.case import SAMPLES
 from aevb.imputation import impute
 from aevb.plots.style import quiet_title
 from aevb.randomness import Stream, generator
-from aevb.storage import RunFolder
 from aevb.workflow import needs
 from aevb.workflow.material import Material, with_holes
 from aevb.workflow.scores import scores_of
 
 Array = NDArray[np.float64]
-SCORED_ROWS, SCORE_SAMPLES = 500, 50
+SCORED_ROWS = 500
 MOST_MOMENTS = 10
 USED = 0.01
 """Nats that a latent dimension must say of a datum to count as used."""
@@ -47,6 +46,8 @@ def picture(material: Material, kind: str, target: Path) -> Path:
 
 def draw(material: Material, kind: str) -> Axes | bytes:
     """One picture of a run: axes, or the bytes of an animation; UsageError where it has none."""
+    if kind not in KINDS:
+        raise UsageError(f"there is no picture {shortly(kind)}: choose all, {', '.join(KINDS)}")
     if why := KINDS[kind].unfit(material):
         there = ", ".join(pictures_of(material))
         raise UsageError(f"{material.folder.path} has no picture {kind}: {why}; it has {there}")
@@ -66,39 +67,56 @@ def file_name(kind: str) -> str:
 # -- rows that a command made ---------------------------------------------------------------------
 
 
-def draw_rows(folder: RunFolder, array: Array, *, title: str = "") -> Axes:
+def draw_rows(material: Material, array: Array, *, title: str = "") -> Axes:
     """Rows (N, X) as the pictures they are: images, lines, or columns against each other."""
-    material = Material(folder)
-    ax = _rows(material, array)
+    if material.kind == "table":
+        ax = plots.pair_plot(array, names=material.names, labels=("rows", ""))
+    else:
+        shown = material.shown(array)
+        ax = plots.image_grid(shown) if material.kind == "image" else plots.profiles(shown)
     if title:
         quiet_title(ax, title)
     return ax
 
 
-def draw_beside(folder: RunFolder, rows: Rows, array: Array, label: str) -> Axes:
+def draw_beside(material: Material, rows: Rows, array: Array, label: str) -> Axes:
     """Rows and what a command made of them (N, X), side by side."""
-    return _beside(Material(folder), rows, array, label)
+    data = material.rows(rows)
+    if material.kind == "table":
+        return plots.pair_plot(data, array, names=material.names, labels=("data", label))
+    filled = np.where(np.isnan(data), array, data)
+    return plots.reconstructions(material.shown(filled), material.shown(array))
 
 
-def draw_filled(folder: RunFolder, rows: Rows, filled: Array) -> Axes:
-    """Rows with holes and what these were filled with (N, X)."""
-    material = Material(folder)
+def draw_filled(material: Material, rows: Rows, filled: Array, known: Array | None = None) -> Axes:
+    """Rows with holes and what these were filled with (N, X); `known` are they without holes."""
     holed = material.rows(rows)
-    return _filled(material, holed, holed, filled)
+    data = holed if known is None else known
+    if material.kind == "table":
+        at = slice(0, MOST_CELLS)
+        names = None if material.names is None else material.names[at]
+        observed = ~np.isnan(holed[:, at])
+        return plots.impute_grid(observed, data[:, at], filled[:, at], names=names)
+    shape = (-1, *material.shape)
+    observed = ~np.isnan(holed).reshape(shape)
+    return plots.impute_grid(observed, data.reshape(shape), filled.reshape(shape))
 
 
-def draw_walk(folder: RunFolder, array: Array) -> Axes:
+def draw_walk(material: Material, array: Array) -> Axes:
     """The steps (N, X) of one walk through the latent space."""
-    material = Material(folder)
     shown = material.shown(array)[None]
     return _in_units(material, plots.interpolation(shown, _event(material), names=material.names))
 
 
 def draw_traversals(
-    folder: RunFolder, decoded: Array, dimensions: list[int], values: Array
+    material: Material, decoded: Array, dimensions: list[int], values: Array
 ) -> Axes:
     """What some latent dimensions (from 0) do, from rows decoded along them (D, V, X)."""
-    return _traversals(Material(folder), decoded, dimensions, values)
+    shown = material.shown(decoded.reshape(-1, decoded.shape[-1]))
+    shown = shown.reshape(*decoded.shape[:2], *shown.shape[1:])
+    event = _event(material)
+    ax = plots.traversals(shown, dimensions, values, event, names=material.names)
+    return _in_units(material, ax)
 
 
 # -- how each is drawn ----------------------------------------------------------------------------
@@ -112,7 +130,7 @@ def _reconstructions(material: Material) -> Axes:
     count = len(material.test) if material.kind == "table" else 30
     rows = material.data.test.limit(min(count, len(material.data.test)))
     model, posterior = material.folder.load_for(rows)
-    return _beside(material, rows, codes.reconstruct(model, posterior, rows), "reconstruction")
+    return draw_beside(material, rows, codes.reconstruct(model, posterior, rows), "reconstruction")
 
 
 def _samples(material: Material) -> Axes:
@@ -162,15 +180,7 @@ def _all_traversals(material: Material) -> Axes:
     values = np.linspace(-3.0, 3.0, 11)
     ways = [codes.traverse(material.latent_dim, d, values) for d in dimensions]
     decoded = material.decode(np.concatenate(ways)).reshape(len(ways), len(values), -1)
-    return _traversals(material, decoded, dimensions, values)
-
-
-def _traversals(material: Material, decoded: Array, dimensions: list[int], values: Array) -> Axes:
-    shown = material.shown(decoded.reshape(-1, decoded.shape[-1]))
-    shown = shown.reshape(*decoded.shape[:2], *shown.shape[1:])
-    event = _event(material)
-    ax = plots.traversals(shown, dimensions, values, event, names=material.names)
-    return _in_units(material, ax)
+    return draw_traversals(material, decoded, dimensions, values)
 
 
 def _in_units(material: Material, ax: Axes) -> Axes:
@@ -188,24 +198,18 @@ def _kl(material: Material) -> Axes:
 
 
 def _by_row(material: Material) -> Axes:
-    result = evidence(material.model, material.posterior, material.test, 20, seed=material.seed)
-    return plots.reconstruction_by_row(result.reconstruction)
+    return plots.reconstruction_by_row(material.case.evidence.reconstruction)
 
 
 def _scores(material: Material) -> Axes:
     """Scores of all parts; none of them is an outlier by itself, so no threshold is drawn."""
-    parts = {
-        "training": material.data.train,
-        "validation": material.data.validation,
-        "test": material.data.test,
-    }
-    groups = {
-        name: scores_of(
-            material.folder, rows.limit(SCORED_ROWS), samples=SCORE_SAMPLES, seed=material.seed
+    case, validation = material.case, material.data.validation
+    groups = {"training": case.evidence_on_train.importance.values}
+    if len(validation):
+        groups["validation"] = scores_of(
+            material.folder, validation.limit(SCORED_ROWS), samples=SAMPLES, seed=material.seed
         )
-        for name, rows in parts.items()
-        if len(rows)
-    }
+    groups["test"] = case.evidence.importance.values
     return plots.score_histogram(groups)
 
 
@@ -233,19 +237,7 @@ def _imputation(material: Material) -> Axes:
     )
     model, posterior, holes = with_holes(material.folder, holes)
     filled = impute(model, posterior, holes, seed=material.seed)
-    return _filled(material, np.where(seen, data, np.nan), data, filled)
-
-
-def _filled(material: Material, holed: Array, data: Array, filled: Array) -> Axes:
-    """Rows (N, X) with holes, what is known of these, and what they were filled with."""
-    if material.kind == "table":
-        at = slice(0, MOST_CELLS)
-        names = None if material.names is None else material.names[at]
-        observed = ~np.isnan(holed[:, at])
-        return plots.impute_grid(observed, data[:, at], filled[:, at], names=names)
-    shape = (-1, *material.shape)
-    observed = ~np.isnan(holed).reshape(shape)
-    return plots.impute_grid(observed, data.reshape(shape), filled.reshape(shape))
+    return draw_filled(material, holes, filled, data)
 
 
 def _half(material: Material, shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -258,21 +250,6 @@ def _half(material: Material, shape: tuple[int, ...]) -> NDArray[np.bool_]:
         return np.broadcast_to((place < 0.25) | (place >= 0.75), shape)
     order = generator(material.seed, Stream.SUBSET, 1).random(shape).argsort(1)
     return order >= shape[1] // 2
-
-
-def _beside(material: Material, rows: Rows, array: Array, label: str) -> Axes:
-    data = material.rows(rows)
-    if material.kind == "table":
-        return plots.pair_plot(data, array, names=material.names, labels=("data", label))
-    filled = np.where(np.isnan(data), array, data)
-    return plots.reconstructions(material.shown(filled), material.shown(array))
-
-
-def _rows(material: Material, array: Array) -> Axes:
-    if material.kind == "table":
-        return plots.pair_plot(array, names=material.names, labels=("rows", ""))
-    shown = material.shown(array)
-    return plots.image_grid(shown) if material.kind == "image" else plots.profiles(shown)
 
 
 def _event(material: Material) -> tuple[int, ...]:

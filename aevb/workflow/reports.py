@@ -1,32 +1,36 @@
 """The report of a run: its numbers, what follows from them, its pictures, on one page."""
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aevb import codes, plots
+from aevb import plots
 from aevb.data import Column
 from aevb.errors import UsageError
+from aevb.evaluation import Asked
+from aevb.evaluation.case import SAMPLES
+from aevb.evaluation.chunks import Progress
+from aevb.evaluation.doctor import examine
 from aevb.files import replace_atomically
 from aevb.plots.style import in_figures
 from aevb.report import Block, Note, Number, Picture, Section, Table, number, report
 from aevb.settings import Settings, as_option, said_of
 from aevb.storage import RunFolder, layer_sizes
 from aevb.storage.run import REPORT
-from aevb.workflow.checkup import check_up
 from aevb.workflow.material import Material
 from aevb.workflow.pictures import KINDS, draw, draw_beside, pictures_of
-from aevb.workflow.scores import judge_rows, score
+from aevb.workflow.scores import RowScores, score
 from aevb.workflow.training import kept_record
 
 EVALUATION_ROWS = 1000
 MOST_COLUMNS, MOST_UNUSUAL = 50, 10
 UNUSUAL_CELLS = 6
-Progress = Callable[[int, int], None]
+CONTAMINATION = 0.05
+"""The share of training rows below which a test row counts as unusual."""
 
 
 def write_report(
@@ -45,8 +49,7 @@ def write_report(
     target = folder.path / REPORT if target is None else target
     if target.suffix != ".html":
         raise UsageError(f"--out {target} must end in .html")
-    material = Material(folder, seed)
-    page = report_of(material, progress)
+    page = report_of(Material(folder, seed, progress))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         replace_atomically(target, page.encode())
@@ -55,14 +58,14 @@ def write_report(
     return target
 
 
-def report_of(material: Material, progress: Progress | None = None) -> str:
+def report_of(material: Material) -> str:
     """The page for a run."""
     folder, settings = material.folder, material.folder.settings()
     facts = folder.data_facts()
     history = folder.history()
-    evaluated, which = _evaluation(material, progress) if material.in_file else (None, "")
-    checked = check_up(folder, seed=material.seed, progress=progress)
-    warnings = [Note(str(finding), warning=True) for finding in checked.findings]
+    evaluated, which = _evaluation(material) if material.in_file else (None, "")
+    found = examine(material.case).findings
+    warnings = [Note(str(finding), warning=True) for finding in found]
     sections = [
         Section("Numbers", [*_numbers(evaluated, which), *warnings]),
         Section("Data", _data(facts, settings, material)),
@@ -92,12 +95,13 @@ def _summary(facts: Mapping[str, Any], settings: Settings) -> dict[str, object]:
 # -- numbers --------------------------------------------------------------------------------------
 
 
-def _evaluation(material: Material, progress: Progress | None) -> tuple[Mapping[str, Any], str]:
+def _evaluation(material: Material) -> tuple[Mapping[str, Any], str]:
     """The last evaluation of these weights, or a new one, and a sentence on which it is."""
     kept = material.folder.evaluation()
     if kept is not None and kept.get("importance") and kept.get("elbo"):
         return kept, "The numbers are those of the last evaluation, by aevb evaluate or a report."
-    made, _ = score(material.folder, limit=EVALUATION_ROWS, progress=progress)
+    asked = Asked(seed=material.seed)
+    made, _ = score(material.folder, asked=asked, limit=EVALUATION_ROWS, progress=material.progress)
     rows = len(material.data.test)
     which = f"{rows}" if rows <= EVALUATION_ROWS else f"{EVALUATION_ROWS} of {rows}"
     return made, f"The run was evaluated for this report, on {which} test rows."
@@ -212,7 +216,9 @@ def _unusual(material: Material) -> Iterator[Section]:
     """The test rows that the model finds least probable."""
     if not material.in_file:
         return
-    found = judge_rows(material.folder, material.test, seed=material.seed)
+    usual = material.case.evidence_on_train.importance.values
+    threshold = float(np.quantile(usual, CONTAMINATION))
+    found = RowScores(material.case.evidence.importance.values, threshold, CONTAMINATION)
     lowest = found.lowest(MOST_UNUSUAL)
     rows = material.test.pick(lowest)
     extra = material.columns[:UNUSUAL_CELLS]
@@ -230,14 +236,14 @@ def _unusual(material: Material) -> Iterator[Section]:
     header = ["test row", "row of the data", "log p(x), nats", "below"]
     header += [column.name or f"column {k}" for k, column in enumerate(extra, start=1)]
     said = (
-        f"The lowest by log p(x), 100 samples; {int(found.below.sum())} of {len(found.values)} "
-        f"test rows lie below {in_figures(found.threshold or 0.0)} nats, as do "
-        f"{100 * found.contamination:g} % of the training rows."
+        f"The lowest by log p(x), {SAMPLES} samples; {int(found.below.sum())} of "
+        f"{len(found.values)} test rows lie below {in_figures(threshold)} nats, as do "
+        f"{100 * CONTAMINATION:g} % of the training rows."
     )
     blocks: list[Block] = [Note(said), Table(table, header)]
     if material.kind != "table":
-        again = material.decode(codes.encode(*material.folder.load_for(rows), rows))
-        drawn = draw_beside(material.folder, rows, again, "reconstruction")
+        again = material.decode(material.codes[lowest])
+        drawn = draw_beside(material, rows, again, "reconstruction")
         caption = "These rows and their reconstructions, the least probable first."
         blocks.append(Picture(plots.png(drawn), caption, caption))
     yield Section("The most unusual rows", blocks)

@@ -1,6 +1,6 @@
 """The examination of a user's own model and posterior: one check to a function, one tuple of them.
 
-subject      copies, rows and draws          report      what was found, passed, skipped
+subject      copies, rows and draws
 elements     densities of single numbers     vectors     densities of vectors, maps
 shapes       batches, rows, random layers    domain      supports, precision, far codes
 estimators   sums, divergences, moments      gradients   parameters, draws, deviations
@@ -9,6 +9,5 @@ driver       the tuple, and `check`
 """
 
 from aevb.evaluation.examination.driver import check
-from aevb.evaluation.examination.report import Examination
 
-__all__ = ["Examination", "check"]
+__all__ = ["check"]

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from aevb.distributions import on_reals
+from aevb.distributions import on_reals, support_of_cells
 from aevb.distributions.reparameterization import drawn
 from aevb.errors import DataError
-from aevb.evaluation.examination.subject import Skipped, Subject
-from aevb.evaluation.findings import Finding
+from aevb.evaluation.examination.subject import Subject
+from aevb.evaluation.findings import Finding, Skipped
 from aevb.posterior import Batch
 
 FAR = (1.0, 10.0, 100.0)
@@ -60,13 +60,15 @@ def outside(subject: Subject) -> tuple[float, str]:
 
 
 def _called(support: Any) -> str:
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
+    support = support_of_cells(support)
     return "zeros and ones" if support is constraints.boolean else str(support)
 
 
 def examine_support(subject: Subject) -> Iterator[Finding]:
-    """Whether the data lie where the likelihood has its density."""
+    """Whether the data lie where the likelihood has its density.
+
+    Where they do not, the rows become draws of the likelihood, so that other checks can go on.
+    """
     share, said = outside(subject)
     if share > 0:
         yield Finding(
@@ -76,15 +78,8 @@ def examine_support(subject: Subject) -> Iterator[Finding]:
             "Choose a likelihood for such data, or bring the data to its support (binarize, "
             "scale, count).",
         )
-
-
-def moved_inside(subject: Subject) -> Subject:
-    """The subject with rows drawn from its own likelihood, so that other checks can go on."""
-    with torch.no_grad():
-        z = subject.z(1)
-        x = subject.model.likelihood(z).sample()[0]
-    subject.batch = Batch(x, subject.batch.rows)
-    return subject
+        x = subject.model.likelihood(subject.z(1)).sample()[0]
+        subject.batch = Batch(x, subject.batch.rows)
 
 
 def examine_far(subject: Subject) -> Iterator[Finding]:
@@ -115,9 +110,7 @@ def examine_far(subject: Subject) -> Iterator[Finding]:
 
 def _positive(q: Any) -> bool:
     """Whether a draw times a number above 1 is still a possible draw."""
-    support = q.support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
+    support = support_of_cells(q.support)
     low = getattr(support, "lower_bound", math.inf)
     return bool(torch.as_tensor(low == 0).all()) and not hasattr(support, "upper_bound")
 

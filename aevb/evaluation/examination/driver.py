@@ -1,22 +1,21 @@
 """The checks in one tuple, and the function that walks it."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 
-from aevb.devices import tensor_of
-from aevb.distributions import Product
+from aevb.distributions.combinators import parts
 from aevb.errors import AevbError
 from aevb.evaluation.calibration import Calibration, calibrate
 from aevb.evaluation.examination.domain import (
     examine_far,
     examine_precision,
     examine_support,
-    moved_inside,
 )
-from aevb.evaluation.examination.elements import elements, examine_elements, parts
+from aevb.evaluation.examination.elements import elements, examine_elements
 from aevb.evaluation.examination.estimators import (
     examine_divergence,
     examine_joint,
@@ -28,44 +27,33 @@ from aevb.evaluation.examination.gradients import (
     examine_paths,
 )
 from aevb.evaluation.examination.objective import examine_objective
-from aevb.evaluation.examination.report import Examination
 from aevb.evaluation.examination.shapes import examine_repeats, examine_rows, examine_shapes
-from aevb.evaluation.examination.subject import Objective, Skipped, Subject, subject_of
+from aevb.evaluation.examination.subject import Objective, Subject, subject_of
 from aevb.evaluation.examination.vectors import examine_maps, examine_route, examine_vectors
-from aevb.evaluation.findings import Finding
-from aevb.randomness import Stream, generator, seed_torch, torch_kept
+from aevb.evaluation.findings import Examination, Finding, Skipped, failed, first_line, walk
+from aevb.randomness import Stream, generator, seed_torch, torch_seeded
 
 SIMULATIONS, DRAWS = 200, 49
+CPU = torch.device("cpu")
 Check = Callable[[Subject], Iterator[Finding]]
 
 
 def examine_density(subject: Subject, name: str) -> Iterator[Finding]:
-    """Whether a law's density integrates to one and its draws follow it."""
-    for law in parts(subject.law(name)):
-        if elements(law.distribution) is None:
-            yield from examine_vectors(subject, law)
-        else:
-            yield from examine_elements(subject, law)
-            yield from _summed(subject, name, law.distribution)
-
-
-def _summed(subject: Subject, name: str, d: Any) -> Iterator[Finding]:
-    """Whether the log-density of independent elements is the sum of theirs."""
-    inner = elements(d)
-    assert inner is not None
-    if type(d) is torch.distributions.Independent or isinstance(d, Product) or not d.event_shape:
-        return
-    x = d.sample((2,))
-    expected = inner.log_prob(x).flatten(1 + len(d.batch_shape)).sum(-1)
-    figure = float((d.log_prob(x) - expected).abs().max())
-    if not figure <= 100 * subject.tolerance * (1 + float(expected.abs().max())):
-        yield Finding(
-            f"{name}-integral",
-            f"log_prob of {type(d).__name__} differs by {figure:.3g} nats from the sum over its "
-            "elements.",
-            figure,
-            "Sum the log-densities of the elements.",
-        )
+    """Whether a law's density integrates to one and its draws follow it, part by part."""
+    law = subject.law(name)
+    of_parts = [law._replace(distribution=d) for d in parts(law.distribution)]
+    skipped: list[Skipped] = []
+    for part in of_parts:
+        inner = elements(part.distribution)
+        try:
+            if inner is None:
+                yield from examine_vectors(subject, part)
+            else:
+                yield from examine_elements(subject, part, inner)
+        except Skipped as reason:
+            skipped.append(reason)
+    if len(skipped) == len(of_parts):
+        raise skipped[0]
 
 
 def _moments(subject: Subject, name: str) -> Iterator[Finding]:
@@ -116,9 +104,7 @@ def check(
         >>> check(model, posterior, torch.ones(20, 5)).healthy
         True
     """
-    device = tensor_of(model).device
-    with torch_kept(device):
-        seed_torch(int(generator(seed, Stream.CHECK).integers(2**63)), device)
+    with torch_seeded(generator(seed, Stream.CHECK), CPU):
         try:
             subject = subject_of(model, posterior, data, objective, seed)
         except AevbError:
@@ -126,68 +112,21 @@ def check(
         except Exception as error:
             return Examination((failed("start", error),), (), {})
         with torch.no_grad():
-            return _walked(subject)
+            return _examined(subject)
 
 
-def _walked(subject: Subject) -> Examination:
-    findings: list[Finding] = []
-    passed, skipped = [], {}
-    for name, examine in CHECKS:
-        seed_torch(int(subject.source(0).integers(2**63)), subject.batch.x.device)
-        before = len(findings)
-        reason = _examined(subject, name, examine, findings)
-        if reason is not None:
-            skipped[name] = reason
-        elif len(findings) == before:
-            passed.append(name)
-        elif name == "support":
-            try:
-                subject = moved_inside(subject)
-            except Exception as error:
-                findings.append(failed("draws of the likelihood", error))
-    calibration = None
+def _seeded(examine: Check, subject: Subject) -> Iterator[Finding]:
+    """A check whose draws do not depend on those before it."""
+    seed_torch(int(subject.source(0).integers(2**63)), CPU)
+    yield from examine(subject)
+
+
+def _examined(subject: Subject) -> Examination:
+    found = walk({name: partial(_seeded, examine) for name, examine in CHECKS}, subject)
     try:
-        calibration = _calibrated(subject)
+        return replace(found, calibration=_calibrated(subject))
     except Exception as error:
-        skipped["calibration"] = _first_line(error)
-    return Examination(_each_once(findings), tuple(passed), skipped, calibration)
-
-
-def _examined(subject: Subject, name: str, examine: Check, found: list[Finding]) -> str | None:
-    """Add what a check finds, which may be how it fails; or say why it was skipped."""
-    before = len(found)
-    try:
-        found.extend(examine(subject))
-    except Skipped as reason:
-        return str(reason) if len(found) == before else None
-    except Exception as error:
-        found.append(failed(name, error))
-    return None
-
-
-def failed(name: str, error: Exception) -> Finding:
-    """What the model raised inside a check, as a finding."""
-    return Finding(
-        "check-failed",
-        f"The check of {name} could not be finished (1 failure): {type(error).__name__}: "
-        f"{_first_line(error)}.",
-        1.0,
-        "Mend what is raised, or give the model what it expects.",
-    )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else "no reason was given"
-
-
-def _each_once(findings: list[Finding]) -> tuple[Finding, ...]:
-    """Failures of one cause under one name: what a model raises, it raises in many checks."""
-    kept: dict[tuple[str, str], Finding] = {}
-    for finding in findings:
-        cause = finding.sentence.split("): ")[-1] if finding.name == "check-failed" else ""
-        kept.setdefault((finding.name, cause or finding.sentence), finding)
-    return tuple(kept.values())
+        return replace(found, skipped={**found.skipped, "calibration": first_line(error)})
 
 
 def _calibrated(subject: Subject) -> Calibration:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 
-from aevb.distributions import Product, support_of_cells
-from aevb.evaluation.examination.subject import LEVEL, Law, Skipped, Subject
-from aevb.evaluation.findings import Finding
+from aevb.distributions import support_of_cells
+from aevb.distributions.summary import unwrapped
+from aevb.evaluation.examination.subject import LEVEL, Law, Subject
+from aevb.evaluation.findings import Finding, Skipped
 
 NODES, WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(8))
 BINS = 16
@@ -32,16 +33,8 @@ ELEMENTS = 32
 
 def elements(d: Distribution) -> Distribution | None:
     """The law of each element where they are independent, else None."""
-    while isinstance(d, Independent):
-        d = d.base_dist
-    return None if d.event_shape else d
-
-
-def parts(law: Law) -> list[Law]:
-    """A product over columns as its parts; any other law alone."""
-    if not isinstance(law.distribution, Product):
-        return [law]
-    return [law._replace(distribution=part) for part in law.distribution.parts]
+    inner = unwrapped(d)
+    return None if inner.event_shape else inner
 
 
 def bounds(d: Distribution) -> tuple[Tensor, Tensor]:
@@ -92,7 +85,7 @@ def masses(d: Distribution, ends: Tensor, dtype: torch.dtype) -> Tensor:
     """The integral of the density over each piece, (pieces, *batch)."""
     found = []
     middle = ends[len(ends) // 2]
-    low, high = (b.to(ends.device) for b in bounds(d))
+    low, high = bounds(d)
     per_chunk = max(1, 4_000_000 // (8 * max(middle.numel(), 1)))
     for first in range(0, len(ends) - 1, per_chunk):
         some = ends[first : first + per_chunk + 1]
@@ -110,16 +103,33 @@ def masses(d: Distribution, ends: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.cat(found)
 
 
-def examine_elements(subject: Subject, law: Law) -> Iterator[Finding]:
-    """Whether each element's density integrates to one, and its draws follow it."""
-    d = elements(law.distribution)
-    assert d is not None
+def examine_elements(subject: Subject, law: Law, d: Distribution) -> Iterator[Finding]:
+    """Whether the density of each element, d, integrates to one, and its draws follow it."""
     if d.batch_shape.numel() > MOST_CELLS:
         raise Skipped(f"{d.batch_shape.numel():,} elements are many")
     if is_discrete(d):
         yield from _discrete(subject, law, d)
     else:
         yield from _continuous(subject, law, d)
+    yield from _summed(subject, law, d)
+
+
+def _summed(subject: Subject, law: Law, inner: Distribution) -> Iterator[Finding]:
+    """Whether the log-density of independent elements is the sum of theirs."""
+    d = law.distribution
+    if type(d) is Independent or not d.event_shape:
+        return
+    x = d.sample((2,))
+    expected = inner.log_prob(x).flatten(1 + len(d.batch_shape)).sum(-1)
+    figure = float((d.log_prob(x) - expected).abs().max())
+    if not figure <= 100 * subject.tolerance * (1 + float(expected.abs().max())):
+        yield Finding(
+            f"{law.name}-integral",
+            f"log_prob of {type(d).__name__} differs by {figure:.3g} nats from the sum over its "
+            "elements.",
+            figure,
+            "Sum the log-densities of the elements.",
+        )
 
 
 def _continuous(subject: Subject, law: Law, d: Distribution) -> Iterator[Finding]:
@@ -155,7 +165,7 @@ def _continuous(subject: Subject, law: Law, d: Distribution) -> Iterator[Finding
     expected = COUNTED * _differences(mass.cumsum(0)[[i - 1 for i in inner]], total) / total
     usable = known & ((total - 1).abs() <= limit)
     statistic = ((counts - expected).square() / expected.clamp_min(1.0)).sum(0)[usable]
-    yield from misfit(law, statistic.cpu().numpy(), np.full(int(usable.sum()), BINS - 1))
+    yield from misfit(law, statistic.numpy(), np.full(int(usable.sum()), BINS - 1))
 
 
 def _differences(inner: Tensor, last: Tensor) -> Tensor:
@@ -207,9 +217,9 @@ def _discrete(subject: Subject, law: Law, d: Distribution) -> Iterator[Finding]:
     wrong = ~((total - 1).abs() < (1e-3 if subject.dtype == torch.float64 else 1e-2))
     if bool(wrong.any()):
         yield not_one(law, total[wrong])
-    listed = values.double().expand(log_p.shape).flatten(1).cpu().numpy()
-    mass = (log_p.exp() / total).flatten(1).nan_to_num().cpu().numpy()
-    drawn_values = draws.flatten(1).cpu().numpy()
+    listed = values.double().expand(log_p.shape).flatten(1).numpy()
+    mass = (log_p.exp() / total).flatten(1).nan_to_num().numpy()
+    drawn_values = draws.flatten(1).numpy()
     chosen = np.unique(np.linspace(0, mass.shape[1] - 1, ELEMENTS).astype(int))
     fits = [_pooled(drawn_values[:, i], listed[:, i], mass[:, i]) for i in chosen]
     statistics, degrees = (np.array(column, float) for column in zip(*fits, strict=True))

@@ -9,8 +9,8 @@ from torch.distributions import Distribution
 
 from aevb.distributions import kl
 from aevb.evaluation.examination.elements import bounds, elements
-from aevb.evaluation.examination.subject import Law, Skipped, Subject, sigmas
-from aevb.evaluation.findings import Finding
+from aevb.evaluation.examination.subject import Law, Subject, sigmas
+from aevb.evaluation.findings import Finding, Skipped
 
 SAMPLES = 2000
 MOMENTS = 2000
@@ -89,8 +89,8 @@ def _at_an_end(q: Distribution, z: Tensor) -> Tensor:
     """Data with draws so near an end of the support, other than 0, that their digits run out."""
     inner = elements(q)
     if inner is None:
-        return torch.zeros(q.batch_shape, dtype=torch.bool, device=z.device)
-    low, high = (end.to(z.device) for end in bounds(inner))
+        return torch.zeros(q.batch_shape, dtype=torch.bool)
+    low, high = bounds(inner)
     near = ((z - low).abs() < 1e-9 * low.abs()) | ((high - z).abs() < 1e-9 * high.abs())
     return near.flatten(1 + len(q.batch_shape)).any(-1).any(0)
 

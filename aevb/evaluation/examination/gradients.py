@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from aevb.distributions import on_reals
-from aevb.distributions.reparameterization import drawn
-from aevb.evaluation.examination.subject import Skipped, Subject
-from aevb.evaluation.findings import Finding
+from aevb.distributions.reparameterization import drawn, noise_of
+from aevb.evaluation.examination.subject import Subject
+from aevb.evaluation.findings import Finding, Skipped
 
 SAMPLES = 8
 STEP = 1e-2
@@ -117,6 +117,8 @@ def examine_paths(subject: Subject) -> Iterator[Finding]:
             float(count),
             "Draw z, and do not pass on the mean: the bound is an average over draws.",
         )
+    if not noise_of(subject.posterior(subject.batch)).differentiable:
+        raise Skipped("its draws are steps: their gradient comes by a score function")
     own = [p for p in subject.posterior.parameters() if p.requires_grad]
     if not own:
         return

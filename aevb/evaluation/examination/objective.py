@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +16,8 @@ from aevb.evaluation.examination.recognition import (
     reference,
     same,
 )
-from aevb.evaluation.examination.subject import OfTensors, Skipped, Subject, sigmas
-from aevb.evaluation.findings import Finding
+from aevb.evaluation.examination.subject import Subject, sigmas
+from aevb.evaluation.findings import Finding, Skipped
 
 SAMPLES = 7
 REPEATS = 64
@@ -51,10 +50,9 @@ def examine_objective(subject: Subject) -> Iterator[Finding]:
 def called(subject: Subject, noise: Tensor) -> Tensor:
     """The user's numbers; its posterior gets what it can take: a batch, or x alone."""
     assert subject.objective is not None
-    wrapped = isinstance(subject.posterior, OfTensors)
-    posterior = subject.posterior.posterior if wrapped else subject.posterior
-    batch: Any = subject.batch.x if wrapped else subject.batch
-    return torch.as_tensor(subject.objective(subject.model, posterior, batch, noise)).to(noise)
+    batch = subject.batch.x if subject.takes_x else subject.batch
+    found = subject.objective(subject.model, subject.own_posterior, batch, noise)
+    return torch.as_tensor(found).to(noise)
 
 
 def _judged(subject: Subject, noise: Tensor, ours: Reference, found: Tensor) -> Iterator[Finding]:
@@ -152,7 +150,7 @@ def _slopes(subject: Subject) -> Iterator[Finding]:
     theirs: list[Tensor] = []
     names = list(subject.parameters)
     parameters = list(subject.parameters.values())
-    directions = [torch.randn(p.shape, dtype=p.dtype, device=p.device) for p in parameters]
+    directions = [torch.randn(p.shape, dtype=p.dtype) for p in parameters]
     kind = None
     for tag in range(REPEATS):
         noise = subject.noise(SAMPLES, tag=tag + 2)

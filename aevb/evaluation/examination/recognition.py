@@ -8,75 +8,75 @@ a, b, c free at a time.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from aevb.distributions import center, kl, reparameterize
+from aevb.distributions import center
 from aevb.evaluation.examination.subject import Subject
 from aevb.evaluation.findings import Finding
+from aevb.objectives import Draw, draw
 
 
 @dataclass
 class Reference:
-    """Our numbers at one noise: log-weights (S, N), and their parts in the mean, (N,)."""
+    """Our numbers at one noise: a draw, and what mistakes put in place of its parts."""
 
-    log_w: Tensor
-    log_likelihood: Tensor
-    log_ratio: Tensor
-    closed: Tensor | None
+    draw: Draw
     standard: Tensor
-    """log w with N(0, I) in place of the prior."""
+    """log w with N(0, I) in place of the prior, (S, N)."""
     at_center: Tensor
     """log p(x given z) where z is the mean of q, (N,)."""
     width: int
     size: int
 
+    @cached_property
+    def log_w(self) -> Tensor:
+        return self.draw.log_weights()
+
     @property
     def elbo_a(self) -> Tensor:
         return self.log_w.mean(0)
 
-    @property
-    def reconstruction(self) -> Tensor:
-        return self.log_likelihood.mean(0)
-
-    @property
+    @cached_property
     def kl(self) -> Tensor:
         """In closed form where there is one, else by samples."""
-        return -self.log_ratio.mean(0) if self.closed is None else self.closed
-
-    @property
-    def iwae(self) -> Tensor:
-        return self.log_w.logsumexp(0) - math.log(len(self.log_w))
+        return self.draw.kl_estimate()
 
     def bounds(self) -> dict[str, Tensor]:
         """What an objective may be, (N,) each."""
         return {
             "elbo_a": self.elbo_a,
-            "elbo_b": self.reconstruction - self.kl,
-            "iwae": self.iwae,
+            "elbo_b": self.draw.reconstruction() - self.kl,
+            "iwae": _log_mean(self.log_w),
         }
+
+
+def _log_mean(log_w: Tensor) -> Tensor:
+    return log_w.logsumexp(0) - math.log(len(log_w))
 
 
 def reference(subject: Subject, noise: Tensor) -> Reference:
     """All parts at this noise."""
-    batch = subject.batch
-    q, prior = subject.posterior(batch), subject.model.prior()
-    z = reparameterize(q, noise)
-    log_q, log_p = q.log_prob(z), prior.log_prob(z)
-    likelihood = subject.model.log_likelihood(batch.x, z)
+    model, batch = subject.model, subject.batch
+    drawn = draw(model, subject.posterior, batch, noise)
+    q, z = drawn.posterior, drawn.z
     normal = (-0.5 * z.square() - 0.5 * math.log(2 * math.pi)).flatten(2).sum(-1)
-    middle = subject.model.log_likelihood(batch.x, center(q).unsqueeze(0))[0]
-    return Reference(
-        log_p + likelihood - log_q,
-        likelihood,
-        log_p - log_q,
-        kl(q, prior),
-        normal + likelihood - log_q,
-        middle,
-        batch.x[0].numel(),
-        q.event_shape.numel(),
-    )
+    middle = model.log_likelihood(batch.x, center(q).unsqueeze(0))[0]
+    standard = normal + drawn.log_likelihood - q.log_prob(z)
+    return Reference(drawn, standard, middle, batch.x[0].numel(), q.event_shape.numel())
+
+
+class Mistake(NamedTuple):
+    """A usual mistake: what it makes of the bound, and the line to change."""
+
+    name: str
+    said: str
+    advice: str
+    figure: float | None = None
+    """The number behind it; None for how far the objective is off."""
 
 
 def same(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
@@ -86,50 +86,42 @@ def same(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
 
 def recognized(ours: Reference, found: Tensor) -> Finding | None:
     """The mistake that explains the numbers, where one of the usual ones does."""
-    for name, value in ours.bounds().items():
-        if same(found, -value):
-            figure = float((found - value).mean())
-            return _finding(
-                "sign",
-                f"The objective is minus {name}, a loss: {figure:+.3g} nats from the bound.",
-                figure,
-                "Leave the sign out: bounds are maximized.",
-            )
-    for sign, word in ((1, ""), (-1, "minus ")):
-        for name, told_, formula, advice in CANDIDATES:
-            made = formula(ours)
-            if made is not None and same(found, sign * made):
+    for look in (_as_known, _fitted, _plane):
+        for sign, word in ((1, ""), (-1, "minus ")):
+            mistake = look(ours, sign * found)
+            if mistake is not None:
+                name, said, advice, figure = mistake
                 off = float((found - ours.elbo_a).mean())
-                sentence = f"The objective is {word}{told_}: {off:+.3g} nats from estimator A."
-                return _finding(name, sentence, off, advice)
-        fitted = _fitted(ours, sign * found, word)
-        if fitted is not None:
-            return fitted
+                sentence = f"The objective is {word}{said}: {off:+.3g} nats in the mean."
+                figure = off if figure is None else figure
+                return Finding(f"objective-{name}", sentence, figure, advice)
     return None
 
 
-def _finding(name: str, sentence: str, figure: float, advice: str) -> Finding:
-    return Finding(f"objective-{name}", sentence, figure, advice)
+def _as_known(ours: Reference, found: Tensor) -> Mistake | None:
+    """A bound with its sign turned, or a formula that is often taken for one."""
+    for name, value in ours.bounds().items():
+        if same(found, value):
+            return Mistake("sign", f"{name}, a loss", "Leave the sign out: bounds are maximized.")
+    for name, said, formula, advice in CANDIDATES:
+        made = formula(ours)
+        if made is not None and same(found, made):
+            return Mistake(name, said, advice)
+    return None
 
 
-def _loss_weights(ours: Reference) -> Tensor:
-    w = torch.softmax(-ours.log_w, 0)
-    return (w * ours.log_w).sum(0)
-
-
-def _weighted(ours: Reference) -> Tensor:
-    return (torch.softmax(ours.log_w, 0) * ours.log_w).sum(0)
+def _weighted(ours: Reference, sign: int) -> Tensor:
+    return (torch.softmax(sign * ours.log_w, 0) * ours.log_w).sum(0)
 
 
 def _closed_in_weights(ours: Reference) -> Tensor | None:
-    if ours.closed is None:
-        return None
-    return (ours.log_likelihood - ours.closed).logsumexp(0) - math.log(len(ours.log_w))
+    closed = ours.draw.closed_kl()
+    return None if closed is None else _log_mean(ours.draw.log_likelihood - closed)
 
 
 def _over_data(ours: Reference) -> Tensor:
     n = ours.log_w.shape[1]
-    return (ours.log_w.mean(0).logsumexp(0) - math.log(n)).expand(n)
+    return _log_mean(ours.elbo_a).expand(n)
 
 
 CANDIDATES: tuple[tuple[str, str, Callable[[Reference], Tensor | None], str], ...] = (
@@ -142,13 +134,13 @@ CANDIDATES: tuple[tuple[str, str, Callable[[Reference], Tensor | None], str], ..
     (
         "weights",
         "a mean weighted by 1 / w, since the weights come from the loss",
-        _loss_weights,
+        lambda r: _weighted(r, -1),
         "Weigh by softmax of log w, and not of -log w.",
     ),
     (
         "weights",
         "the weighted mean of log w, where the bound is the logarithm of the mean of w",
-        _weighted,
+        lambda r: _weighted(r, 1),
         "Return logsumexp(log w) - log K; weights in a gradient are detached.",
     ),
     (
@@ -166,7 +158,7 @@ CANDIDATES: tuple[tuple[str, str, Callable[[Reference], Tensor | None], str], ..
     (
         "prior",
         "the importance bound with the prior N(0, I) in place of the model's",
-        lambda r: r.standard.logsumexp(0) - math.log(len(r.standard)),
+        lambda r: _log_mean(r.standard),
         "Use model.prior().",
     ),
     (
@@ -184,33 +176,49 @@ CANDIDATES: tuple[tuple[str, str, Callable[[Reference], Tensor | None], str], ..
 )
 
 
-def _fitted(ours: Reference, found: Tensor, word: str) -> Finding | None:
+def _fitted(ours: Reference, found: Tensor) -> Mistake | None:
     """A scaled likelihood, a weighted divergence or a constant, where that alone explains all."""
-    r, sampled = ours.reconstruction, -ours.log_ratio.mean(0)
-    for k in (ours.kl, sampled):
+    r = ours.draw.reconstruction()
+    for k in _divergences(ours):
         a = _slope(found + k, r)
         if a is not None:
-            return _scaled(a, word, ours, found)
+            return _scaled(a, ours)
         b = _slope(r - found, k)
         if b is not None:
-            return _weight(b, word, ours, found)
-        both = _plane(found, r, -k)
-        if both is not None:
-            return _both(*both, word, ours, found)
+            return _weight(b, ours)
     for name, value in ours.bounds().items():
         difference = found - value
         if same(difference, difference.mean().expand_as(difference)):
-            return _constant(float(difference.mean()), name, word, ours)
+            return _constant(float(difference.mean()), name, ours)
     a = _inside(ours, found)
-    return None if a is None else _scaled(a, f"{word}the importance form of ", ours, found)
+    return None if a is None else _scaled(a, ours, "the importance form of ")
+
+
+def _divergences(ours: Reference) -> tuple[Tensor, Tensor]:
+    """KL(q || p) in closed form where there is one, and by samples, (N,) each."""
+    return ours.kl, ours.draw.reconstruction() - ours.elbo_a
+
+
+def _plane(ours: Reference, found: Tensor) -> Mistake | None:
+    """a R - b K for all data, where R and K are no multiples of one another."""
+    for k in _divergences(ours):
+        matrix = torch.stack([ours.draw.reconstruction(), -k], 1).double()
+        if len(found) < 6 or float(torch.linalg.cond(matrix)) > 1e6:
+            continue
+        fit = torch.linalg.lstsq(matrix, found.double().unsqueeze(1)).solution
+        if bool((((matrix @ fit)[:, 0] - found).abs() <= 1e-5 * (1 + found.abs())).all()):
+            a, b = float(fit[0]), float(fit[1])
+            said = f"{_factor(a, ours)} times log p(x given z) less {_factor(b, ours)} times "
+            advice = "Sum both, unscaled: a bound has no weights."
+            return Mistake("scaled-likelihood", f"{said}KL(q || p)", advice, a)
+    return None
 
 
 def _inside(ours: Reference, found: Tensor) -> float | None:
     """a with u = log mean_s exp(a log p(x given z) + log p(z) - log q): by bisection on a datum."""
 
     def value(a: float) -> Tensor:
-        log_w = a * ours.log_likelihood + ours.log_ratio
-        return log_w.logsumexp(0) - math.log(len(log_w))
+        return _log_mean(ours.log_w + (a - 1) * ours.draw.log_likelihood)
 
     low, high = (math.log(1e-6), math.log(1e3))
     rising = bool(value(math.exp(high))[0] > value(math.exp(low))[0])
@@ -231,17 +239,6 @@ def _slope(y: Tensor, x: Tensor) -> float | None:
     return a if bool(((y - a * x).abs() <= limit).all()) else None
 
 
-def _plane(y: Tensor, *columns: Tensor) -> tuple[float, float] | None:
-    """(a, b) with y = a r + b k for all data; where r and k are no multiples of one another."""
-    matrix = torch.stack(columns, 1).double()
-    if len(y) < 6 or float(torch.linalg.cond(matrix)) > 1e6:
-        return None
-    fit = torch.linalg.lstsq(matrix, y.double().unsqueeze(1)).solution
-    limit = 1e-5 * (1 + y.abs())
-    close = bool((((matrix @ fit)[:, 0] - y).abs() <= limit).all())
-    return (float(fit[0]), float(fit[1])) if close else None
-
-
 def _factor(value: float, ours: Reference) -> str:
     """A factor in words, where it is one over the pixels or the codes."""
     for count, what in ((ours.width, "values of a datum"), (ours.size, "dimensions of z")):
@@ -250,37 +247,23 @@ def _factor(value: float, ours: Reference) -> str:
     return f"{value:.4g}"
 
 
-def _scaled(a: float, word: str, ours: Reference, found: Tensor) -> Finding:
-    off = float((found - ours.elbo_a).mean())
-    sentence = (
-        f"The objective is {word}the bound with log p(x given z) multiplied by "
-        f"{_factor(a, ours)}: {off:+.3g} nats in the mean."
-    )
-    return _finding("scaled-likelihood", sentence, a, "Sum log p over the event, unscaled.")
+def _scaled(a: float, ours: Reference, form: str = "") -> Mistake:
+    said = f"{form}the bound with log p(x given z) multiplied by {_factor(a, ours)}"
+    return Mistake("scaled-likelihood", said, "Sum log p over the event, unscaled.", a)
 
 
-def _weight(b: float, word: str, ours: Reference, found: Tensor) -> Finding:
-    off = float((found - ours.elbo_a).mean())
+def _weight(b: float, ours: Reference) -> Mistake:
     if abs(b) < 1e-3:
-        told_ = f"leaves out KL(q || p), {float(ours.kl.mean()):.3g} nats in the mean"
+        said = f"leaves out KL(q || p), {float(ours.kl.mean()):.3g} nats in the mean"
     elif abs(b + 1) < 1e-3:
-        told_ = "adds KL(q || p) where the bound subtracts it"
+        said = "adds KL(q || p) where the bound subtracts it"
     else:
-        told_ = f"weighs KL(q || p) by {_factor(b, ours)}"
-    sentence = f"The objective is {word}the bound, but {told_}: {off:+.3g} nats in the mean."
-    return _finding("kl-weight", sentence, b, "Report KL(q || p) with weight 1; train as you like.")
+        said = f"weighs KL(q || p) by {_factor(b, ours)}"
+    advice = "Report KL(q || p) with weight 1; train as you like."
+    return Mistake("kl-weight", f"the bound, but {said}", advice, b)
 
 
-def _both(a: float, b: float, word: str, ours: Reference, found: Tensor) -> Finding:
-    off = float((found - ours.elbo_a).mean())
-    sentence = (
-        f"The objective is {word}{_factor(a, ours)} times log p(x given z) less {_factor(b, ours)} "
-        f"times KL(q || p): {off:+.3g} nats in the mean."
-    )
-    return _finding("scaled-likelihood", sentence, a, "Sum both, unscaled: a bound has no weights.")
-
-
-def _constant(c: float, name: str, word: str, ours: Reference) -> Finding:
+def _constant(c: float, name: str, ours: Reference) -> Mistake:
     samples = len(ours.log_w)
     half = 0.5 * math.log(2 * math.pi)
     known = {
@@ -289,10 +272,10 @@ def _constant(c: float, name: str, word: str, ours: Reference) -> Finding:
         ours.width * half: "X/2 log 2 pi, a constant of the Gaussian density of x",
         ours.size * half: "D/2 log 2 pi, a constant of the Gaussian density of z",
     }
-    told_ = [said for value, said in known.items() if abs(abs(c) - abs(value)) < 1e-3 * abs(value)]
-    reason = f" ({told_[0]})" if told_ else ""
-    sentence = f"The objective is {word}{name}, but {c:+.4g} nats for every datum{reason}."
-    return _finding("constant", sentence, c, "Keep every constant of the densities, once.")
+    reasons = [why for value, why in known.items() if abs(abs(c) - abs(value)) < 1e-3 * abs(value)]
+    reason = f" ({reasons[0]})" if reasons else ""
+    said = f"{name}, but {c:+.4g} nats for every datum{reason}"
+    return Mistake("constant", said, "Keep every constant of the densities, once.", c)
 
 
 def of_other_shape(ours: Reference, found: Tensor, n: int) -> Finding:

@@ -34,10 +34,6 @@ FEW = 2
 Objective = Callable[[Any, Any, Any, Tensor], Tensor]
 
 
-class Skipped(Exception):  # not an error
-    """A check that has nothing to say of this model; the message says why."""
-
-
 class Law(NamedTuple):
     """A distribution to hold to the laws, and what it is called in a sentence."""
 
@@ -86,7 +82,7 @@ class Subject:
 
     def some(self, positions: Iterable[int]) -> Batch:
         """Some rows of the batch."""
-        at = torch.as_tensor(list(positions), device=self.batch.x.device)
+        at = torch.as_tensor(list(positions))
         rows = None if self.batch.rows is None else self.batch.rows[at]
         return Batch(self.batch.x[at], rows)
 
@@ -105,8 +101,7 @@ class Subject:
         """Standard noise for the posterior of a batch, (S, N, ...); UsageError without a route."""
         batch = self.batch if batch is None else batch
         way = route(self.posterior(batch))
-        made = way.noise(self.source(2, tag), (samples, len(batch.x)), self.dtype)
-        return made.to(batch.x.device)
+        return way.noise(self.source(2, tag), (samples, len(batch.x)), self.dtype)
 
     def log_weights(self, batch: Batch, z: Tensor) -> Tensor:
         """log w = log p(x, z) - log q(z given x), (S, N)."""
@@ -116,8 +111,18 @@ class Subject:
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """What is learned, under its name, each once."""
-        both = nn.ModuleDict({"model": self.model, "posterior": self.posterior})
-        return {k.replace("posterior.posterior.", "posterior."): p for k, p in _named(both)}
+        both = nn.ModuleDict({"model": self.model, "posterior": self.own_posterior})
+        return {k: p for k, p in both.named_parameters() if p.requires_grad}
+
+    @property
+    def own_posterior(self) -> Any:
+        """The posterior as its author wrote it, which may take x alone."""
+        return self.posterior.posterior if self.takes_x else self.posterior
+
+    @property
+    def takes_x(self) -> bool:
+        """Whether the posterior is of x, and wrapped to take batches."""
+        return isinstance(self.posterior, OfTensors)
 
     @cached_property
     def tolerance(self) -> float:
@@ -136,27 +141,25 @@ class Subject:
         return Law(name, "the likelihood p(x given z)", self.model.likelihood(codes))
 
 
-def _named(module: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
-    return ((k, p) for k, p in module.named_parameters() if p.requires_grad)
-
-
 def subject_of(
     model: Any, posterior: Any, data: Any, objective: Objective | None, seed: int
 ) -> Subject:
-    """Copies of all that is needed, of at most so many rows, spread evenly over the data."""
+    """Copies of all that is needed, of at most so many rows, spread evenly over the data.
+
+    They lie on the CPU: the rows are few, and double precision is what GPUs are slow at.
+    """
     positions, x = _chosen(data, ROWS_LOOKED_AT)
     few = np.unique(np.linspace(0, len(x) - 1, min(len(x), ROWS)).astype(np.int64))
     like = tensor_of(model, posterior)
     # Half precision has a finding of its own; what else is wrong shows in single precision too.
     single = like.dtype if like.dtype == torch.float64 else torch.float32
     for dtype in (torch.float64, single):
-        pair = _adapted(*_copied(model, posterior), x[:2], dtype, like.device)
-        rows = torch.from_numpy(positions[few]).to(like.device)
-        batch = Batch(x[few].to(like.device, dtype), rows)
+        pair = _adapted(*_copied(model, posterior), x[:2], dtype)
+        batch = Batch(x[few].to(dtype), torch.from_numpy(positions[few]))
         if dtype == single or _runs(*pair, batch):
             break
-    own = _adapted(*_copied(model, posterior), x[:2], single, like.device)
-    return Subject(*pair, own, dtype, like.dtype, batch, x.to(like.device, dtype), objective, seed)
+    own = _adapted(*_copied(model, posterior), x[:2], single)
+    return Subject(*pair, own, dtype, like.dtype, batch, x.to(dtype), objective, seed)
 
 
 def _chosen(data: Any, most: int) -> tuple[NDArray[np.int64], Tensor]:
@@ -170,13 +173,15 @@ def _chosen(data: Any, most: int) -> tuple[NDArray[np.int64], Tensor]:
     positions = np.unique(np.linspace(0, len(data) - 1, min(len(data), most)).astype(np.int64))
     if isinstance(data, Rows):
         return positions, data.take(positions)
-    x: Tensor = data[torch.from_numpy(positions).to(data.device)]
+    x: Tensor = data[torch.from_numpy(positions)]
     return positions, x if x.is_floating_point() else x.to(torch.get_default_dtype())
 
 
 def _numbers(data: Any) -> Tensor:
     try:
-        return torch.as_tensor(data if isinstance(data, Tensor) else np.asarray(data)).detach()
+        return (
+            torch.as_tensor(data if isinstance(data, Tensor) else np.asarray(data)).detach().cpu()
+        )
     except (TypeError, ValueError) as error:
         raise UsageError(
             "data must be rows of numbers, (N, *X), as Rows, an array or a tensor, found "
@@ -192,7 +197,7 @@ def _copied(model: Any, posterior: Any) -> tuple[Any, Any]:
     for module in (model, posterior):
         module.zero_grad(set_to_none=True)
         module.eval()
-    return model, posterior
+    return model.cpu(), posterior.cpu()
 
 
 def _detach(thing: Any, memo: dict[int, Any], seen: set[int]) -> None:
@@ -213,14 +218,12 @@ def _detach(thing: Any, memo: dict[int, Any], seen: set[int]) -> None:
         _detach(vars(thing), memo, seen)
 
 
-def _adapted(
-    model: Any, posterior: Any, x: Tensor, dtype: torch.dtype, device: torch.device
-) -> tuple[Any, Any]:
+def _adapted(model: Any, posterior: Any, x: Tensor, dtype: torch.dtype) -> tuple[Any, Any]:
     """Both in a precision; a model with `log_joint`, and a posterior that takes a `Batch`."""
     model, posterior = model.to(dtype), posterior.to(dtype)
     if not hasattr(model, "log_joint") or not hasattr(model, "log_likelihood"):
         model = Model(model.prior, model.likelihood)
-    batch = Batch(x.to(device, dtype), torch.arange(len(x), device=device))
+    batch = Batch(x.to(dtype), torch.arange(len(x)))
     try:
         with torch.no_grad():
             posterior(batch)

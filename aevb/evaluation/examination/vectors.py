@@ -14,22 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import (
-    Distribution,
-    Independent,
-    TransformedDistribution,
-    biject_to,
-)
+from torch.distributions import Distribution, TransformedDistribution, biject_to
 
 from aevb.distributions import route
 from aevb.distributions.reparameterization import drawn
+from aevb.distributions.summary import unwrapped
 from aevb.errors import UsageError
 from aevb.evaluation.examination.elements import is_discrete
-from aevb.evaluation.examination.subject import Law, Skipped, Subject, sigmas
-from aevb.evaluation.findings import Finding
+from aevb.evaluation.examination.subject import Law, Subject, sigmas
+from aevb.evaluation.findings import Finding, Skipped
 from aevb.evaluation.pareto import RELIABLE, largest, tail_shape
 from aevb.flows import FlowDistribution
-from aevb.randomness import normal, open_uniform, uniform
 
 DRAWS = 4000
 PROPOSALS = 8192
@@ -58,10 +53,10 @@ def to_reals(d: Distribution) -> Any:
 def examine_vectors(subject: Subject, law: Law) -> Iterator[Finding]:
     """Whether a density of vectors integrates to one, and draws follow it."""
     d = law.distribution
-    if len(d.event_shape) != 1 or d.event_shape[0] > MOST_DIMENSIONS:
-        raise Skipped(
-            f"events of shape {tuple(d.event_shape)} have more than {MOST_DIMENSIONS} dimensions"
-        )
+    if len(d.event_shape) != 1:
+        raise Skipped(f"events of shape {tuple(d.event_shape)} are no vectors")
+    if d.event_shape[0] > MOST_DIMENSIONS:
+        raise Skipped(f"events have more than {MOST_DIMENSIONS} dimensions")
     way = to_reals(d)
     z = subject.draws(law, DRAWS, 2)
     u = way.inv(z)
@@ -155,7 +150,7 @@ def _integral(
     u = u.double()
     middle = u.median(0).values
     factor = torch.linalg.cholesky_ex(_spread(u - middle)).L
-    points = middle + _proposed(u.shape[1], subject.source(5, b)).to(u.device) @ factor.T
+    points = middle + _proposed(u.shape[1], subject.source(5, b)) @ factor.T
     log_w = _log_density(law, way, points.to(subject.dtype), b).double()
     log_w = log_w - _log_proposal(points, middle, factor)
     if bool(torch.isnan(log_w).any()):
@@ -220,8 +215,7 @@ def examine_route(subject: Subject) -> Iterator[Finding]:
     if way.shape.numel() != size or size > MOST_MAPPED or is_discrete(q):
         raise Skipped("the noise of a draw is not shaped like the draw, or there is too much of it")
     noise = way.noise(subject.source(6), (MAPPED, *q.batch_shape), subject.dtype)
-    noise = noise.to(subject.batch.x.device)
-    base = _log_noise(way.law, noise, len(way.shape))
+    base = way.standard.log_prob(noise)
     if base is None:
         raise Skipped("the density of the noise is not known")
     if to_reals(q).inv(subject.draws(law, 1, 3)).numel() != q.batch_shape.numel() * size:
@@ -247,19 +241,6 @@ def jacobian(function: Any, noise: Tensor, batch: torch.Size) -> tuple[Tensor, T
         ]
     log_det = torch.linalg.slogdet(torch.stack(rows, 1).double()).logabsdet
     return value, log_det.reshape(len(noise), *batch)
-
-
-def _log_noise(law: Any, noise: Tensor, ndim: int) -> Tensor | None:
-    """log r(e) where the law of the noise is one of the common ones."""
-    axes = tuple(range(-ndim, 0))
-    if law is normal:
-        return (-0.5 * noise.double().square() - 0.5 * math.log(2 * math.pi)).sum(axes)
-    if law in (open_uniform, uniform):
-        return torch.zeros_like(noise.double().sum(axes))
-    inner = getattr(getattr(law, "__self__", None), "_noises", None)
-    if inner is None or any(one is not normal for _, one in inner):
-        return None
-    return _log_noise(normal, noise, ndim)
 
 
 def _compared(subject: Subject, found: Tensor, expected: Tensor, over: str) -> Iterator[Finding]:
@@ -317,8 +298,7 @@ def examine_maps(subject: Subject) -> Iterator[Finding]:
 
 def _maps(subject: Subject, d: Distribution) -> Iterator[tuple[str, Any, Any, Tensor, torch.Size]]:
     """Each map as (name, forward, inverse, points x, batch): both give a point and log |det|."""
-    while isinstance(d, Independent):
-        d = d.base_dist
+    d = unwrapped(d)
     batch = d.batch_shape
     if isinstance(d, FlowDistribution):
         x = drawn(d.base, (MAPPED,), subject.source(7), subject.batch.x).detach()

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from aevb.distributions import on_reals
-from aevb.evaluation.case import Case, Unknown
+from aevb.evaluation.case import Case
 from aevb.evaluation.diagnosis import ACTIVE_VARIANCE
-from aevb.evaluation.findings import Finding
+from aevb.evaluation.findings import Finding, Skipped
 from aevb.posterior import Global
 
 NOTHING = 0.1
@@ -180,7 +180,7 @@ def floored_deviation(case: Case) -> Finding | None:
         with torch.no_grad():
             deviation, usual = q.stddev, case.model.prior().stddev
     except (NotImplementedError, AttributeError) as error:
-        raise Unknown from error
+        raise Skipped("no deviations are stated") from error
     variance = case.latents.posterior_mean_variance
     told = torch.from_numpy(variance > ACTIVE_VARIANCE).to(deviation.device)
     ratio = (deviation / usual)[:, told]
@@ -218,6 +218,6 @@ def _effective(case: Case) -> tuple[float, int]:
     if isinstance(known, float) and np.isfinite(known):
         return known, int(kept["samples"])
     if case.evaluated is not None and case.rows is None:
-        raise Unknown
+        raise Skipped("no held-out rows are known")
     found = case.evidence.importance
     return found.effective_sample_size, found.samples

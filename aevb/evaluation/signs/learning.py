@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aevb.errors import DataError
-from aevb.evaluation.case import Case, Unknown, spread
-from aevb.evaluation.findings import Finding
+from aevb.evaluation.case import Case
+from aevb.evaluation.findings import Finding, Skipped
 from aevb.evaluation.signs.latents import ERRORS
 
 LEARNED_BY_HEART = 0.08
@@ -17,7 +17,9 @@ FEW_EPOCHS = 10
 
 def warming(case: Case) -> Finding | None:
     """The model that was kept is of a step within the warm-up of the divergence."""
-    steps, t = int(case.settings.get("warmup_steps", 0)), case.own_record.get("t", 0)
+    if case.kept is None:
+        raise Skipped("no history is known")
+    steps, t = int(case.settings.get("warmup_steps", 0)), case.kept.get("t", 0)
     if t >= steps:
         return None
     return Finding(
@@ -58,7 +60,8 @@ def _gaps(case: Case) -> list[tuple[float, float, float, str]]:
     kept, counts = case.kept, case.counts
     scored = kept and kept.get("validation") and kept["train"]["elbo"] is not None
     if kept and scored and counts.get("train") and counts.get("validation"):
-        error = spread(unseen) * math.sqrt(1 / counts["train"] + 1 / counts["validation"])
+        per_row = math.sqrt(1 / counts["train"] + 1 / counts["validation"])
+        error = float(np.std(unseen.values)) * per_row
         bounds = kept["train"]["elbo"], kept["validation"]["elbo"]
         found.append((*bounds, error, "validation rows"))
     return found
@@ -85,7 +88,7 @@ def unfinished(case: Case) -> Finding | None:
     records = [record for record in measured if record[part]["elbo"] is not None]
     bounds = np.array([float(record[part]["elbo"]) for record in records])
     if len(bounds) < 3:
-        raise Unknown
+        raise Skipped("fewer than 3 epochs with a bound are known")
     rates = np.array([float(record.get("learning_rate_factor", 1.0)) for record in records])
     over = np.cumsum(rates) / max(float(rates.sum()), 1e-12)
     rise = float(bounds[-1] - np.interp(1 - LAST, over, bounds))
@@ -107,7 +110,7 @@ def _learned(case: Case, bounds: NDArray[np.float64]) -> float:
     rise = float(bounds.max() - bounds[0])
     try:
         return max(float(bounds.max()) - case.independent, rise)
-    except (Unknown, DataError):
+    except (Skipped, DataError):
         return rise
 
 

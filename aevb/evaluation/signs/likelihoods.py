@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from aevb.data.suggestion import column_kinds
 from aevb.distributions import support_of_cells
-from aevb.evaluation.case import Case, Part, Unknown
-from aevb.evaluation.findings import Finding
+from aevb.evaluation.case import Case, Part
+from aevb.evaluation.findings import Finding, Skipped
 from aevb.evaluation.signs.latents import ERRORS
 from aevb.families import (
     Bernoulli,
@@ -35,7 +35,7 @@ COUNTED = (Bernoulli, Categorical, ContinuousBernoulli)
 
 def outside_domain(case: Case) -> Finding | None:
     """Rows hold values to which the likelihood gives no probability at all."""
-    family = _family(case)
+    family = case.family
     outside = ~family.inside(case.x)
     if not bool(outside.any()):
         return None
@@ -53,7 +53,7 @@ def outside_domain(case: Case) -> Finding | None:
 
 
 def _to_be_inside(case: Case, family: Family) -> str:
-    if case.learned is not None and bool(_family(case).inside(case.train_x).all()):
+    if case.learned is not None and bool(case.family.inside(case.train_x).all()):
         return "Name DATA in the units of training: the rows of training do lie in the domain."
     if isinstance(family, Bernoulli) and _unit(case.x):
         return "Train with --binarize threshold."
@@ -66,7 +66,7 @@ def density_on_steps(case: Case) -> Finding | None:
     x = case.train_x
     kinds = column_kinds(x.numpy(), 1.0) if x.shape[1] else []
     mean = x.nanmean(0)
-    for family, group in _groups(_family(case), list(range(x.shape[1]))):
+    for family, group in _groups(case.family, list(range(x.shape[1]))):
         if not _is_density(family):
             continue
         binary = [i for i in group if kinds[i] == "binary"]
@@ -181,7 +181,7 @@ def certain_and_wrong(case: Case) -> Finding | None:
         lost.append(-(each * (each < -CERTAIN)).sum(1))
         all_nats.append(each.abs().sum(1))
     if not lost:
-        raise Unknown
+        raise Skipped("no column is of coins, classes or grey levels")
     by_row, total = torch.stack(lost).sum(0), float(torch.stack(all_nats).sum(0).mean())
     mean, error = float(by_row.mean()), float(by_row.std()) / math.sqrt(len(by_row))
     if not mean - ERRORS * error > MOST_LOST * total:
@@ -193,12 +193,6 @@ def certain_and_wrong(case: Case) -> Finding | None:
         mean / total,
         "Train with --weight-prior normal, which keeps weights, and so logits, small.",
     )
-
-
-def _family(case: Case) -> Family:
-    if case.model.family is None:
-        raise Unknown
-    return case.model.family
 
 
 def _groups(family: Family, columns: list[int]) -> list[tuple[Family, list[int]]]:

@@ -19,10 +19,7 @@ from aevb.objectives import draw
 from aevb.posterior import Posterior
 from aevb.randomness import Stream, generator
 
-ACTIVATIONS = (
-    *(nn.Tanh, nn.ReLU, nn.ELU, nn.GELU),
-    *(nn.SiLU, nn.Softplus, nn.LeakyReLU, nn.Sigmoid),
-)
+ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, nn.LeakyReLU, nn.Sigmoid)
 FLAT = 0.005
 """A slope, over all rows, below which a unit passes nothing back; leaky ones have 0.01."""
 MOST_DEAD = 0.5

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from aevb.data import Binarization, Rows
 from aevb.data.fingerprints import keys_of_rows
-from aevb.evaluation.case import Case, Unknown, column_means
-from aevb.evaluation.findings import Finding
+from aevb.evaluation.case import Case
+from aevb.evaluation.findings import Finding, Skipped
 
 MOST_TIMES_WIDER = 5.0
 MOST_SHIFTED, SHIFT_ERRORS = 1.0, 6.0
@@ -20,7 +21,7 @@ ROWS_AT_ONCE = 10_000
 def other_treatment(case: Case) -> Finding | None:
     """The evaluation that was kept is of data binarized otherwise, or of training rows."""
     if case.evaluated is None:
-        raise Unknown
+        raise Skipped("no evaluation was kept")
     was, should = str(case.evaluated.get("binarize", "")), case.settings.get("binarize") or "none"
     was, mean = was.split(" ")[0], float(case.evaluated.get("mean") or math.nan)
     if was != should:
@@ -55,7 +56,7 @@ def unlike_training(case: Case) -> Finding | None:
         return _unlike(
             f"held-out rows hold {names[steps[1]]}, training rows {names[steps[0]]}", 1.0
         )
-    (mean, deviation), (new_mean, new_deviation) = column_means(seen), column_means(new)
+    (mean, deviation), (new_mean, new_deviation) = _moments(seen), _moments(new)
     pooled, new_pooled = (float(np.sqrt(np.mean(d**2))) for d in (deviation, new_deviation))
     if pooled and new_pooled and abs(math.log(new_pooled / pooled)) > math.log(MOST_TIMES_WIDER):
         ratio = new_pooled / pooled
@@ -76,6 +77,14 @@ def unlike_training(case: Case) -> Finding | None:
     )
 
 
+def _moments(x: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and deviation of each column of (N, X), of the cells that were observed."""
+    cells = x.double().numpy()
+    count = np.maximum((~np.isnan(cells)).sum(0), 1)
+    mean = np.nansum(cells, 0) / count
+    return mean, np.sqrt(np.nansum((cells - mean) ** 2, 0) / count)
+
+
 def _unlike(what: str, figure: float) -> Finding:
     return Finding(
         "unlike-training",
@@ -89,7 +98,7 @@ def copies(case: Case) -> Finding | None:
     """More than half of the held-out rows are training rows too, to the last bit, and at least
     twice the share of training rows that stand in the data more than once."""
     if case.all_train is None or not len(case.all_train):
-        raise Unknown
+        raise Skipped("no training rows are known")
     keys = _keys(case.all_train)
     share = float(np.isin(_keys(case.held_out), keys).mean())
     _, place, times = np.unique(keys, return_inverse=True, return_counts=True)
