@@ -25,7 +25,8 @@ from aevb.families import (
     Poisson,
 )
 from aevb.model import Model
-from aevb.storage import Settings, build, check_domain
+from aevb.settings import Settings
+from aevb.storage import build, check_domain
 
 FAMILIES = [
     Bernoulli,
@@ -132,7 +133,12 @@ def test_recoded_columns_are_looked_at_anew() -> None:
 
 def settings_for(likelihood: str) -> Settings:
     return Settings(
-        data="digits", likelihood=likelihood, binarize="none", hidden=(4,), activation="tanh"
+        data="digits",
+        likelihood=likelihood,
+        binarize="none",
+        posterior="mean-field",
+        hidden=(4,),
+        activation="tanh",
     )
 
 

@@ -155,8 +155,8 @@ def _source(
     with np.errstate(invalid="ignore"):
         found = survey(where, table, rules)
         scale = _scale(found) if table.scale is None else table.scale
-        likelihood, reason = suggest(table.values, scale, table.levels)
-        columns = _columns(table, scale, likelihood)
+        likelihood, reason = suggest(table.values, scale, table.levels, found.extremes)
+        columns = _columns(table, scale, likelihood, found.extremes)
         kind = _kind(values, table.names)
     reason += _missing_clause(found.missing, table.values.size, found.first)
     source = Source(
@@ -177,11 +177,13 @@ def _source(
     return source if like is None else conform(source, like, where, table.line)
 
 
-def _columns(table: Table, scale: float, likelihood: str) -> tuple[Column, ...]:
+def _columns(
+    table: Table, scale: float, likelihood: str, bounds: NDArray[np.float32]
+) -> tuple[Column, ...]:
     """The columns of a table that has a header, texts, or columns of several kinds."""
     if not (table.names or table.levels or likelihood == "mixed"):
         return ()
-    kinds = column_kinds(table.values, scale, table.levels)
+    kinds = column_kinds(table.values, scale, table.levels, bounds)
     names = table.names or ("",) * len(kinds)
     levels = table.levels or ((),) * len(kinds)
     return tuple(map(Column, names, kinds, levels))
