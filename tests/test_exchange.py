@@ -298,7 +298,7 @@ def test_an_export_is_replaced_and_what_git_keeps_stays(tmp_path):
     (folder / ".git").mkdir(parents=True)
     (folder / ".gitattributes").write_text("*.safetensors filter=lfs\n")
     export(folder)
-    (folder / ".README.md.tmp").write_text("half")
+    (folder / ".README.md.0f.tmp").write_text("half")
     (folder / "model.safetensors").unlink()  # as a kill in the middle leaves it
     export(folder)
     aevb.load(folder)

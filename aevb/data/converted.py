@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from aevb import __version__
 from aevb.data.checks import CHUNK_BYTES, Rules, Table
 from aevb.data.fingerprints import fingerprint
 from aevb.errors import DataError
-from aevb.files import cache_folder
+from aevb.files import beside, cache_folder
 
 FOLDER = "tables"
 """The name of the folder below the user's cache folder; it may be removed at any time."""
@@ -120,17 +119,9 @@ def _keep(key: Path, file: Path, table: Table) -> None:
 
 
 def _put(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write beside and rename, for another process may write the same.
-
-    Nothing waits for the disk: the checksum tells a file that a crash has torn.
-    """
-    beside = path.with_name(f"{path.name}.{uuid4().hex}.part")
-    try:
-        with beside.open("xb") as stream:
-            write(stream)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    """Nothing waits for the disk: the checksum tells a file that a crash has torn."""
+    with beside(path) as part, part.open("xb") as stream:
+        write(stream)
 
 
 def _checksum(facts: dict[str, Any], stream: BinaryIO) -> str:

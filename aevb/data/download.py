@@ -15,10 +15,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
-from uuid import uuid4
 
 from aevb.errors import DataError
-from aevb.files import cache_folder
+from aevb.files import beside, cache_folder
 
 BLOCK_BYTES = 1 << 16
 
@@ -120,16 +119,10 @@ def fetch(
 def _fetch_one(url: str, destination: Path, sha256: str, size: int, timeout: float) -> Path:
     """Bring one mirror's file under its final name; whatever happens, no other file is left."""
     destination.parent.mkdir(parents=True, exist_ok=True)
-    temporary = destination.with_name(f".{destination.name}.{uuid4().hex}.part")
-    try:
-        with temporary.open("xb") as stream:
-            _store(url, stream, sha256, size, timeout)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, destination)
-    finally:
-        # After a success the name is gone already; an interrupt passes here as errors do.
-        temporary.unlink(missing_ok=True)
+    with beside(destination) as part, part.open("xb") as stream:
+        _store(url, stream, sha256, size, timeout)
+        stream.flush()
+        os.fsync(stream.fileno())
     return destination
 
 
