@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from aevb.data import arrays, checks, fingerprints, read_values, split, suggestion
+from aevb.data import arrays, checks, fingerprints, load, read_values, split, suggestion
 from aevb.data.checks import first_cell
 from aevb.data.readers import fingerprint, read_file, suggest
-from aevb.errors import DataError
+from aevb.errors import DataError, UsageError
 
 QUICK = settings(max_examples=60, deadline=None)
 NUMBERS = [np.uint8, np.int16, np.int64, np.bool_, np.float16, np.float32, np.float64, ">f4"]
@@ -504,3 +504,8 @@ def test_an_official_test_set_is_never_trained_on() -> None:
     assert set(data.test.index) == set(range(5))
     assert not set(data.test.index) & {*data.train.index, *data.validation.index}
     assert len(data.train) + len(data.validation) + 5 == 30
+
+
+def test_an_unknown_binarization_is_told_from_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="none, threshold, once, epoch, found 'foo'"):
+        load("digits", "foo")

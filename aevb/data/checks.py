@@ -31,7 +31,8 @@ _KINDS = {
 }
 
 
-def _next_number(index: int) -> int:
+def next_number(index: int) -> int:
+    """Rows are counted from 1."""
     return index + 1
 
 
@@ -50,7 +51,7 @@ class Table(NamedTuple):
     levels: tuple[tuple[str, ...], ...] = ()
     scale: float | None = None
     checked: bool = False
-    line: Callable[[int], int] = _next_number
+    line: Callable[[int], int] = next_number
     classes: tuple[str, ...] = ()
 
 

@@ -7,7 +7,7 @@ the suggested likelihood, follows from the table alone and is the same for all f
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from aevb.data.images import image_files, read_images
 from aevb.data.labels import has_label, split_off
 from aevb.data.parquet import read_parquet
 from aevb.data.schema import conform
-from aevb.data.source import Column, Source
+from aevb.data.source import Column, Drawn, Source
 from aevb.data.suggestion import column_kinds, is_signal, suggest
 from aevb.data.survey import Survey, survey
 from aevb.data.tables import read_csv
@@ -198,9 +198,7 @@ def _missing_clause(missing: int, cells: int, first: str) -> str:
     return f"; {missing:,} cells ({share}) are missing, the first in {first}"
 
 
-def _kind(
-    values: NDArray[np.generic], names: tuple[str, ...]
-) -> Literal["image", "signal", "table"]:
+def _kind(values: NDArray[np.generic], names: tuple[str, ...]) -> Drawn:
     if values.ndim == 4:
         return "image"
     return "signal" if not names and is_signal(values) else "table"

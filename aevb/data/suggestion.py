@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aevb.data.checks import chunks
+from aevb.data.source import Kind
 from aevb.data.survey import extremes
 
 SUGGESTION_ROWS = 10_000
@@ -19,7 +20,6 @@ MOST_COLUMNS = 1000
 _COLUMN_CELLS = 1 << 19
 _SIGNAL_WIDTH = 16
 
-Kind = Literal["real", "count", "binary", "category"]
 Levels = Sequence[tuple[str, ...]]
 
 
@@ -153,8 +153,7 @@ def _too_even(values: NDArray[np.generic], scale: float) -> Iterator[bool]:
 def _tally(kinds: Sequence[Kind]) -> str:
     """How many columns are of each kind: "2 real, 1 count and 1 binary column"."""
     counts = Counter(kinds)
-    order: tuple[Kind, ...] = ("real", "count", "binary", "category")
-    parts = [f"{counts[kind]} {kind}" for kind in order if counts[kind]]
-    last = next(counts[kind] for kind in reversed(order) if counts[kind])
+    present = [kind for kind in get_args(Kind) if counts[kind]]
+    parts = [f"{counts[kind]} {kind}" for kind in present]
     text = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
-    return f"{text} column{'s' if last > 1 else ''}"
+    return f"{text} column{'s' if counts[present[-1]] > 1 else ''}"
