@@ -161,7 +161,7 @@ def test_no_folder_of_the_person_is_told(tmp_path):
         assert b"secret-folder" not in (folder / name).read_bytes()
     found, prose = matter(folder)
     assert found["datasets"] == ["table: of mine.csv"]
-    assert "licence of the data is not known" in prose
+    assert "license of the data is not known" in prose
     assert RunFolder(folder).settings().data == "table: of mine.csv"
     assert same(made.load(), aevb.load(folder))
 

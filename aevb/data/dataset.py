@@ -285,13 +285,11 @@ def _parts(source: Source, seed: int) -> dict[str, NDArray[np.int64]]:
 
 
 def _check_grey(rows: Rows) -> None:
-    for start in range(0, len(rows), 10_000):
-        positions = np.arange(start, min(start + 10_000, len(rows)))
-        grey = Treatment(rows.width, rows.scale)(rows._cells(positions))
+    for positions, grey in replace(rows, binarize=Binarization.NONE).chunks(10_000):
         low, high = float(grey.min()), float(grey.max())
         if low < 0 or high > 1:
             raise DataError(
                 f"binarization needs grey levels between 0 and 1, found values from {low:g} to "
-                f"{high:g} in rows {start + 1} to {start + len(grey)}: scale the data, or leave "
-                "the binarization out"
+                f"{high:g} in rows {positions[0] + 1} to {positions[-1] + 1}: scale the data, or "
+                "leave the binarization out"
             )

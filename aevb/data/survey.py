@@ -14,8 +14,6 @@ from aevb.data.checks import Rules, Table, chunks, column_label, first_cell, not
 from aevb.errors import DataError
 
 _LARGEST = np.finfo(np.float32).max
-_BETWEEN = 127
-"""A byte that is neither 0 nor 255."""
 
 
 class Survey(NamedTuple):
@@ -151,6 +149,6 @@ class _Pass:
         low, high = (np.where(self.seen, x, np.nan) for x in (self.low, self.high))
         odd = np.where(np.isnan(self.odd), low, self.odd)
         if len(self.levels) > 2:
-            # Pixels are no whole numbers in the units of the model unless they are 0 or 255.
-            odd = np.where((low == 0) & (high == 255), _BETWEEN, odd)
+            # Pixels between two levels are no whole numbers in the units of the model.
+            odd = np.where(high > low + 1, low + 1, odd)
         return np.stack([low, high, odd]).astype(np.float32).reshape(3, *self.shape)
