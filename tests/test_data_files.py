@@ -509,3 +509,14 @@ def test_an_official_test_set_is_never_trained_on() -> None:
 def test_an_unknown_binarization_is_told_from_the_known_ones() -> None:
     with pytest.raises(UsageError, match="none, threshold, once, epoch, found 'foo'"):
         load("digits", "foo")
+
+
+def test_a_lack_of_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise MemoryError("Unable to allocate 900 MiB")
+
+    path = save(tmp_path, np.eye(3))
+    monkeypatch.setattr(arrays, "open_map", full)
+    with pytest.raises(DataError, match="not enough memory") as caught:
+        read_file(path)
+    assert "damaged" not in str(caught.value)
