@@ -6,8 +6,11 @@ and only then given its final name in the cache folder.
 """
 
 import hashlib
+import http.client
 import logging
 import os
+import urllib.error
+import urllib.request
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -133,10 +136,6 @@ def _blocks(url: str, size: int) -> Generator[bytes, None, None]:
     """
     if not url.lower().startswith(("http://", "https://")):
         raise _MirrorError("expected an address that begins with http:// or https://")
-    import http.client  # here: it takes long, and most commands download nothing
-    import urllib.error
-    import urllib.request
-
     received = 0
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "aevb"})
