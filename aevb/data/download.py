@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from aevb.errors import DataError
+from aevb.errors import DataError, reason
 from aevb.files import beside, cache_folder
 
 BLOCK_BYTES = 1 << 16
@@ -97,7 +97,7 @@ def fetch(mirrors: Sequence[str], destination: Path, sha256: str, *, size: int) 
             failures.append(f"{url}: {failure}")
         except OSError as error:
             raise DataError(
-                f"{destination} cannot be written ({error.strerror or error}); make room or set "
+                f"{destination} cannot be written ({reason(error)}); make room or set "
                 f"XDG_CACHE_HOME to a folder that can be written to"
             ) from error
     raise DataError(
@@ -154,7 +154,7 @@ def _blocks(url: str, size: int) -> Generator[bytes, None, None]:
     except urllib.error.URLError as error:
         raise _MirrorError(f"cannot be reached ({error.reason})") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _MirrorError(f"failed ({str(error) or type(error).__name__})") from error
+        raise _MirrorError(f"failed ({reason(error)})") from error
     if received < size:
         raise _MirrorError(f"the connection was cut after {received:,} of {size:,} bytes")
 
@@ -179,7 +179,7 @@ def _check(file: RemoteFile, path: Path) -> None:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise DataError(
-            f"{path} cannot be read ({error.strerror or error}); check the permissions"
+            f"{path} cannot be read ({reason(error)}); check the permissions"
         ) from error
     if found != file.sha256:
         raise DataError(
