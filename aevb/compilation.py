@@ -22,11 +22,6 @@ from aevb.products import fast_products
 
 logger = logging.getLogger("aevb")
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "cpu": {"cpp_wrapper": True},  # the calls between kernels in C++ too
-}
-"""Of torch's compiler, for kinds of devices; none for others."""
-
 
 class Compiled:
     """`function`, compiled at its first call for each `key`.
@@ -82,7 +77,9 @@ class Compiled:
             return library(*arguments)
         try:
             with _compiling() as products:
-                options = OPTIONS.get(self.device, {}) | products
+                options = products
+                if self.device == "cpu":
+                    options["cpp_wrapper"] = True  # the calls between kernels in C++ too
                 if not self.guarded:
                     options["guard_filter_fn"] = _no_guards
                 graph = self._compile(options)
@@ -132,6 +129,7 @@ class Compiled:
             plain.__defaults__,
             plain.__closure__,
         )
+        own.__kwdefaults__ = plain.__kwdefaults__
         if plain is not function:
             own = MethodType(own, function.__self__)
         return torch.compile(own, fullgraph=True, dynamic=False, options=options)

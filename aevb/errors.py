@@ -50,9 +50,10 @@ def at_least(least: int, found: float, what: str) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, on one line of at most 200 characters."""
+    """What an error says, on one line of at most 200 characters; its type if it says nothing."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(said.split())[:200]
+    words = "".join(c if c.isprintable() else " " for c in said).split()
+    return " ".join(words)[:200] or type(error).__name__
 
 
 def shortly(value: Any, length: int = 80) -> str:

@@ -1,7 +1,10 @@
 """Files that are whole or not there: written beside, flushed to the disk, then renamed."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 
 def write_durably(path: Path, *parts: bytes | memoryview) -> None:
@@ -21,14 +24,24 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def replace_atomically(path: Path, *parts: bytes | memoryview) -> None:
-    """Put content at path in one step: readers see the old file or the new one, whole."""
-    beside = path.with_name(f".{path.name}.tmp")
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A name of this writer's own, which becomes path at the end; after an error nothing is left.
+
+    Readers see the old file or the new one, whole, however many write.
+    """
+    part = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
-        write_durably(beside, *parts)
-        beside.replace(path)
+        yield part
+        part.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
+
+
+def replace_atomically(path: Path, *parts: bytes | memoryview) -> None:
+    """Put content at path in one step, and flush it to the disk."""
+    with beside(path) as part:
+        write_durably(part, *parts)
     sync_folder(path.parent)
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _STATISTICS = Path("/proc/stat")
-_TICKS_PER_SECOND = 100
 _BUSY_FIELDS = (0, 1, 2, 5, 6)
 """user, nice, system, irq and softirq; what another virtual machine steals is no process here."""
 
@@ -20,12 +19,37 @@ _LARGEST_KEPT = 32 << 20
 """The largest block that the C library keeps for the next call rather than give it back."""
 
 
+def usable_cores() -> int:
+    """How many cores this process may run on, idle or not."""
+    return len(_cores())
+
+
+def _cores() -> set[int]:
+    """The cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return set(os.sched_getaffinity(0))
+    return set(range(os.cpu_count() or 1))
+
+
+def _busy_seconds() -> float | None:
+    """Seconds that these cores were busy since the machine started; None where it does not tell."""
+    try:
+        ticks = 0
+        for line in _STATISTICS.read_text().splitlines():
+            name, *fields = line.split()
+            if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in _cores():
+                ticks += sum(int(fields[i]) for i in _BUSY_FIELDS)
+        return ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 @dataclass(frozen=True)
 class Look:
     """Seconds that the cores were busy, and that this process was, up to now."""
 
     at: float = field(default_factory=time.monotonic)
-    busy: float | None = field(default_factory=lambda: _busy_seconds())
+    busy: float | None = field(default_factory=_busy_seconds)
     own: float = field(default_factory=lambda: sum(os.times()[:4]))
 
     def idle_cores_since(self) -> int | None:
@@ -37,7 +61,7 @@ class Look:
         if self.busy is None or now.busy is None or now.at <= self.at:
             return None
         others = (now.busy - self.busy) - (now.own - self.own)
-        return max(1, round(len(_cores()) - others / (now.at - self.at)))
+        return max(1, round(usable_cores() - others / (now.at - self.at)))
 
 
 def usable_threads(most: int, since: Look) -> int:
@@ -68,32 +92,6 @@ def kept_memory() -> Iterator[None]:
         yield
     finally:
         mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_KEPT)
-
-
-def usable_cores() -> int:
-    """How many cores this process may run on, idle or not."""
-    return len(_cores())
-
-
-def _cores() -> set[int]:
-    """The cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return set(os.sched_getaffinity(0))
-    return set(range(os.cpu_count() or 1))
-
-
-def _busy_seconds() -> float | None:
-    """Seconds that these cores were busy since the machine started; None where it does not tell."""
-    try:
-        lines = _STATISTICS.read_text().splitlines()
-        ticks = 0
-        for line in lines:
-            name, *fields = line.split()
-            if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in _cores():
-                ticks += sum(int(fields[i]) for i in _BUSY_FIELDS)
-    except (OSError, ValueError, IndexError):
-        return None
-    return ticks / _TICKS_PER_SECOND
 
 
 PROCESS_START = Look()

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
+from aevb.errors import at_least
+
 LogDensity = Callable[[Tensor], Tensor]
 Conditional = Callable[[Tensor, Tensor], Tensor]
 """z (*chains, D) and noise to the same z with one block drawn anew given the others."""
@@ -294,8 +296,9 @@ def r_hat(draws: Tensor) -> Tensor:
         over halves of chains, draws replaced by the normal quantiles of their ranks;
         the larger of two: of the draws, and of their distances to the median
 
-    Shapes: draws (T, C, ...), T steps of C chains, at least 4 steps; the result (...) in float64.
-    Infinity where no half of a chain moves at all.
+    Shapes: draws (T, C, ...), T steps of C chains; the result (...) in float64. Infinity where no
+    half of a chain moves at all.
+    Errors: UsageError for fewer than 4 steps.
     Source: Vehtari et al. (2021), "Rank-normalization, folding, and localization".
     Example:
         >>> from aevb.randomness import Stream, generator, normal
@@ -317,8 +320,9 @@ def effective_sample_size(draws: Tensor, *, ranked: bool = True) -> Tensor:
 
     Of the ranks of the draws, which have a variance in every case ("bulk"); with `ranked` false of
     the draws themselves: the error of their mean is sd / sqrt(this).
-    Shapes: draws (T, C, ...), at least 4 steps; the result (...) in float64, at most
-    T C log10(T C). 1 where nothing moves.
+    Shapes: draws (T, C, ...); the result (...) in float64, at most T C log10(T C). 1 where nothing
+    moves.
+    Errors: UsageError for fewer than 4 steps.
     Source: Geyer (1992), "Practical Markov chain Monte Carlo"; Vehtari et al. (2021), section 3.2.
     Example:
         >>> from aevb.randomness import Stream, generator, normal
@@ -342,6 +346,7 @@ def effective_sample_size(draws: Tensor, *, ranked: bool = True) -> Tensor:
 
 def _halves(draws: Tensor) -> Tensor:
     """Each chain as two, (T / 2, 2 C, ...) in float64, without the middle step where T is odd."""
+    at_least(4, len(draws), "the number of steps")
     half = len(draws) // 2
     return torch.cat([draws[:half], draws[-half:]], dim=1).double()
 

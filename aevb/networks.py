@@ -42,9 +42,7 @@ class MLP(nn.Module):
         activation: type[nn.Module] = nn.Tanh,
     ) -> None:
         super().__init__()
-        widths = [in_features, *hidden, out_features]
-        if min(widths) < 1:
-            raise UsageError(f"every layer needs at least 1 unit, found widths {widths}")
+        widths = _widths(in_features, *hidden, out_features)
         self.in_features = in_features
         self.hidden = tuple(hidden)
         self.out_features = out_features
@@ -92,9 +90,7 @@ class MADE(nn.Module):
         activation: type[nn.Module] = nn.Tanh,
     ) -> None:
         super().__init__()
-        widths = [in_features, *hidden, outputs_per_input * in_features]
-        if min(widths) < 1:
-            raise UsageError(f"every layer needs at least 1 unit, found widths {widths}")
+        widths = _widths(in_features, *hidden, outputs_per_input * in_features)
         self.in_features = in_features
         self.hidden = tuple(hidden)
         self.outputs_per_input = outputs_per_input
@@ -158,7 +154,8 @@ class ConvolutionalEncoder(nn.Module):
 
     Shapes: flat rows (N, C H W) of images (C, H, W), any size, to (N, out_features). Each entry of
     `channels` is a 4x4 convolution with stride 2 (along an axis of length 1, a 1-wide one).
-    Errors: UsageError for a row of another length.
+    Errors: UsageError for an image shape that is not (C, H, W), a width below 1, and, when called,
+    a row of another length.
     Source: the usual form since Radford et al. (2016), "Unsupervised representation learning".
     Example:
         >>> import torch
@@ -174,6 +171,7 @@ class ConvolutionalEncoder(nn.Module):
         activation: type[nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
+        _widths(*channels, out_features)
         self.image_shape = _image_shape(image_shape)
         self.channels = tuple(channels)
         self.out_features = out_features
@@ -204,7 +202,7 @@ class ConvolutionalDecoder(nn.Module):
     Shapes: (N, in_features) to flat rows (N, outputs C H W): `outputs` blocks of an image each, one
     for each parameter of the likelihood. `channels` is the encoder's, and gone through
     backwards.
-    Errors: UsageError for an image shape that is not (C, H, W).
+    Errors: UsageError for an image shape that is not (C, H, W), and for a width below 1.
     Source: as `ConvolutionalEncoder`.
     Example:
         >>> import torch
@@ -221,6 +219,7 @@ class ConvolutionalDecoder(nn.Module):
         activation: type[nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
+        _widths(in_features, *channels, outputs)
         self.in_features = in_features
         self.channels = tuple(channels)
         self.image_shape = _image_shape(image_shape)
@@ -302,7 +301,8 @@ class Standardizer(nn.Module):
         mean = torch.nanmean(x, 0).nan_to_num(nan=0.0)
         deviation = torch.nanmean((x - mean).square(), 0).nan_to_num(nan=0.0).sqrt()
         self.mean.copy_(mean)
-        self.deviation.copy_(torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
+        varies = deviation > 1e-12 * mean.abs()  # more than the rounding of the mean
+        self.deviation.copy_(torch.where(varies, deviation, torch.ones_like(deviation)))
 
     def standardize(self, x: Tensor) -> Tensor:
         """(x - mean) / deviation, (..., width)."""
@@ -367,6 +367,12 @@ def _glorot(layer: Layer) -> Layer:
     return layer
 
 
+def _widths(*widths: int) -> list[int]:
+    if min(widths) < 1:
+        raise UsageError(f"every layer needs at least 1 unit, found widths {list(widths)}")
+    return list(widths)
+
+
 def _image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     if len(shape) != 3 or min(shape) < 1:
         raise UsageError(f"an image shape is (channels, height, width), found {tuple(shape)}")
@@ -386,9 +392,5 @@ def _halvings(
 
 def _window(size: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
     """Kernel, stride and padding that take a length n > 1 to n // 2 and leave 1 as it is."""
-    (a, b) = size
-    return (
-        (4 if a > 1 else 1, 4 if b > 1 else 1),
-        (2 if a > 1 else 1, 2 if b > 1 else 1),
-        (1 if a > 1 else 0, 1 if b > 1 else 0),
-    )
+    (a, b) = (n > 1 for n in size)
+    return (1 + 3 * a, 1 + 3 * b), (1 + a, 1 + b), (int(a), int(b))

@@ -92,6 +92,10 @@ class SGD(Optimizer):
         p.sub_(rate * gradient)
 
 
+Schedule = Callable[[float], float]
+"""The factor on the learning rate when a share `done` in [0, 1) of the run is over."""
+
+
 def constant(done: float) -> float:
     """The same learning rate throughout."""
     return 1.0
@@ -110,7 +114,3 @@ def cosine(done: float) -> float:
 def linear(done: float) -> float:
     """A straight line from 1 to 0."""
     return 1.0 - done
-
-
-Schedule = Callable[[float], float]
-"""The factor on the learning rate when a share `done` in [0, 1) of the run is over."""

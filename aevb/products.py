@@ -27,7 +27,7 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 @cache
-def _processor() -> dict[str, Any]:
+def processor() -> dict[str, Any]:
     """What torch knows of the processor; nothing, where it does not tell."""
     tell: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
     return tell()
@@ -40,7 +40,7 @@ def has_bfloat16(device: str = "cpu") -> bool:
     """
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    known = _processor()
+    known = processor()
     return device == "cpu" and any(known.get(k, False) for k in ("avx512_bf16", "amx_bf16"))
 
 
@@ -98,7 +98,7 @@ def _lowered(*arguments: Any) -> Any:
 
 
 def _is_amd() -> bool:
-    return "AMD" in str(_processor().get("cpu_name", ""))
+    return "AMD" in str(processor().get("cpu_name", ""))
 
 
 @cache
@@ -179,8 +179,9 @@ def _sum_for_the_bias(node: Node) -> None:
     gradient, (*others, of_bias) = arguments[0], arguments[-1]
     if not of_bias or gradient.meta["val"].device.type != "cpu":
         return
+    axes = [0, *range(2, gradient.meta["val"].ndim)]
     with graph.inserting_before(node):
-        total = graph.call_function(aten.sum.dim_IntList, (gradient, [0, 2, 3]))
+        total = graph.call_function(aten.sum.dim_IntList, (gradient, axes))
     for user in [user for user in node.users if user.args[1] == 2]:
         total.meta.update(user.meta)
         user.replace_all_uses_with(total)

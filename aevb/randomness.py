@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from aevb.errors import UsageError
@@ -46,7 +47,7 @@ def generator(seed: int, stream: Stream, *counter: int) -> np.random.Generator:
     """The generator of one stream at one counter.
 
     Shapes: up to three counters (step, row, block), each in [0, 2^64).
-    Errors: UsageError for a seed outside [0, 2^64).
+    Errors: UsageError for a seed or a counter outside [0, 2^64), and for more than three.
     Example:
         >>> a = generator(0, Stream.NOISE, 7).standard_normal(3)
         >>> b = generator(0, Stream.NOISE, 7).standard_normal(3)
@@ -55,9 +56,8 @@ def generator(seed: int, stream: Stream, *counter: int) -> np.random.Generator:
     """
     if not 0 <= seed < 2**64:
         raise UsageError(f"the seed must lie between 0 and 2**64 - 1, found {seed}")
-    words = np.array([0, *counter] + [0] * (3 - len(counter)), dtype=np.uint64)
     key = np.array([seed, int(stream)], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(counter=words, key=key))
+    return np.random.Generator(np.random.Philox(counter=_words(counter), key=key))
 
 
 def rewind(source: np.random.Generator, *counter: int) -> np.random.Generator:
@@ -68,31 +68,38 @@ def rewind(source: np.random.Generator, *counter: int) -> np.random.Generator:
         >>> bool((rewind(other, 7).random(3) == one.random(3)).all())
         True
     """
-    words = np.array([0, *counter] + [0] * (3 - len(counter)), dtype=np.uint64)
     bits: Any = source.bit_generator
     state = bits.state
     bits.state = state | {
-        "state": {"counter": words, "key": state["state"]["key"]},
+        "state": {"counter": _words(counter), "key": state["state"]["key"]},
         "buffer_pos": 4,  # nothing is left of the block before
         "has_uint32": 0,
     }
     return source
 
 
+def _words(counter: Sequence[int]) -> NDArray[np.uint64]:
+    if len(counter) > 3 or not all(0 <= c < 2**64 for c in counter):
+        raise UsageError(f"expected up to three counters from 0 to 2**64 - 1, found {counter}")
+    return np.array([0, *counter] + [0] * (3 - len(counter)), dtype=np.uint64)
+
+
 def normal(
     source: np.random.Generator, shape: Sequence[int], dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Draws of N(0, 1) as a tensor of the given shape and dtype (float32 or float64)."""
-    numpy_dtype = np.float64 if dtype == torch.float64 else np.float32
-    return torch.from_numpy(source.standard_normal(tuple(shape), dtype=numpy_dtype))
+    return torch.from_numpy(source.standard_normal(tuple(shape), dtype=_numpy(dtype)))
 
 
 def uniform(
     source: np.random.Generator, shape: Sequence[int], dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Draws of U[0, 1) as a tensor of the given shape and dtype (float32 or float64)."""
-    numpy_dtype = np.float64 if dtype == torch.float64 else np.float32
-    return torch.from_numpy(source.random(tuple(shape), dtype=numpy_dtype))
+    return torch.from_numpy(source.random(tuple(shape), dtype=_numpy(dtype)))
+
+
+def _numpy(dtype: torch.dtype) -> type[np.float32] | type[np.float64]:
+    return np.float64 if dtype == torch.float64 else np.float32
 
 
 def open_uniform(

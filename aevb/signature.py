@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import kl
 
+from aevb.products import processor
+
 _ROOMS = (
     *("algorithms", "compilation", "conditional", "data.dataset", "devices", "distributions"),
     *("enumeration", "evaluation", "families", "flows", "gaussian_mixture", "library", "mcmc"),
@@ -221,8 +223,7 @@ def _process() -> Iterator[str]:
     if not all(_ours(f.__module__) or _known(f.__module__) for _, _, f in formulas):
         raise _UnknownError
     yield f"{torch.__version__} {torch.version.git_version} {sys.version} {platform.platform()}"
-    tell = getattr(torch.cpu, "get_capabilities", dict)
-    yield f"{sorted(tell().items())} {torch.backends.mkldnn.is_available()}"
+    yield f"{sorted(processor().items())} {torch.backends.mkldnn.is_available()}"
     yield f"{torch.get_num_threads()} {torch.is_grad_enabled()} {torch.get_default_dtype()}"
     yield f"{torch.are_deterministic_algorithms_enabled()} {torch.get_float32_matmul_precision()}"
     yield f"{torch.is_autocast_enabled('cpu')} {torch.get_autocast_dtype('cpu')}"

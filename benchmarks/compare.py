@@ -24,14 +24,9 @@ from peers import HERE, NAMES, WorkerError, install, versions
 from table import write_table
 from workloads import WORKLOADS
 
+from aevb.machine import usable_cores
+
 RESULTS = HERE / "results.json"
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def keep_to(threads: int) -> None:

@@ -321,7 +321,9 @@ def dynamic_binarization_is_fresh_each_epoch_and_unbiased():
     source = Source("grey", grey, (50,), "bernoulli", "", "none", binarize="epoch")
     rows = split(source).train
     positions = np.arange(len(rows))
-    draws = torch.stack([rows.batch(positions, step) for step in range(50)])
+    draws = torch.stack(
+        [rows.treatment(rows.stored(positions), rows.key(step)) for step in range(50)]
+    )
     assert set(draws.unique().tolist()) == {0.0, 1.0}
     assert not torch.equal(draws[0], draws[1])
     n = draws.numel()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -302,6 +303,20 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
         seen.append(file.read_bytes())
     assert set(seen) == {b"former", b"new content"}
     assert seen[0] == b"former"
+
+
+def test_a_file_that_many_write_is_always_a_whole_one(tmp_path):
+    file = tmp_path / "file"
+    contents = {bytes([digit]) * 5000 for digit in b"0123"}
+
+    def write(content):
+        for _ in range(50):
+            replace_atomically(file, content)
+            assert file.read_bytes() in contents
+
+    with ThreadPoolExecutor(len(contents)) as pool:
+        list(pool.map(write, contents))
+    assert names(tmp_path) == ["file"]
 
 
 def test_a_full_disk_is_one_sentence_that_names_the_run(tmp_path, monkeypatch):

@@ -142,6 +142,12 @@ def test_standardization_takes_mean_and_deviation_of_what_is_observed(seed, shar
         assert np.isclose(part.deviation[i], deviation if deviation > 1e-9 else 1.0, atol=1e-6)
 
 
+def test_the_deviation_of_a_constant_is_one_whatever_its_mean_is_rounded_to():
+    part = Standardizer(1).double()
+    part.fit(torch.full((3, 1), 0.1, dtype=torch.float64))
+    assert part.deviation.item() == 1.0
+
+
 def test_marginals_are_those_of_the_observed_cells():
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.integers(0, 2, (2000, 2)).astype(float))

@@ -60,13 +60,13 @@ def test_a_method_a_closure_and_a_default_keep_theirs_when_called_again():
         def __init__(self, factor):
             self.factor = factor
 
-        def __call__(self, x, shift=2):
-            return self.factor * x + shift + len(outer)
+        def __call__(self, x, shift=2, *, further=4):
+            return self.factor * x + shift + len(outer) + further
 
     outer, x = [1, 2, 3], torch.ones(2)
     made = Compiled(Scaled(10).__call__)
     for _ in range(3):
-        assert made("k", x).tolist() == [15, 15]
+        assert made("k", x).tolist() == [19, 19]
     assert made.note is None
 
 

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from aevb.data import arrays, checks, fingerprints, read_values, split, suggestion
+from aevb.data import arrays, checks, fingerprints, load, read_values, split, suggestion
 from aevb.data.checks import first_cell
 from aevb.data.readers import fingerprint, read_file, suggest
-from aevb.errors import DataError
+from aevb.errors import DataError, UsageError
 
 QUICK = settings(max_examples=60, deadline=None)
 NUMBERS = [np.uint8, np.int16, np.int64, np.bool_, np.float16, np.float32, np.float64, ">f4"]
@@ -187,11 +187,29 @@ def test_reasons_are_short_clauses() -> None:
     assert "count" in suggest(np.eye(3) * 2, 1.0)[1]
 
 
-def test_the_suggestion_says_that_it_saw_the_first_rows_only() -> None:
-    values = np.zeros((suggestion.SUGGESTION_ROWS + 1, 1))
-    values[-1] = 0.5
-    assert suggest(values, 1.0) == ("bernoulli", "every value of the first 10,000 rows is 0 or 1")
-    assert suggest(values[1:], 1.0) == ("gaussian", "every value lies in [0, 1]")
+@pytest.mark.parametrize(
+    ("last", "reason"),
+    [
+        (1.0, "every value is 0 or 1"),
+        (0.5, "every value lies in [0, 1]"),
+        (7.0, "every value is a count 0, 1, 2, ..."),
+        (-3.0, "values lie outside [0, 1] and are no counts"),
+    ],
+)
+def test_the_suggestion_is_that_of_all_rows(last: float, reason: str) -> None:
+    values = np.zeros((suggestion.SUGGESTION_ROWS + 1, 1, 1), np.float32)
+    values[0], values[-1] = 1, last
+    assert suggest(values, 1.0)[1] == reason
+    assert read_values(values).reason == reason
+
+
+def test_the_kind_of_a_column_is_that_of_all_rows() -> None:
+    values = np.zeros((suggestion.SUGGESTION_ROWS + 1, 3), np.float32)
+    values[::2] = [1, 1, 2.5]
+    values[-1] = [1, 0.5, 0]
+    source = read_values(values)
+    assert source.likelihood == "mixed"
+    assert [column.kind for column in source.columns] == ["binary", "real", "real"]
 
 
 def test_the_scale_sees_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -486,3 +504,19 @@ def test_an_official_test_set_is_never_trained_on() -> None:
     assert set(data.test.index) == set(range(5))
     assert not set(data.test.index) & {*data.train.index, *data.validation.index}
     assert len(data.train) + len(data.validation) + 5 == 30
+
+
+def test_an_unknown_binarization_is_told_from_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="none, threshold, once, epoch, found 'foo'"):
+        load("digits", "foo")
+
+
+def test_a_lack_of_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise MemoryError("Unable to allocate 900 MiB")
+
+    path = save(tmp_path, np.eye(3))
+    monkeypatch.setattr(arrays, "open_map", full)
+    with pytest.raises(DataError, match="not enough memory") as caught:
+        read_file(path)
+    assert "damaged" not in str(caught.value)

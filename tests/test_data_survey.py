@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from aevb.data import Dataset, Rows, Source, all_rows, checks, read_values, split
+from aevb.data import Dataset, Rows, Source, all_rows, checks, open_source, read_values, split
 from aevb.errors import DataError
 from aevb.families import (
     Bernoulli,
@@ -110,6 +110,14 @@ def test_bytes_are_pixels_unless_they_have_two_levels_without_255(array: np.ndar
     levels = set(array.ravel().tolist())
     expected = 1 / 255 if len(levels) > 2 or 255 in levels else 1.0
     assert opened(array).scale == expected
+
+
+def test_grey_levels_of_a_named_set_are_not_taken_for_zeros_and_ones() -> None:
+    data = split(open_source("digits"))
+    assert data.source.lies_within(0, 1)
+    model: Any = SimpleNamespace(family=Bernoulli())
+    with pytest.raises(DataError, match="do not fit"):
+        check_domain(model, data)
 
 
 def test_columns_follow_the_order_of_the_model(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from aevb.data import download
 from aevb.data.download import RemoteFile, fetch, find, obtain
 from aevb.errors import DataError
 
@@ -82,15 +83,17 @@ def files_below(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_file_is_fetched_into_a_new_folder(server: Server, tmp_path: Path) -> None:
-    lines: list[str] = []
+def test_a_file_is_fetched_into_a_new_folder(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "aevb")
     target = tmp_path / "new" / "folder" / "a.bin"
     mirrors = [f"{server.url}/good", f"{server.url}/never"]
-    assert fetch(mirrors, target, SHA256, size=len(BODY), report=lines.append) == target
+    assert fetch(mirrors, target, SHA256, size=len(BODY)) == target
     assert target.read_bytes() == BODY
     assert files_below(tmp_path) == ["a.bin"]
     assert server.asked == ["/good"]
-    assert lines == [f"downloading a.bin ({len(BODY):,} bytes) from {server.url}/good"]
+    assert caplog.messages == [f"downloading a.bin ({len(BODY):,} bytes) from {server.url}/good"]
 
 
 BAD_PAGES = [
@@ -113,19 +116,20 @@ def test_a_bad_mirror_is_named_and_the_next_one_is_taken(
     tmp_path: Path,
     bad: Callable[[BaseHTTPRequestHandler], None],
     reason: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     server.pages["/bad"] = bad
     target = tmp_path / "a.bin"
-    lines: list[str] = []
     with pytest.raises(DataError) as caught:
         fetch([f"{server.url}/bad"], target, SHA256, size=len(BODY))
     assert f"{server.url}/bad: {reason}" in str(caught.value)
     assert files_below(tmp_path) == []
     mirrors = [f"{server.url}/bad", f"{server.url}/good"]
-    fetch(mirrors, target, SHA256, size=len(BODY), report=lines.append)
+    caplog.set_level("INFO", "aevb")
+    fetch(mirrors, target, SHA256, size=len(BODY))
     assert target.read_bytes() == BODY
     assert files_below(tmp_path) == ["a.bin"]
-    assert reason in lines[1]
+    assert reason in caplog.messages[1]
 
 
 def test_an_endless_body_is_left_alone(server: Server, tmp_path: Path) -> None:
@@ -149,7 +153,10 @@ def test_an_endless_body_is_left_alone(server: Server, tmp_path: Path) -> None:
     assert len(sent) < 1000
 
 
-def test_a_silent_server_is_given_up(server: Server, tmp_path: Path) -> None:
+def test_a_silent_server_is_given_up(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "TIMEOUT", 0.1)
     done = threading.Event()
 
     def silent(_: BaseHTTPRequestHandler) -> None:
@@ -157,7 +164,7 @@ def test_a_silent_server_is_given_up(server: Server, tmp_path: Path) -> None:
 
     server.pages["/silent"] = silent
     with pytest.raises(DataError, match="timed out"):
-        fetch([f"{server.url}/silent"], tmp_path / "a.bin", SHA256, size=len(BODY), timeout=0.1)
+        fetch([f"{server.url}/silent"], tmp_path / "a.bin", SHA256, size=len(BODY))
     done.set()
     assert files_below(tmp_path) == []
 
@@ -335,17 +342,17 @@ def test_a_damaged_file_is_named_and_never_replaced_unasked(
 
 def test_another_form_of_a_file_will_do(server: Server, folders: tuple[Path, Path]) -> None:
     plain = RemoteFile("set/a.txt", len(BODY), SHA256, (f"{server.url}/good",))
-    packed = RemoteFile("set/a.txt.gz", 3, hashlib.sha256(b"abc").hexdigest(), other=plain)
-    assert obtain(packed) == folders[1] / "set/a.txt"
+    packed = RemoteFile("set/a.txt.gz", 3, hashlib.sha256(b"abc").hexdigest())
+    assert obtain(packed, plain) == folders[1] / "set/a.txt"
     path = put(folders[1], "set/a.txt.gz", b"abc")
-    assert obtain(packed) == path
+    assert obtain(packed, plain) == path
     path = put(folders[0], "set/a.txt")
-    assert obtain(packed) == path
+    assert obtain(packed, plain) == path
 
 
 def test_a_file_without_mirrors_says_how_to_get_it(folders: tuple[Path, Path]) -> None:
     with pytest.raises(DataError) as caught:
-        obtain(RemoteFile("set/a.bin", 3, SHA256), "made by hand")
+        obtain(RemoteFile("set/a.bin", 3, SHA256), note="made by hand")
     for part in ("set/a.bin is not here", "AEVB_DATA", str(folders[1]), "(made by hand)"):
         assert part in str(caught.value)
 

@@ -162,7 +162,7 @@ def test_no_folder_of_the_person_is_told(tmp_path):
         assert b"secret-folder" not in (folder / name).read_bytes()
     found, prose = matter(folder)
     assert found["datasets"] == ["table: of mine.csv"]
-    assert "licence of the data is not known" in prose
+    assert "license of the data is not known" in prose
     assert RunFolder(folder).settings().data == "table: of mine.csv"
     assert same(made.load(), aevb.load(folder))
 
@@ -299,7 +299,7 @@ def test_an_export_is_replaced_and_what_git_keeps_stays(tmp_path):
     (folder / ".git").mkdir(parents=True)
     (folder / ".gitattributes").write_text("*.safetensors filter=lfs\n")
     export(folder)
-    (folder / ".README.md.tmp").write_text("half")
+    (folder / ".README.md.0f.tmp").write_text("half")
     (folder / "model.safetensors").unlink()  # as a kill in the middle leaves it
     export(folder)
     aevb.load(folder)

@@ -13,7 +13,8 @@ PACKAGE = Path(aevb.__file__).parent
 ORDER = [
     {"errors", "files"},
     {"settings"},
-    {"devices", "machine", "products", "randomness", "signature"},
+    {"devices", "machine", "products", "randomness"},
+    {"signature"},
     {"library"},
     {"compilation", "data", "mcmc", "networks", "optimizers"},
     {"distributions"},

@@ -8,6 +8,7 @@ import torch
 from helpers import noise
 from scipy import stats
 
+from aevb.errors import UsageError
 from aevb.mcmc import (
     HMC,
     DualAveraging,
@@ -391,6 +392,12 @@ def test_draws_that_never_move_are_worth_one():
     assert effective_sample_size(torch.ones(50, 4, 2)).tolist() == [1, 1]
     assert effective_sample_size(torch.full((50, 4), 0.1), ranked=False) == 1
     assert r_hat(torch.ones(50, 4)) == math.inf
+
+
+@pytest.mark.parametrize("measure", [r_hat, effective_sample_size])
+def test_fewer_than_four_steps_tell_nothing(measure):
+    with pytest.raises(UsageError, match="must be at least 4, found 3"):
+        measure(torch.ones(3, 4))
 
 
 def test_chains_that_agree_are_not_flagged():

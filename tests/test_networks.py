@@ -67,6 +67,10 @@ def test_start_at_sets_the_constant_output():
 def test_errors():
     with pytest.raises(UsageError, match="at least 1 unit"):
         MLP(3, [0], 2)
+    with pytest.raises(UsageError, match="at least 1 unit"):
+        ConvolutionalEncoder((1, 8, 8), [0], 4)
+    with pytest.raises(UsageError, match="at least 1 unit"):
+        ConvolutionalDecoder(2, [4, 0], (1, 8, 8))
     with pytest.raises(UsageError, match="channels, height, width"):
         ConvolutionalEncoder((28, 28), [4], 2)
     with pytest.raises(UsageError, match="rows of 16 numbers were expected"):

@@ -164,12 +164,18 @@ def test_the_cast_of_a_weight_keeps_its_layout():
     assert torch.equal(graph(x, w, b), layer(x, w, b))
 
 
-def test_the_gradient_of_a_bias_is_a_sum_of_its_own():
-    layer, x = nn.Conv2d(3, 4, 4, 2, 1).double(), noise((2, 3, 8, 6))
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_the_gradient_of_a_bias_is_a_sum_of_its_own(axes):
+    make, convolve = (
+        (nn.Conv1d, nn.functional.conv1d),
+        (nn.Conv2d, nn.functional.conv2d),
+        (nn.Conv3d, nn.functional.conv3d),
+    )[axes - 1]
+    layer, x = make(3, 4, 4, 2, 1).double(), noise((2, 3, 8, 6, 4)[: 2 + axes])
 
     def gradients(x, *parameters):
         def loss(x, *p):
-            return nn.functional.conv2d(x, *p, 2, 1).square().sum()
+            return convolve(x, *p, 2, 1).square().sum()
 
         return torch.func.grad(loss, (0, 1, 2))(x, *parameters)
 

@@ -55,6 +55,12 @@ def test_seed_out_of_range(seed):
         generator(seed, Stream.NOISE)
 
 
+@pytest.mark.parametrize("counter", [(1, 2, 3, 4), (-1,), (2**64,)])
+def test_counter_out_of_range(counter):
+    with pytest.raises(UsageError, match="up to three counters"):
+        generator(0, Stream.NOISE, *counter)
+
+
 def splitmix64(seed, n):
     """The generator as published (Steele, Lea & Flood 2014), in whole numbers of Python."""
     words = []

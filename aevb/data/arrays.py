@@ -1,17 +1,15 @@
 """Readers of arrays: .npy and .npz; a header is believed only as far as the file bears it out."""
 
 import math
-import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aevb.data.checks import Rules, Table, check_expansion, kind_of, sentence_of
+from aevb.data.checks import Rules, Table, check_expansion, damaged, kind_of, undamaged
 from aevb.data.maps import open_map
 from aevb.errors import DataError
 
@@ -34,7 +32,7 @@ class _Header(NamedTuple):
 
 def read_npy(file: Path, rules: Rules) -> Table:
     """Map a .npy file, and read it into memory unless it is large."""
-    with _undamaged(file), file.open("rb") as stream:
+    with undamaged(file, _refusal), file.open("rb") as stream:
         shape, fortran, dtype, offset = _header(stream, file.stat().st_size)
         if not math.prod(shape):
             return Table(np.empty(shape, dtype))
@@ -44,7 +42,7 @@ def read_npy(file: Path, rules: Rules) -> Table:
 
 def read_npz(file: Path, rules: Rules) -> Table:
     """Take the data, and the labels if there are any, out of a .npz archive."""
-    with _undamaged(file), file.open("rb") as stream:
+    with undamaged(file, _refusal), file.open("rb") as stream:
         # An archive that lost its end is no zip file, and numpy would take it for a pickle.
         if not zipfile.is_zipfile(stream):
             raise ValueError("it is no zip archive, or its end is missing")
@@ -75,34 +73,14 @@ def lay_out(
     return values, values.shape[1:]
 
 
-@contextmanager
-def _undamaged(file: Path) -> Iterator[None]:
-    """Turn what numpy and zipfile raise into one sentence, and keep their warnings to ourselves.
-
-    They document no list of what damaged bytes may raise, so that anything counts as damage.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except DataError:
-        raise
-    except PermissionError:
-        raise
-    except Exception as error:
-        raise _damaged(file, error) from error
-
-
-def _damaged(file: Path, error: Exception) -> DataError:
+def _refusal(file: Path, error: Exception) -> DataError:
     """The sentence for an array file that numpy cannot read."""
-    reason = sentence_of(error)
-    if "object" in reason.lower():
+    if "object" in str(error).lower():
         return DataError(
             f"{file} holds Python objects, which are code and never loaded; "
             f"save it as an array of numbers"
         )
-    kind = file.suffix.lower()
-    return DataError(f"{file} is damaged, cut off or no {kind} file ({reason}); write it again")
+    return damaged(file, error)
 
 
 def _header(stream: IO[bytes], size: int) -> _Header:

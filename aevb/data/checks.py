@@ -3,6 +3,7 @@
 import math
 import os
 import stat
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aevb.data.maps import release
-from aevb.errors import DataError
+from aevb.errors import DataError, reason
 
 FREE_BYTES = 200 * 10**6
 """What a compressed file may always expand to."""
@@ -31,7 +32,8 @@ _KINDS = {
 }
 
 
-def _next_number(index: int) -> int:
+def next_number(index: int) -> int:
+    """Rows are counted from 1."""
     return index + 1
 
 
@@ -50,7 +52,7 @@ class Table(NamedTuple):
     levels: tuple[tuple[str, ...], ...] = ()
     scale: float | None = None
     checked: bool = False
-    line: Callable[[int], int] = _next_number
+    line: Callable[[int], int] = next_number
     classes: tuple[str, ...] = ()
 
 
@@ -67,20 +69,40 @@ def readable(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or sentence_of(error)
         raise DataError(
-            f"{file} cannot be read ({reason}); check the disk and the permissions"
+            f"{file} cannot be read ({reason(error)}); check the disk and the permissions"
         ) from error
 
 
-def sentence_of(error: BaseException) -> str:
-    """What an exception says, on one line and not for long; its type where it says nothing."""
-    words = "".join(c if c.isprintable() else " " for c in str(error)).split()
-    return " ".join(words)[:200] or type(error).__name__
+def damaged(file: Path, why: str | Exception) -> DataError:
+    """The sentence for a file that its format's library cannot read."""
+    said = why if isinstance(why, str) else reason(why)
+    kind = file.suffix.lower()
+    return DataError(f"{file} is damaged, cut off or no {kind} file ({said}); write it again")
 
 
-def path_kind(path: Path) -> str:
-    """Whether there is a "file" or a "folder" at a path; the path is looked at, never opened.
+@contextmanager
+def undamaged(
+    file: Path, refusal: Callable[[Path, Exception], DataError] = damaged
+) -> Iterator[None]:
+    """Turn what a library raises into one sentence, and keep its warnings to ourselves.
+
+    None documents a list of what damaged bytes may raise, so that anything counts as damage.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (DataError, PermissionError):
+        raise
+    except MemoryError as error:
+        raise DataError(f"{file}: there is not enough memory for what it says it holds") from error
+    except Exception as error:
+        raise refusal(file, error) from error
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder at a path, or else a file; the path is looked at, never opened.
 
     Errors: DataError for what is missing, a dangling link, or neither (a pipe, a device).
     """
@@ -95,12 +117,20 @@ def path_kind(path: Path) -> str:
             raise DataError(f"{path} does not exist; check the path") from error
         except ValueError as error:
             raise DataError(f"{str(path)!r} is no path ({error}); check it") from error
-    if stat.S_ISDIR(mode):
-        return "folder"
-    if not stat.S_ISREG(mode):
+    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
         kind = _KINDS.get(stat.S_IFMT(mode), "no file")
         raise DataError(f"{path} is {kind}, which is never opened; expected a file or a folder")
-    return "file"
+    return stat.S_ISDIR(mode)
+
+
+def held_bytes(file: Path) -> int:
+    """The size of a file on the disk; DataError for none, and for an empty one."""
+    is_folder(file)
+    with readable(file):
+        size = file.stat().st_size
+    if not size:
+        raise DataError(f"{file} is empty (0 bytes); write or copy it again")
+    return size
 
 
 def check_expansion(where: object, held: int, claimed: int) -> None:

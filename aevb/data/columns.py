@@ -27,7 +27,7 @@ def number(cell: str) -> float | None:
 def not_a_number(where: object, row: int, column: int, cell: str) -> DataError:
     """The sentence for a text among numbers."""
     cure = "mend or remove the row"
-    if _GROUPED.fullmatch(cell):
+    if has_comma(cell):
         cure = "write a point before the decimals, and no other mark"
     elif {";", "\t"} & set(cell):
         cure = "separate cells by commas"

@@ -12,8 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
-from uuid import uuid4
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from aevb import __version__
 from aevb.data.checks import CHUNK_BYTES, Rules, Table
 from aevb.data.fingerprints import fingerprint
 from aevb.errors import DataError
-from aevb.files import cache_folder
+from aevb.files import beside, cache_folder
 
 FOLDER = "tables"
 """The name of the folder below the user's cache folder; it may be removed at any time."""
@@ -44,16 +43,16 @@ def converted(file: Path, rules: Rules, read: Callable[[Path, Rules], Table]) ->
     One under stricter rules serves too: rules refuse, and change nothing in what they let by.
     Errors: those of `read`, which is asked whenever nothing is kept.
     """
-    key = _key(file, rules)
-    if key is None:
+    about = _about(file)
+    if about is None:
         return read(file, rules)
     for stricter in _as_strict(rules):
-        kept = _load(_key(file, stricter))
+        kept = _load(_key(about, stricter))
         if kept is not None:
             return kept
     table = read(file, rules)
-    if _key(file, rules) == key:  # it was not written to meanwhile
-        _keep(key, file, table)
+    if _about(file) == about:  # it was not written to meanwhile
+        _keep(_key(about, rules), file, table)
     return table
 
 
@@ -64,24 +63,34 @@ def _as_strict(rules: Rules) -> Iterator[Rules]:
             yield Rules(allow_nan, fit)
 
 
-def _key(file: Path, rules: Rules) -> Path | None:
-    """Where the table of a file is kept, less the extension; None where none is to be."""
+class _About(NamedTuple):
+    """The folder of kept tables, and what tells a file from any other and from its former self."""
+
+    folder: Path
+    content: tuple[Any, ...]
+
+
+def _about(file: Path) -> _About | None:
+    """None where no table of the file is to be kept."""
     try:
         facts = os.stat(file)
         if facts.st_size < LEAST_BYTES:
             return None
         of_file = (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
-        content = (_FORMAT, __version__, os.path.abspath(file), of_file, fingerprint(file), rules)
-        folder = cache_folder() / FOLDER
+        content = (_FORMAT, __version__, os.path.abspath(file), of_file, fingerprint(file))
+        return _About(cache_folder() / FOLDER, content)
     except (OSError, DataError, RuntimeError):  # no such file, or a user without a home
         return None
-    return folder / hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _load(key: Path | None) -> Table | None:
+def _key(about: _About, rules: Rules) -> Path:
+    """Where the table of a file is kept, less the extension."""
+    content = json.dumps((*about.content, rules))
+    return about.folder / hashlib.sha256(content.encode()).hexdigest()
+
+
+def _load(key: Path) -> Table | None:
     """The table that is kept under a key; None where there is none, or a damaged one."""
-    if key is None:
-        return None
     try:
         facts = json.loads(key.with_suffix(".json").read_bytes())
         with key.with_suffix(".npy").open("rb") as stream:
@@ -120,17 +129,9 @@ def _keep(key: Path, file: Path, table: Table) -> None:
 
 
 def _put(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write beside and rename, for another process may write the same.
-
-    Nothing waits for the disk: the checksum tells a file that a crash has torn.
-    """
-    beside = path.with_name(f"{path.name}.{uuid4().hex}.part")
-    try:
-        with beside.open("xb") as stream:
-            write(stream)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    """Nothing waits for the disk: the checksum tells a file that a crash has torn."""
+    with beside(path) as part, part.open("xb") as stream:
+        write(stream)
 
 
 def _checksum(facts: dict[str, Any], stream: BinaryIO) -> str:

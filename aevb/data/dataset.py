@@ -13,8 +13,8 @@ from torch import Tensor
 
 from aevb.data.maps import is_mapped, rows_of
 from aevb.data.source import Source
-from aevb.errors import DataError, UsageError
-from aevb.randomness import Stream, generator, uniform_in_step
+from aevb.errors import DataError, UsageError, shortly
+from aevb.randomness import Stream, generator, rewind, uniform_in_step
 
 VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.1
@@ -27,6 +27,11 @@ class Binarization(Enum):
     THRESHOLD = "threshold"
     ONCE = "once"
     EPOCH = "epoch"
+
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        names = ", ".join(known.value for known in cls)
+        raise UsageError(f"binarize must be one of {names}, found {shortly(value)}")
 
 
 @dataclass(frozen=True)
@@ -113,10 +118,6 @@ class Rows:
             return None
         return torch.tensor(int(generator(self.seed, Stream.BINARIZATION, 0, step).integers(2**63)))
 
-    def batch(self, positions: NDArray[np.int64], step: int) -> Tensor:
-        """The rows at these positions as step `step` of training sees them, (M, X)."""
-        return self.treatment(self.stored(positions), self.key(step))
-
     def take(self, positions: NDArray[np.int64]) -> Tensor:
         """The rows at these positions as the model sees them outside training, (M, X)."""
         if self.kept is not None:
@@ -166,10 +167,9 @@ class Rows:
 
     def _fixed_draw(self, positions: NDArray[np.int64]) -> Tensor:
         draws = np.empty((len(positions), self.width), dtype=np.float32)
+        source = generator(self.seed, Stream.BINARIZATION)
         for draw, row in zip(draws, self.index[positions], strict=True):
-            generator(self.seed, Stream.BINARIZATION, 1, int(row)).random(
-                dtype=np.float32, out=draw
-            )
+            rewind(source, 1, int(row)).random(dtype=np.float32, out=draw)
         return torch.from_numpy(draws)
 
 
@@ -285,13 +285,11 @@ def _parts(source: Source, seed: int) -> dict[str, NDArray[np.int64]]:
 
 
 def _check_grey(rows: Rows) -> None:
-    for start in range(0, len(rows), 10_000):
-        positions = np.arange(start, min(start + 10_000, len(rows)))
-        grey = Treatment(rows.width, rows.scale)(rows._cells(positions))
+    for positions, grey in replace(rows, binarize=Binarization.NONE).chunks(10_000):
         low, high = float(grey.min()), float(grey.max())
         if low < 0 or high > 1:
             raise DataError(
                 f"binarization needs grey levels between 0 and 1, found values from {low:g} to "
-                f"{high:g} in rows {start + 1} to {start + len(grey)}: scale the data, or leave "
-                "the binarization out"
+                f"{high:g} in rows {positions[0] + 1} to {positions[-1] + 1}: scale the data, or "
+                "leave the binarization out"
             )

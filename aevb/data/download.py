@@ -7,20 +7,24 @@ and only then given its final name in the cache folder.
 
 import hashlib
 import http.client
+import logging
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
-from uuid import uuid4
 
-from aevb.errors import DataError
-from aevb.files import cache_folder
+from aevb.errors import DataError, reason
+from aevb.files import beside, cache_folder
 
 BLOCK_BYTES = 1 << 16
+TIMEOUT = 30.0
+"""Seconds without a byte after which a mirror is given up."""
+
+logger = logging.getLogger("aevb")
 
 
 class _MirrorError(Exception):
@@ -29,7 +33,7 @@ class _MirrorError(Exception):
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file below the folder of data sets; `other` is another form with the same content.
+    """A file below the folder of data sets.
 
     Units: `size` in bytes. `mirrors` are complete addresses, best first.
     """
@@ -38,77 +42,62 @@ class RemoteFile:
     size: int
     sha256: str
     mirrors: tuple[str, ...] = ()
-    other: "RemoteFile | None" = None
-
-    @property
-    def forms(self) -> "tuple[RemoteFile, ...]":
-        return (self,) if self.other is None else (self, *self.other.forms)
 
 
-def find(file: RemoteFile) -> tuple[RemoteFile, Path] | None:
+def find(*forms: RemoteFile) -> tuple[RemoteFile, Path] | None:
     """The first form of a file that is on this machine, unchecked, and its path; None without.
 
     Errors: DataError where AEVB_DATA is set and names no folder.
     """
     for folder in _folders():
-        for form in file.forms:
+        for form in forms:
             if (folder / form.path).exists():
                 return form, folder / form.path
     return None
 
 
-def obtain(file: RemoteFile, note: str = "", report: Callable[[str], None] | None = None) -> Path:
+def obtain(*forms: RemoteFile, note: str = "") -> Path:
     """The path of an undamaged file, which is downloaded into the cache folder where it is missing.
 
-    `note` ends the sentence that is said of a file that nobody offers for download.
+    `forms` have the same content; `note` ends the sentence on a file that nobody offers.
     Errors: DataError for a file that is damaged or cannot be had.
     """
-    found = find(file)
+    found = find(*forms)
     if found is not None:
         _check(*found)
         return found[1]
-    for form in file.forms:
+    for form in forms:
         if form.mirrors:
-            target = cache_folder() / form.path
-            return fetch(form.mirrors, target, form.sha256, size=form.size, report=report)
+            return fetch(form.mirrors, cache_folder() / form.path, form.sha256, size=form.size)
+    path = forms[0].path
     raise DataError(
-        f"{file.path} is not here and nobody offers it for download: set AEVB_DATA to a folder of "
-        f"data sets that has it, or put it at {cache_folder() / file.path}"
+        f"{path} is not here and nobody offers it for download: set AEVB_DATA to a folder of "
+        f"data sets that has it, or put it at {cache_folder() / path}"
         + (f" ({note})" if note else "")
     )
 
 
-def fetch(
-    mirrors: Sequence[str],
-    destination: Path,
-    sha256: str,
-    *,
-    size: int,
-    timeout: float = 30,
-    report: Callable[[str], None] | None = None,
-) -> Path:
+def fetch(mirrors: Sequence[str], destination: Path, sha256: str, *, size: int) -> Path:
     """Download a file from the first of its mirrors that delivers it, and return its path.
 
     Nothing half-written ever has the final name, and no temporary file outlives the call.
-    Units: `size` in bytes, exact, and never is more read; `timeout` in seconds without a byte.
-    `report` gets one line for each attempt.
+    Units: `size` in bytes, exact, and never is more read. Each attempt is told to the log.
     Errors: DataError when no mirror delivers the file, with what each did wrong, and when the
     folder cannot be written to.
     Example:
         >>> fetch(["https://example.org/a.gz"], Path("a.gz"), "ab12", size=9)  # doctest: +SKIP
     """
-    say = report or (lambda line: None)
     failures = []
     for url in mirrors:
-        say(f"downloading {destination.name} ({size:,} bytes) from {url}")
+        logger.info(f"downloading {destination.name} ({size:,} bytes) from {url}")
         try:
-            return _fetch_one(url, destination, sha256, size, timeout)
+            return _fetch_one(url, destination, sha256, size)
         except _MirrorError as failure:
-            say(f"{url}: {failure}")
+            logger.info(f"{url}: {failure}")
             failures.append(f"{url}: {failure}")
         except OSError as error:
             raise DataError(
-                f"{destination} cannot be written ({error.strerror or error}); make room or set "
+                f"{destination} cannot be written ({reason(error)}); make room or set "
                 f"XDG_CACHE_HOME to a folder that can be written to"
             ) from error
     raise DataError(
@@ -117,26 +106,20 @@ def fetch(
     )
 
 
-def _fetch_one(url: str, destination: Path, sha256: str, size: int, timeout: float) -> Path:
+def _fetch_one(url: str, destination: Path, sha256: str, size: int) -> Path:
     """Bring one mirror's file under its final name; whatever happens, no other file is left."""
     destination.parent.mkdir(parents=True, exist_ok=True)
-    temporary = destination.with_name(f".{destination.name}.{uuid4().hex}.part")
-    try:
-        with temporary.open("xb") as stream:
-            _store(url, stream, sha256, size, timeout)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, destination)
-    finally:
-        # After a success the name is gone already; an interrupt passes here as errors do.
-        temporary.unlink(missing_ok=True)
+    with beside(destination) as part, part.open("xb") as stream:
+        _store(url, stream, sha256, size)
+        stream.flush()
+        os.fsync(stream.fileno())
     return destination
 
 
-def _store(url: str, stream: BinaryIO, sha256: str, size: int, timeout: float) -> None:
+def _store(url: str, stream: BinaryIO, sha256: str, size: int) -> None:
     """Write what a mirror sends, and hold it to its checksum."""
     digest = hashlib.sha256()
-    with closing(_blocks(url, size, timeout)) as blocks:
+    with closing(_blocks(url, size)) as blocks:
         for block in blocks:
             digest.update(block)
             stream.write(block)
@@ -146,7 +129,7 @@ def _store(url: str, stream: BinaryIO, sha256: str, size: int, timeout: float) -
         )
 
 
-def _blocks(url: str, size: int, timeout: float) -> Generator[bytes, None, None]:
+def _blocks(url: str, size: int) -> Generator[bytes, None, None]:
     """The bytes of a URL, exactly `size` of them; every way to fail becomes a `_MirrorError`.
 
     Only the network speaks in here: errors of the disk arise in the caller and stay what they are.
@@ -156,7 +139,7 @@ def _blocks(url: str, size: int, timeout: float) -> Generator[bytes, None, None]
     received = 0
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "aevb"})
-        with urllib.request.urlopen(request, timeout=timeout) as answer:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             declared = answer.headers.get("Content-Length")
             if declared is not None and int(declared) != size:
                 raise _MirrorError(f"expected {size:,} bytes, found a file of {int(declared):,}")
@@ -171,7 +154,7 @@ def _blocks(url: str, size: int, timeout: float) -> Generator[bytes, None, None]
     except urllib.error.URLError as error:
         raise _MirrorError(f"cannot be reached ({error.reason})") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _MirrorError(f"failed ({str(error) or type(error).__name__})") from error
+        raise _MirrorError(f"failed ({reason(error)})") from error
     if received < size:
         raise _MirrorError(f"the connection was cut after {received:,} of {size:,} bytes")
 
@@ -196,7 +179,7 @@ def _check(file: RemoteFile, path: Path) -> None:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise DataError(
-            f"{path} cannot be read ({error.strerror or error}); check the permissions"
+            f"{path} cannot be read ({reason(error)}); check the permissions"
         ) from error
     if found != file.sha256:
         raise DataError(

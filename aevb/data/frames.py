@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aevb.data.checks import Rules, Table, check_names, column_label, not_finite
+from aevb.data.checks import Rules, Table, check_names, column_label, first_cell, not_finite
 from aevb.data.columns import code_by_level, not_a_number, number
 from aevb.errors import DataError
 
@@ -29,20 +29,6 @@ class Cells(NamedTuple):
     null: NDArray[np.bool_]
     texts: list[str] | None = None
     declared: bool = False
-
-
-class _Written:
-    """The first NaN, in reading order, that is a number and not a missing cell."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.first = (0, 0)
-
-    def add(self, column: int, mask: NDArray[np.bool_]) -> None:
-        if mask.any():
-            found = (int(np.argmax(mask)), column)
-            self.first = min(self.first, found) if self.count else found
-            self.count += int(np.count_nonzero(mask))
 
 
 def is_frame(data: object) -> bool:
@@ -101,7 +87,7 @@ def assemble(
     """Put columns into one table of float32, missing cells as NaN and texts as codes of levels."""
     values = np.empty(shape, np.float32)
     levels: list[tuple[str, ...]] = [()] * shape[1]
-    written = _Written()
+    written = np.zeros(shape, np.bool_)  # NaN that are numbers, and no missing cells
     for at, cells in enumerate(columns):
         found = _numbers(where, at, cells)
         if found is None:
@@ -111,10 +97,9 @@ def assemble(
         with np.errstate(over="ignore", invalid="ignore"):
             values[:, at] = found
         values[cells.null, at] = np.nan
-        written.add(at, np.isnan(values[:, at]) & ~cells.null)
-    if written.count and not rules.allow_nan:
-        row, column = written.first
-        raise not_finite(where, row + 1, column + 1, "nan", written.count)
+        written[:, at] = np.isnan(values[:, at]) & ~cells.null
+    if written.any() and not rules.allow_nan:
+        raise not_finite(where, *first_cell(written), "nan", int(written.sum()))
     return Table(values, names=names, levels=tuple(levels) if any(levels) else (), checked=True)
 
 

@@ -1,8 +1,7 @@
 """The reader of a folder of images: PNG and JPEG, all of one size, subfolders as classes."""
 
 import os
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aevb.data.checks import Table, check_expansion, listed, path_kind, readable, sentence_of
-from aevb.errors import DataError
+from aevb.data.checks import (
+    Table,
+    check_expansion,
+    first_cell,
+    held_bytes,
+    listed,
+    readable,
+    undamaged,
+)
+from aevb.errors import DataError, reason
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 MOST_PIXELS = 1 << 25
@@ -58,14 +65,16 @@ def image_files(folder: Path) -> tuple[list[Path], NDArray[np.int64] | None]:
     return [image for images in full for image in images], labels
 
 
-def read_images(folder: Path, size: Size | None) -> Table:
-    """Read all images of a folder as bytes, grey (N, 1, H, W) or, if any is in color, (N, 3, H, W).
+def read_images(
+    folder: Path, files: Sequence[Path], labels: NDArray[np.int64] | None, size: Size | None
+) -> Table:
+    """Read the `image_files` of a folder as bytes.
 
+    Shapes: grey (N, 1, H, W) or, if any is in color, (N, 3, H, W).
     Units: `size` is (height, width) to resize to; without it all images must have one size.
     Errors: DataError with the file for what is damaged, animated, transparent or very large.
     """
-    files, labels = image_files(folder)
-    held = sum(_held_bytes(file) for file in files)
+    held = sum(held_bytes(file) for file in files)
     heads = [_head(file) for file in files]
     channels = 3 if any(mode not in _GREY for mode, _ in heads) else 1
     height, width = size or heads[0][1]
@@ -95,39 +104,23 @@ def _sorted_entries(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
     return images, [p for p in paths if p not in set(images) | set(folders)], folders
 
 
-def _held_bytes(file: Path) -> int:
-    """The size of a file on the disk, once it is known to be a file at all."""
-    path_kind(file)
-    with readable(file):
-        size = file.stat().st_size
-    if not size:
-        raise DataError(f"{file} is empty (0 bytes); write or copy it again")
-    return size
-
-
 @contextmanager
 def _image(file: Path) -> Iterator[Any]:
-    """An image whose header is read and whose pixels are not; what is wrong in one sentence.
+    """An image whose header is read and whose pixels are not."""
+    from PIL import Image
 
-    Pillow documents no list of what damaged bytes may raise, so that anything counts as damage.
-    """
+    with undamaged(file, _refusal), Image.open(file, formats=("PNG", "JPEG")) as image:
+        yield image
+
+
+def _refusal(file: Path, error: Exception) -> DataError:
     from PIL import Image, UnidentifiedImageError
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(file, formats=("PNG", "JPEG")) as image:
-                yield image
-    except (DataError, PermissionError):
-        raise
-    except UnidentifiedImageError as error:
-        raise DataError(f"{file} is no image in PNG or JPEG; convert or remove it") from error
-    except Image.DecompressionBombError as error:
-        raise _too_large(file, "many times more") from error
-    except Exception as error:
-        raise DataError(
-            f"{file} is a damaged or cut-off image ({sentence_of(error)}); write or remove it"
-        ) from error
+    if isinstance(error, UnidentifiedImageError):
+        return DataError(f"{file} is no image in PNG or JPEG; convert or remove it")
+    if isinstance(error, Image.DecompressionBombError):
+        return _too_large(file, "many times more")
+    return DataError(f"{file} is a damaged or cut-off image ({reason(error)}); write or remove it")
 
 
 def _too_large(file: Path, found: str) -> DataError:
@@ -180,10 +173,10 @@ def _check_opaque(file: Path, image: Any) -> None:
         return
     alpha = np.asarray(_plain(image).convert("RGBA"))[..., 3]
     if (alpha < 255).any():
-        row, column = divmod(int(np.argmax(alpha < 255)), alpha.shape[1])
+        row, column = first_cell(alpha < 255)
         raise DataError(
-            f"{file}: expected opaque pixels, found a transparent one in row {row + 1}, column "
-            f"{column + 1}; put the image on a background"
+            f"{file}: expected opaque pixels, found a transparent one in row {row}, column "
+            f"{column}; put the image on a background"
         )
 
 

@@ -1,5 +1,7 @@
 """A column of a table that says each row's class: taken out of the rows, and coded."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +29,9 @@ def split_off(where: str, table: Table, label: str) -> Table:
     cells = table.values[:, at].astype(np.float64)
     found = column_label(at, names)
     labels, classes = (
-        (_coded(cells), levels[at]) if any(levels[at : at + 1]) else _whole(where, found, cells)
+        (_coded(cells), levels[at])
+        if any(levels[at : at + 1])
+        else _whole(where, found, cells, table.line)
     )
     if not 2 <= len(classes) <= MOST_CLASSES:
         raise DataError(
@@ -74,7 +78,7 @@ def _coded(codes: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _whole(
-    where: str, found: str, cells: NDArray[np.float64]
+    where: str, found: str, cells: NDArray[np.float64], line: Callable[[int], int]
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Labels and classes of a column of numbers."""
     known = ~np.isnan(cells)
@@ -83,7 +87,7 @@ def _whole(
         row = int(np.flatnonzero(known & (cells != np.round(cells)))[0])
         raise DataError(
             f"{where}, {found}: expected classes, texts or whole numbers, found {cells[row]:g} in "
-            f"row {row + 1}; name the column that says the class"
+            f"row {line(row)}; name the column that says the class"
         )
     labels = np.full(len(cells), UNLABELED)
     labels[known] = codes

@@ -1,8 +1,6 @@
 """The reader of .parquet: what the file claims is held to its size before anything is unpacked."""
 
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aevb.data.checks import Rules, Table, check_expansion, check_names, sentence_of
+from aevb.data.checks import Rules, Table, check_expansion, check_names, damaged, undamaged
 from aevb.data.converted import converted
 from aevb.data.frames import Cells, assemble, unsuitable, used
 from aevb.errors import DataError
@@ -31,7 +29,7 @@ def read_parquet(file: Path, rules: Rules) -> Table:
 def _read(file: Path, rules: Rules) -> Table:
     parquet = _pyarrow(file)
     _check_ends(file)
-    with _undamaged(file), parquet.ParquetFile(file, pre_buffer=False) as source:
+    with undamaged(file), parquet.ParquetFile(file, pre_buffer=False) as source:
         schema = source.schema_arrow
         names = tuple(schema.names)
         rows, width = source.metadata.num_rows, len(names)
@@ -43,7 +41,7 @@ def _read(file: Path, rules: Rules) -> Table:
     # One long text that all rows share would fill the memory if each row had a copy of it.
     texts = [field.name for field in schema if not _is_number(field.type)]
     options = {"pre_buffer": False, "read_dictionary": texts}
-    with _undamaged(file), parquet.ParquetFile(file, **options) as source:
+    with undamaged(file), parquet.ParquetFile(file, **options) as source:
         columns = [_Column(rows, field.type) for field in schema]
         start = 0
         for batch in source.iter_batches(_BATCH, use_threads=False):
@@ -105,25 +103,10 @@ def _check_ends(file: Path) -> None:
     if head == b"PARE" or tail[4:] == b"PARE":
         raise DataError(f"{file} is encrypted; save it without encryption")
     if size < 12 or head != _MAGIC or tail[4:] != _MAGIC:
-        raise _damaged(file, "the mark PAR1 is missing at one of its ends")
+        raise damaged(file, "the mark PAR1 is missing at one of its ends")
     (footer,) = struct.unpack("<I", tail[:4])
     if not 0 < footer <= size - 12:
-        raise _damaged(file, f"its last part claims {footer:,} bytes of {size:,}")
-
-
-@contextmanager
-def _undamaged(file: Path) -> Iterator[None]:
-    """Turn what pyarrow raises into one sentence; which kinds damaged bytes raise is not said."""
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:
-        raise _damaged(file, sentence_of(error)) from error
-
-
-def _damaged(file: Path, reason: str) -> DataError:
-    return DataError(f"{file} is damaged, cut off or no .parquet file ({reason}); write it again")
+        raise damaged(file, f"its last part claims {footer:,} bytes of {size:,}")
 
 
 def _unpacked_size(metadata: Any) -> int:

@@ -7,31 +7,26 @@ the suggested likelihood, follows from the table alone and is the same for all f
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aevb.data.arrays import lay_out, read_npy, read_npz
-from aevb.data.checks import (
-    Rules,
-    Table,
-    check_array,
-    path_kind,
-    readable,
-    sentence_of,
-)
+from aevb.data.checks import Rules, Table, check_array, held_bytes, is_folder, readable
+from aevb.data.dataset import Binarization, Dataset, split
 from aevb.data.fingerprints import fingerprint, fingerprint_of_files, fingerprint_of_values
 from aevb.data.frames import is_frame, read_frame
 from aevb.data.images import image_files, read_images
 from aevb.data.labels import has_label, split_off
+from aevb.data.named import NAMES, open_named
 from aevb.data.parquet import read_parquet
 from aevb.data.schema import conform
-from aevb.data.source import Column, Source
+from aevb.data.source import Column, Drawn, Source
 from aevb.data.suggestion import column_kinds, is_signal, suggest
 from aevb.data.survey import Survey, survey
 from aevb.data.tables import read_csv
-from aevb.errors import DataError
+from aevb.errors import DataError, UsageError, reason
 
 _READERS: dict[str, Callable[[Path, Rules], Table]] = {
     ".npy": read_npy,
@@ -39,6 +34,69 @@ _READERS: dict[str, Callable[[Path, Rules], Table]] = {
     ".csv": read_csv,
     ".parquet": read_parquet,
 }
+
+
+def open_source(
+    data: Any,
+    *,
+    allow_nan: bool = False,
+    image_size: tuple[int, int] | None = None,
+    like: tuple[Column, ...] | None = None,
+    label: str | None = None,
+) -> Source:
+    """Data by name, by path (a file or a folder of images), or as an array or a frame in memory.
+
+    `allow_nan` takes NaN for a cell that was not observed; `image_size` (height, width) resizes
+    the images of a folder. `like` holds the data to the columns that a model was fitted on.
+    `label` names the column of a file that says the class of each row, in texts or whole numbers;
+    with `like` the rows may come without it.
+    Errors: DataError for what cannot be read, with row and column (1-based) of a cell at fault.
+    Example:
+        >>> open_source("digits").values.shape
+        (1797, 1, 8, 8)
+        >>> open_source([[0.5, 2.0], [1.5, 3.0]]).likelihood
+        'gaussian'
+    """
+    path = Path(data) if isinstance(data, str | os.PathLike) else None
+    named = path is not None and str(data) in NAMES
+    if label is not None and (named or path is None):
+        raise UsageError(
+            f"a label is a column of a table in a file, found {label[:40]!r} and no table"
+        )
+    if path is None:
+        return read_values(data, allow_nan=allow_nan, like=like)
+    if named:
+        return open_named(str(data))
+    if not path.suffix and not os.path.lexists(path):
+        raise DataError(
+            f"{str(data)[:200]} is neither a file, nor a folder of images, nor one of the data "
+            f"sets {', '.join(NAMES)}"
+        )
+    return read_file(path, allow_nan=allow_nan, image_size=image_size, like=like, label=label)
+
+
+def load(
+    data: Any,
+    binarize: Binarization | str | None = None,
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+    allow_nan: bool = False,
+    image_size: tuple[int, int] | None = None,
+) -> Dataset:
+    """Open data as `open_source` does and split them into training, validation and test rows.
+
+    Shapes: see `Rows`. `binarize` is one of none, threshold, once, epoch; None takes the usual
+    treatment of the set. `limit` keeps a random subset of the training rows.
+    Errors: DataError for what cannot be read; UsageError for an unknown binarization.
+    Example:
+        >>> digits = load("digits")
+        >>> len(digits.train), len(digits.validation), len(digits.test)
+        (1437, 180, 180)
+    """
+    treatment = Binarization(binarize) if isinstance(binarize, str) else binarize
+    source = open_source(data, allow_nan=allow_nan, image_size=image_size)
+    return split(source, treatment, seed=seed, limit=limit)
 
 
 def read_file(
@@ -64,17 +122,18 @@ def read_file(
         (1, 28, 20)
     """
     file, rules = Path(path), Rules(allow_nan, fit=like is None)
-    kind = path_kind(file)
-    reader = _reader_of(file, kind)
+    reader = _reader_of(file)
     with readable(file):
         if reader is None:
-            table = read_images(file, image_size)
-            mark = fingerprint_of_files(file, image_files(file)[0])
+            files, labels = image_files(file)
+            table = read_images(file, files, labels, image_size)
+            mark = fingerprint_of_files(file, files)
         else:
             table = reader(file, rules)
             mark = fingerprint(file)
         if label is not None and (like is None or has_label(table, label, len(like))):
             table = split_off(str(file), table, label)
+        check_array(str(file), table.values)
         return _source(file.name or str(file), str(file), table, mark, rules, like)
 
 
@@ -103,11 +162,11 @@ def read_values(
     return _source(name, where, table, mark, rules, like)
 
 
-def _reader_of(file: Path, kind: str) -> Callable[[Path, Rules], Table] | None:
+def _reader_of(file: Path) -> Callable[[Path, Rules], Table] | None:
     """The reader for a file's extension, or None for a folder, which holds images."""
     reader = _READERS.get(file.suffix.lower())
     known = ", ".join(_READERS)
-    if kind == "folder":
+    if is_folder(file):
         if reader is not None:
             raise DataError(f"{file} is a folder; expected a file that ends in one of {known}")
         return None
@@ -117,9 +176,7 @@ def _reader_of(file: Path, kind: str) -> Callable[[Path, Rules], Table] | None:
             f"{file}: expected a folder of images or a file that ends in one of {known}, found "
             f"{found}"
         )
-    with readable(file):
-        if not file.stat().st_size:
-            raise DataError(f"{file} is empty (0 bytes); write or copy it again")
+    held_bytes(file)
     return reader
 
 
@@ -136,7 +193,7 @@ def _read_array(data: Any, where: str) -> Table:
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
             f"{where}: expected an array of numbers, found a {type(data).__name__} that is none "
-            f"({sentence_of(error)}); convert it with numpy.asarray"
+            f"({reason(error)}); convert it with numpy.asarray"
         ) from error
 
 
@@ -148,23 +205,22 @@ def _source(
     rules: Rules,
     like: tuple[Column, ...] | None,
 ) -> Source:
-    """What follows from a table alone: its checks, its scale, its likelihood, its columns."""
-    check_array(where, table.values)
+    """What follows from a table alone: its scale, its likelihood, its columns."""
     values, shape = lay_out(where, table.values)
     # Some NaN are signaling: to do anything with them is a warning of its own.
     with np.errstate(invalid="ignore"):
         found = survey(where, table, rules)
         scale = _scale(found) if table.scale is None else table.scale
-        likelihood, reason = suggest(table.values, scale, table.levels)
-        columns = _columns(table, scale, likelihood)
+        likelihood, clause = suggest(table.values, scale, table.levels, found.extremes)
+        columns = _columns(table, scale, likelihood, found.extremes)
         kind = _kind(values, table.names)
-    reason += _missing_clause(found.missing, table.values.size, found.first)
+    clause += _missing_clause(found.missing, table.values.size, found.first)
     source = Source(
         name,
         values,
         shape,
         likelihood,
-        reason,
+        clause,
         mark,
         scale,
         labels=table.labels,
@@ -177,11 +233,13 @@ def _source(
     return source if like is None else conform(source, like, where, table.line)
 
 
-def _columns(table: Table, scale: float, likelihood: str) -> tuple[Column, ...]:
+def _columns(
+    table: Table, scale: float, likelihood: str, bounds: NDArray[np.float32]
+) -> tuple[Column, ...]:
     """The columns of a table that has a header, texts, or columns of several kinds."""
     if not (table.names or table.levels or likelihood == "mixed"):
         return ()
-    kinds = column_kinds(table.values, scale, table.levels)
+    kinds = column_kinds(table.values, scale, table.levels, bounds)
     names = table.names or ("",) * len(kinds)
     levels = table.levels or ((),) * len(kinds)
     return tuple(map(Column, names, kinds, levels))
@@ -196,9 +254,7 @@ def _missing_clause(missing: int, cells: int, first: str) -> str:
     return f"; {missing:,} cells ({share}) are missing, the first in {first}"
 
 
-def _kind(
-    values: NDArray[np.generic], names: tuple[str, ...]
-) -> Literal["image", "signal", "table"]:
+def _kind(values: NDArray[np.generic], names: tuple[str, ...]) -> Drawn:
     if values.ndim == 4:
         return "image"
     return "signal" if not names and is_signal(values) else "table"

@@ -7,22 +7,18 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from aevb.data.checks import column_label, listed
+from aevb.data.checks import column_label, listed, next_number
 from aevb.data.source import Column, Source
 from aevb.errors import DataError
 
 _TRUTHS = ("False", "True")
 
 
-def _next_number(index: int) -> int:
-    return index + 1
-
-
 def conform(
     source: Source,
     columns: tuple[Column, ...],
     where: str,
-    line: Callable[[int], int] = _next_number,
+    line: Callable[[int], int] = next_number,
 ) -> Source:
     """The source with its columns held to those that a model was fitted on, texts recoded to them.
 
@@ -44,7 +40,7 @@ def conform(
         columns = (Column("", "real"),) * width
     fitted_names, names = _names(columns), _names(given)
     if fitted_names and names:
-        _check_names(where, fitted_names, names)
+        _same_names(where, fitted_names, names)
     if len(columns) != width:
         raise DataError(
             f"{where}: expected {len(columns)} columns as the model was fitted on, found {width}; "
@@ -70,13 +66,12 @@ def _names(columns: tuple[Column, ...]) -> tuple[str, ...]:
     return names if any(names) else ()
 
 
-def _check_names(where: str, fitted: tuple[str, ...], names: tuple[str, ...]) -> None:
+def _same_names(where: str, fitted: tuple[str, ...], names: tuple[str, ...]) -> None:
     absent = [name for name in fitted if name not in set(names)]
     unseen = [name for name in names if name not in set(fitted)]
     if absent or unseen:
-        parts = [f"missing {listed(absent)}"] * bool(absent) + [f"unseen {listed(unseen)}"] * bool(
-            unseen
-        )
+        parts = [f"missing {listed(absent)}"] if absent else []
+        parts += [f"unseen {listed(unseen)}"] if unseen else []
         raise DataError(
             f"{where}: expected the columns that the model was fitted on, found "
             f"{' and '.join(parts)}; give the same columns"

@@ -7,6 +7,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+Kind = Literal["real", "count", "binary", "category"]
+Drawn = Literal["image", "signal", "table"]
+
 UNLABELED = -1
 """The label of a row whose class is not known, as scikit-learn has it."""
 
@@ -21,7 +24,7 @@ class Column:
     """
 
     name: str
-    kind: Literal["real", "count", "binary", "category"]
+    kind: Kind
     levels: tuple[str, ...] = ()
 
 
@@ -57,7 +60,7 @@ class Source:
     splits: Mapping[str, NDArray[np.int64]] | None = None
     columns: tuple[Column, ...] = ()
     missing: int = 0
-    kind: Literal["image", "signal", "table"] = "table"
+    kind: Drawn = "table"
     extremes: NDArray[np.float32] | None = None
 
     def lies_within(self, low: float, high: float) -> bool:

@@ -2,56 +2,57 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aevb.data.checks import chunks
+from aevb.data.source import Kind
+from aevb.data.survey import extremes
 
 SUGGESTION_ROWS = 10_000
+"""How many rows tell whether numbers vary like counts, and whether a row is a signal."""
+
 MOST_COLUMNS = 1000
 """Tables up to this width are looked at column by column."""
 
 _COLUMN_CELLS = 1 << 19
 _SIGNAL_WIDTH = 16
 
-Kind = Literal["real", "count", "binary", "category"]
 Levels = Sequence[tuple[str, ...]]
 
 
-class _Domain(NamedTuple):
-    """Where all observed values lie."""
-
-    binary: bool
-    unit: bool
-    whole: bool
-
-
-def suggest(values: NDArray[np.generic], scale: float, levels: Levels = ()) -> tuple[str, str]:
+def suggest(
+    values: NDArray[np.generic],
+    scale: float,
+    levels: Levels = (),
+    bounds: NDArray[np.float32] | None = None,
+) -> tuple[str, str]:
     """The name of the likelihood that suits the values times `scale`, and a clause that says why.
 
     Formula: counts are taken for draws of a negative binomial only where their variance is at
     least half their mean, since a negative binomial's variance exceeds its mean.
-    Shapes: `values` (N, ...), of which the first `SUGGESTION_ROWS` rows are looked at; `levels`
-    the texts of each of X columns, or none. NaN is a cell that was not observed.
+    Shapes: `values` (N, ...); `levels` the texts of each of X columns, or none; `bounds` (3, ...)
+    the `extremes` of the values where they are known. NaN is a cell that was not observed.
     Example:
         >>> suggest(np.array([[0, 1], [1, 1]]), 1.0)
         ('bernoulli', 'every value is 0 or 1')
         >>> suggest(np.array([[0, 1.5], [1, 2.5]]), 1.0)
         ('mixed', '1 real and 1 binary column')
     """
-    rows = "" if len(values) <= SUGGESTION_ROWS else f" of the first {SUGGESTION_ROWS:,} rows"
-    domain = _domain(values, scale)
+    bounds = extremes(values) if bounds is None else bounds
+    x = bounds * np.float64(scale)
+    unit, whole = bool(((x >= 0) & (x <= 1) | np.isnan(x)).all()), bool(_whole(x).all())
     by_column = values.ndim == 2 and (values.shape[1] <= MOST_COLUMNS or any(levels))
-    kinds = column_kinds(values, scale, levels) if by_column else []
-    if domain.binary and "category" not in kinds:
-        return "bernoulli", f"every value{rows} is 0 or 1"
+    kinds = column_kinds(values, scale, levels, bounds) if by_column else []
+    if unit and whole and "category" not in kinds:
+        return "bernoulli", "every value is 0 or 1"
     if not any(levels):
-        if domain.unit:
-            return "gaussian", f"every value{rows} lies in [0, 1]"
-        if domain.whole and not (by_column and any(_too_even(values, scale))):
-            return "negative-binomial", f"every value{rows} is a count 0, 1, 2, ..."
+        if unit:
+            return "gaussian", "every value lies in [0, 1]"
+        if whole and not (by_column and any(_too_even(values, scale))):
+            return "negative-binomial", "every value is a count 0, 1, 2, ..."
     if len(set(kinds)) > 1:
         return "mixed", _tally(kinds)
     if "category" in kinds:
@@ -59,29 +60,37 @@ def suggest(values: NDArray[np.generic], scale: float, levels: Levels = ()) -> t
         if len(sizes) > 1:
             return "mixed", f"{_tally(kinds)} with different numbers of levels"
         return "categorical", f"every column holds {sizes.pop()} different texts"
-    if domain.whole:
-        return "gaussian", f"values{rows} are whole and vary less than counts do"
-    return "gaussian", f"values{rows} lie outside [0, 1] and are no counts"
+    if whole:
+        return "gaussian", "values are whole and vary less than counts do"
+    return "gaussian", "values lie outside [0, 1] and are no counts"
 
 
-def column_kinds(values: NDArray[np.generic], scale: float, levels: Levels = ()) -> list[Kind]:
-    """The kind of each column of a table, from the first `SUGGESTION_ROWS` rows.
+def column_kinds(
+    values: NDArray[np.generic],
+    scale: float,
+    levels: Levels = (),
+    bounds: NDArray[np.float32] | None = None,
+) -> list[Kind]:
+    """The kind of each column of a table.
 
-    Shapes: `values` (N, X); a list of X.
+    Shapes: `values` (N, X); a list of X; the others as of `suggest`.
     Example:
         >>> column_kinds(np.array([[0, 0.5, 3], [1, 2.5, 0], [1, 3.0, 9]]), 1.0)
         ['binary', 'real', 'count']
     """
-    kinds: list[Kind] = []
+    x = (extremes(values) if bounds is None else bounds) * np.float64(scale)
+    whole = _whole(x)
+    binary = whole & (x[0] == 0) & (x[1] == 1)
+    varied: list[bool] = []
     for block in _columns(values, scale):
         missing = np.isnan(block)
-        zero, one = block == 0, block == 1
-        binary = (zero | one | missing).all(0) & zero.any(0) & one.any(0)
-        whole = ((block >= 0) & (block == np.floor(block)) | missing).all(0)
         low, high = np.nanmin(block, 0, initial=np.inf), np.nanmax(block, 0, initial=-np.inf)
         many = ~((block == low) | (block == high) | missing).all(0)
-        count = whole & many & ~_even(block, missing)
-        kinds += ["binary" if b else "count" if c else "real" for b, c in zip(binary, count)]  # noqa: B905
+        varied += list(many & ~_even(block, missing))
+    kinds: list[Kind] = [
+        "binary" if b else "count" if w and v else "real"
+        for b, w, v in zip(binary, whole, varied, strict=True)
+    ]
     for column, texts in enumerate(levels):
         if texts:
             kinds[column] = "category" if len(texts) > 2 else "binary"
@@ -115,15 +124,9 @@ def is_signal(values: NDArray[np.generic]) -> bool:
     return steps < spread
 
 
-def _domain(values: NDArray[np.generic], scale: float) -> _Domain:
-    binary = unit = whole = True
-    for _, block in chunks(values[:SUGGESTION_ROWS]):
-        seen = block * scale  # type: ignore[operator]  # numeric by the check of the reader
-        missing = np.isnan(seen)
-        binary = binary and bool(((seen == 0) | (seen == 1) | missing).all())
-        unit = unit and bool(((seen >= 0) & (seen <= 1) | missing).all())
-        whole = whole and bool(((seen >= 0) & (seen == np.floor(seen)) | missing).all())
-    return _Domain(binary, unit, whole)
+def _whole(bounds: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which columns hold whole numbers from 0 alone, as far as anything is observed."""
+    return np.asarray(((bounds >= 0) & (bounds == np.floor(bounds)) | np.isnan(bounds)).all(0))
 
 
 def _columns(values: NDArray[np.generic], scale: float) -> Iterator[NDArray[np.float64]]:
@@ -150,8 +153,7 @@ def _too_even(values: NDArray[np.generic], scale: float) -> Iterator[bool]:
 def _tally(kinds: Sequence[Kind]) -> str:
     """How many columns are of each kind: "2 real, 1 count and 1 binary column"."""
     counts = Counter(kinds)
-    order: tuple[Kind, ...] = ("real", "count", "binary", "category")
-    parts = [f"{counts[kind]} {kind}" for kind in order if counts[kind]]
-    last = next(counts[kind] for kind in reversed(order) if counts[kind])
+    present = [kind for kind in get_args(Kind) if counts[kind]]
+    parts = [f"{counts[kind]} {kind}" for kind in present]
     text = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
-    return f"{text} column{'s' if last > 1 else ''}"
+    return f"{text} column{'s' if counts[present[-1]] > 1 else ''}"

@@ -14,8 +14,6 @@ from aevb.data.checks import Rules, Table, chunks, column_label, first_cell, not
 from aevb.errors import DataError
 
 _LARGEST = np.finfo(np.float32).max
-_BETWEEN = 127
-"""A byte that is neither 0 nor 255."""
 
 
 class Survey(NamedTuple):
@@ -54,14 +52,26 @@ def survey(where: object, table: Table, rules: Rules) -> Survey:
     Errors: DataError for infinity, for what is infinite in 32 bits, for NaN unless it is allowed,
     and for a column that is to be learned from and has no cell.
     """
-    pass_ = _Pass(math.prod(table.values.shape[1:]))
-    for start, block in chunks(table.values):
-        pass_.add(start, block)
+    pass_ = _passed(table.values)
     _check(where, table, rules, pass_)
     missing = pass_.missing
     first = f"row {table.line(missing.row - 1)}, column {missing.column}" if missing.count else ""
-    extremes = pass_.extremes().reshape(3, *table.values.shape[1:])
-    return Survey(missing.count, first, extremes, frozenset(pass_.levels))
+    return Survey(missing.count, first, pass_.extremes(), frozenset(pass_.levels))
+
+
+def extremes(values: NDArray[np.generic]) -> NDArray[np.float32]:
+    """The lowest of each column, the highest, and one that is not whole, as `Source` has them.
+
+    Shapes: `values` (N, ...), finite or NaN; the result (3, ...).
+    """
+    return _passed(values).extremes()
+
+
+def _passed(values: NDArray[np.generic]) -> "_Pass":
+    pass_ = _Pass(values.shape[1:])
+    for start, block in chunks(values):
+        pass_.add(start, block)
+    return pass_
 
 
 def _check(where: object, table: Table, rules: Rules, found: "_Pass") -> None:
@@ -80,9 +90,11 @@ def _check(where: object, table: Table, rules: Rules, found: "_Pass") -> None:
 
 
 class _Pass:
-    """What is known of X columns after some blocks of rows."""
+    """What is known of X columns, of the given shape, after some blocks of rows."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        width = math.prod(shape)
         self.missing, self.far = _Marks(), _Marks()
         self.levels: set[int] = set()
         self.low = np.full(width, np.inf, np.float32)
@@ -137,6 +149,6 @@ class _Pass:
         low, high = (np.where(self.seen, x, np.nan) for x in (self.low, self.high))
         odd = np.where(np.isnan(self.odd), low, self.odd)
         if len(self.levels) > 2:
-            # Pixels are no whole numbers in the units of the model unless they are 0 or 255.
-            odd = np.where((low == 0) & (high == 255), _BETWEEN, odd)
-        return np.stack([low, high, odd]).astype(np.float32)
+            # Pixels between two levels are no whole numbers in the units of the model.
+            odd = np.where(high > low + 1, low + 1, odd)
+        return np.stack([low, high, odd]).astype(np.float32).reshape(3, *self.shape)

@@ -12,10 +12,10 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from aevb.data.checks import Rules, Table, check_names, column_label, not_finite, sentence_of
+from aevb.data.checks import Rules, Table, check_names, column_label, not_finite
 from aevb.data.columns import MOST_LEVELS, code_by_level, has_comma, not_a_number, number
 from aevb.data.converted import converted
-from aevb.errors import DataError
+from aevb.errors import DataError, reason
 
 MISSING = frozenset({"", "NA", "N/A", "<NA>", "null", "NULL", "None", "?"})
 """Cells that were not observed; spaces around them are ignored."""
@@ -157,7 +157,7 @@ def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
                 raise _separated(file, name) from error
         raise DataError(
             f"{file}: expected comma-separated numbers in UTF-8, found something else after "
-            f"row {line} ({sentence_of(error)}); save it as plain text"
+            f"row {line} ({reason(error)}); save it as plain text"
         ) from error
 
 

@@ -98,12 +98,12 @@ class Card:
     def _data_in_prose(self) -> str:
         if not self.data:
             return ""
-        licence = (
-            f"Licence of the data: {plain(self.data_license)}."
+        license_ = (
+            f"License of the data: {plain(self.data_license)}."
             if self.data_license
-            else "The licence of the data is not known here: ask whoever gave them."
+            else "The license of the data is not known here: ask whoever gave them."
         )
-        parts = [f"Trained on {plain(self.data)}.", _table(self.data_facts), licence]
+        parts = [f"Trained on {plain(self.data)}.", _table(self.data_facts), license_]
         return "\n\n".join(part for part in parts if part)
 
 

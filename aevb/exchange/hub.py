@@ -12,6 +12,7 @@ from aevb.files import replace_atomically
 from aevb.model import Model
 from aevb.posterior import Posterior
 from aevb.storage import RunFolder, save
+from aevb.storage.checkpoints import clear_unfinished
 from aevb.storage.run import CARD
 from aevb.storage.weights import CONFIG, WEIGHTS, require_finite_modules
 
@@ -43,6 +44,7 @@ def export_hub(
     try:
         _require_ours(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        clear_unfinished(folder)
         replace_atomically(folder / CARD, text.encode())  # first: it marks the folder as an export
     except OSError as error:
         raise ModelFileError(f"{folder} cannot be written ({reason(error)})") from error
@@ -68,7 +70,7 @@ def hub_of_run(run: RunFolder, target: str | Path, *, license: str | None = None
         name=f"Variational auto-encoder of {name}",
         data=name,
         license=license,
-        data_license=summary(name).licence if name in NAMES else None,
+        data_license=summary(name).license if name in NAMES else None,
         data_facts={key: data.get(key) for key in OF_DATA},
         settings=settings,
         training=_trained(run),
@@ -97,7 +99,7 @@ def _require_ours(folder: Path) -> None:
     """UsageError unless a folder is missing, empty, or an export that may be replaced."""
     if not folder.exists():
         return
-    unfinished = tuple(f".{name}.tmp" for name in FILES)
+    unfinished = {path.name for name in FILES for path in folder.glob(f".{name}.*.tmp")}
     found = {path.name for path in folder.iterdir()} - {*OF_GIT, *unfinished}
     if found and not (found <= set(FILES) and _is_export(folder / CARD)):
         shown = ", ".join(sorted(found)[:3])

@@ -98,9 +98,9 @@ def read_tensors(path: Path, header: Header, sizes: Mapping[str, int]) -> dict[s
             file.seek(0)
             content = file.read(found)
     except (OSError, MemoryError) as error:
-        raise ModelFileError(
-            f"{path} cannot be read ({reason(error) or 'there is not enough memory for it'})"
-        ) from error
+        full = isinstance(error, MemoryError)
+        said = "there is not enough memory for it" if full else reason(error)
+        raise ModelFileError(f"{path} cannot be read ({said})") from error
     _check(path, header, content)
     try:
         return safetensors.torch.load(content)

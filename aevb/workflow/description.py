@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 
 from aevb.data import Rows, open_source, split
-from aevb.data.named import NAMES, summary
+from aevb.data.named import NAMES, NamedSet, summary
+
+OF_NAMED = ("citation", "license", "note")
 
 
 def data_table() -> list[dict[str, Any]]:
     """A row for each named data set."""
-    return [_row(asdict(summary(name))) for name in NAMES]
+    return [_row(summary(name)) for name in NAMES]
 
 
 def describe_data(
@@ -21,8 +23,8 @@ def describe_data(
     """Fetch a data set or read a file, and say what it is, column by column for a table."""
     source = open_source(name, allow_nan=allow_nan, image_size=image_size)
     data = split(source)
-    about = asdict(summary(name)) if name in NAMES else {}
-    extra = {key: about[key] for key in ("citation", "licence", "note") if about.get(key)}
+    about = summary(name) if name in NAMES else None
+    extra = {key: said for key in OF_NAMED if (said := getattr(about, key, ""))}
     columns = [asdict(column) for column in source.columns]
     return {
         "name": data.name,
@@ -61,9 +63,13 @@ def column_lines(columns: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _row(facts: dict[str, Any]) -> dict[str, Any]:
-    size = sum(size for _, size in facts["files"])
-    return facts | {
-        "shape": "x".join(map(str, facts["shape"])),
-        "megabytes": math.ceil(size / 1e6),
+def _row(known: NamedSet) -> dict[str, Any]:
+    files = [(form.path, form.size) for form, *_ in known.files]
+    facts = ("name", "rows", "shape", "likelihood", "binarize", *OF_NAMED)
+    return {key: getattr(known, key) for key in facts} | {
+        "shape": "x".join(map(str, known.shape)),
+        "files": files,
+        "present": known.present,
+        "where": known.where,
+        "megabytes": math.ceil(sum(size for _, size in files) / 1e6),
     }
