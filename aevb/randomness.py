@@ -40,6 +40,7 @@ class Stream(IntEnum):
     CALIBRATION = 14
     CHECK = 15
     GRADIENTS = 16
+    REFITTING = 17
 
 
 def generator(seed: int, stream: Stream, *counter: int) -> np.random.Generator:

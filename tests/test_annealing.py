@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import Memory, binary_rows, quadrature, small_pair
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm
+from torch.distributions import Independent, Normal
 
 import aevb
 from aevb.data import Rows
@@ -15,7 +16,7 @@ from aevb.errors import UsageError
 from aevb.evaluation import Annealing, annealed, annealing, bidirectional, simulate
 from aevb.families import Elementwise
 from aevb.linear_gaussian import linear_gaussian
-from aevb.posterior import FromPrior
+from aevb.posterior import FromPrior, everywhere
 
 WEIGHT = np.array([[1.0, 0.5], [0.0, -2.0], [0.7, 0.0]])
 
@@ -111,6 +112,28 @@ def test_it_reaches_what_quadrature_says():
     assert (np.abs(found.values - truth) < 5 * found.errors).all()
     assert found.monte_carlo_error < 0.02
     assert 0.5 < found.details["acceptance"] < 0.8  # 0.65 was the aim
+
+
+class Half(torch.nn.Module):
+    """N(z, 1) above zero; below, x lies where no density is left."""
+
+    def __init__(self):
+        super().__init__()
+        self.off = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, z):
+        mean = torch.where(z > 0, z, torch.full_like(z, 1e200)) + self.off
+        return Independent(Normal(mean, torch.ones_like(mean)), 1)
+
+
+def test_draws_without_a_density_weigh_nothing():
+    model, start = aevb.Model(aevb.standard_normal(1), Half()).double(), everywhere(1).double()
+    x = np.array([0.5, 1.0])
+    found = annealed(model, start, Rows(x[:, None], np.arange(2), (1,)), 400, Annealing(20))
+    # z given x is N(x / 2, 1 / 2) above zero
+    truth = norm.logpdf(x, 0, math.sqrt(2)) + norm.logcdf(x / math.sqrt(2))
+    assert (np.abs(found.values - truth) < 4 * found.errors).all()
+    assert (found.errors < 0.1).all()
 
 
 def test_errors_cover_the_truth_as_often_as_they_claim():

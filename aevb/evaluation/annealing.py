@@ -13,6 +13,7 @@ Exact draws of z given x are at hand where x was drawn from the model itself: th
 bracket log p(x), and their distance is the error of the method on this model.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -296,6 +297,8 @@ class _Chunk:
     def _log_density(self, z: Tensor) -> Tensor:
         """log f_t(z), (K, M)."""
         log_r = self.r.log_prob(z)
+        if not self.beta:  # where p(x, z) is zero too
+            return log_r
         return log_r + self.beta * (self.walks.model.log_joint(self.x, z) - log_r)
 
     def _at(self, z: Tensor, beta: float) -> State:
@@ -312,7 +315,8 @@ class _Chunk:
         for t in range(1, last + 1):
             before = state.log_density
             state = self._at(state.z, betas[t])
-            log_w += state.log_density.double() - before.double()
+            change = state.log_density.double() - before.double()
+            log_w += change.masked_fill(before.isneginf(), -math.inf)
             if t < last:
                 state, chance = self._move(state, sizes[t - 1], t, part)
                 accepted += chance.mean(0)

@@ -175,12 +175,12 @@ class Refiner:
 
     def _noise(self, positions: NDArray[np.int64], steps: int) -> Iterator[Tensor]:
         """The noise of each step, (SAMPLES, M, D), drawn for some steps at once."""
-        like, source = tensor_of(self.model), generator(self.seed, Stream.EVALUATION)
+        like, source = tensor_of(self.model), generator(self.seed, Stream.REFITTING)
         for start in range(0, steps, NOISE_BLOCK):
             lead = min(NOISE_BLOCK, steps - start), SAMPLES
             drawn = torch.empty((*lead, len(positions), *self.way.shape), dtype=like.dtype)
             for j, position in enumerate(positions):
-                rewind(source, int(position), start, 1)
+                rewind(source, int(position), start)
                 drawn[:, :, j] = self.way.noise(source, lead, like.dtype)
             yield from sent(drawn, like.device)
 
