@@ -35,7 +35,7 @@ FULL = 5
 """Ranks that are expected in each bin, at least."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Calibration:
     """Ranks (M, Q) of the true z among L draws, for Q quantities over M simulations.
 
@@ -112,17 +112,18 @@ class Calibration:
 
     def as_dict(self) -> dict[str, Any]:
         """The calibration without its ranks, ready for JSON."""
-        return {
+        told = {
             "simulations": self.simulations,
             "draws": self.draws,
             "calibrated": self.calibrated,
             "smallest_p": self.smallest_p,
             "quantities": list(self.names),
             "p_values": {test: values.tolist() for test, values in self.p_values.items()},
-            "shift": [finite(v) for v in self.shift.tolist()],
-            "ratio": [finite(v) for v in self.ratio.tolist()],
+            "shift": self.shift.tolist(),
+            "ratio": self.ratio.tolist(),
             "verdicts": list(self.verdicts),
         }
+        return dict(finite(told))
 
     def __str__(self) -> str:
         head = f"Calibration, {self.simulations:,} simulations of {self.draws} draws:"

@@ -22,6 +22,11 @@ Progress = Callable[[int, int], None]
 SECONDS_BETWEEN_SAVES = 10.0
 
 
+def share(progress: Progress | None, before: int, whole: int) -> Progress:
+    """The progress of a part of longer work, with so much done before it."""
+    return lambda done, _: progress(before + done, whole) if progress else None
+
+
 class Kept(Protocol):
     """A place where unfinished work outlasts the program: a table of numbers, or nothing yet."""
 
@@ -60,7 +65,7 @@ def by_chunks(
             if not table[-1, positions].all():
                 if model.family is not None:  # by the rows' own numbers
                     model.family.check(x, int(positions[0]) + 1)
-                for column, numbers in zip(table, work(positions, x), strict=False):
+                for column, numbers in zip(table[:-1], work(positions, x), strict=True):
                     column[positions] = numbers.double().cpu().numpy()
                 table[-1, positions] = 1.0
                 fresh = True
