@@ -14,10 +14,10 @@ bracket log p(x), and their distance is the error of the method on this model.
 """
 
 import math
+from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -107,9 +107,8 @@ def annealed(
         >>> annealed(model, encoder, digits, 4, Annealing(temperatures=5)).direction
         'lower'
     """
-    how = _How(samples, annealing, seed)
-    (found,) = _certified("ais", model, start, rows, how, kept=kept, progress=progress)
-    return found
+    how = samples, annealing, seed, kept, progress
+    return _certified("ais", model, start, rows, None, *how)[0]
 
 
 def bidirectional(
@@ -143,10 +142,8 @@ def bidirectional(
         >>> lower.mean < upper.mean + 1
         True
     """
-    how = _How(samples, annealing, seed)
-    lower, upper = _certified(
-        *("bidirectional", model, start, rows, how), codes=codes, kept=kept, progress=progress
-    )
+    how = samples, annealing, seed, kept, progress
+    lower, upper = _certified("bidirectional", model, start, rows, codes, *how)
     return lower, upper
 
 
@@ -171,20 +168,8 @@ def simulate(model: Model, n: int, *, seed: int = 0) -> tuple[Array, Rows]:
     return z.double().cpu().numpy(), Rows(x, np.arange(n), x.shape[1:], name="simulated")
 
 
-class _How(NamedTuple):
-    samples: int
-    annealing: Annealing
-    seed: int
-
-
-class _Walked(NamedTuple):
-    """What the chains of each datum say in one direction."""
-
-    value: Any
-    error: Any
-    ess: Any
-    pareto_k: Any
-    acceptance: Any
+_Walked = namedtuple("_Walked", "value error ess pareto_k acceptance")
+"""What the chains of each datum say in one direction."""
 
 
 def _certified(
@@ -192,14 +177,14 @@ def _certified(
     model: Model,
     start: Posterior,
     rows: Rows,
-    how: _How,
-    *,
-    codes: Array | None = None,
+    codes: Array | None,
+    samples: int,
+    annealing: Annealing,
+    seed: int,
     kept: Kept | None,
     progress: Progress | None,
 ) -> list[Certificate]:
     """From below and, where exact codes are given, from above."""
-    samples, annealing, seed = how
     at_least(1, samples, "the number of samples")
     require_reals(model, method)
 

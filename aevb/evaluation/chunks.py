@@ -22,11 +22,6 @@ Progress = Callable[[int, int], None]
 SECONDS_BETWEEN_SAVES = 10.0
 
 
-def share(progress: Progress | None, before: int, whole: int) -> Progress:
-    """The progress of a part of longer work, with so much done before it."""
-    return lambda done, _: progress(before + done, whole) if progress else None
-
-
 class Kept(Protocol):
     """A place where unfinished work outlasts the program: a table of numbers, or nothing yet."""
 

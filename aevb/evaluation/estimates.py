@@ -350,14 +350,10 @@ class Pass:
         shares = tuple(count / self.samples for count in self.counts)
         arguments = (self.model, self.posteriors, shares, j, batch, noise)
         z, log_ratio, closed = self.run(_propose, (j, *layouts((*batch, noise))), *arguments)
-        parts = [
-            self.run(
-                _decode,
-                (self.precision, *layouts((batch.x, block))),
-                *(self.model, batch.x, block, self.precision),
-            )
-            for block in z.split(NOISE_BLOCK)
-        ]
+        parts = []
+        for block in z.split(NOISE_BLOCK):
+            key = self.precision, *layouts((batch.x, block))
+            parts.append(self.run(_decode, key, self.model, batch.x, block, self.precision))
         log_likelihood = torch.cat(parts)
         return log_ratio + log_likelihood, log_likelihood, closed
 

@@ -251,12 +251,6 @@ class _Estimation:
         return [replace(each, details={**each.details, **start}) for each in found]
 
 
-SAMPLES = {
-    "importance": 1000,
-    "elbo": 1000,
-    "ais": 16,
-    "bidirectional": 16,
-    "hmc": 1000,
-    "exact": 1000,
-}
+_METHODS = ("importance", "elbo", "ais", "bidirectional", "hmc", "exact")
+SAMPLES = dict.fromkeys(_METHODS, 1000) | dict.fromkeys(("ais", "bidirectional"), 16)
 """How many samples (for ais: chains) of each datum a method takes where nothing is said."""

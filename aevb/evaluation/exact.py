@@ -2,8 +2,8 @@
 
 import copy
 import math
+from collections import namedtuple
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -83,32 +83,20 @@ def exact(
     model, posterior = model.double(), posterior.double()
     with evaluating(model, posterior):
         way = _closed(model) or _listing(model) or _quadrature(model, posterior, tolerance, seed)
-        size = len(_Found._fields)
-        table, width = by_chunks(
-            model, rows, way.size, size, way.work, kept=kept, progress=progress
-        )
-    return _told(way, _Found(*table), rows, width, tolerance)
+        by, size, work = way
+        fields = len(_Found._fields)
+        table, width = by_chunks(model, rows, size, fields, work, kept=kept, progress=progress)
+    return _told(by, _Found(*table), rows, width, tolerance)
 
 
-class _Found(NamedTuple):
-    """Of each datum: log p(x), the error that is left, how many points were laid, how densely."""
+_Found = namedtuple("_Found", "value error points spacing")
+"""Of each datum: log p(x), the error that is left, how many points were laid, how densely."""
 
-    value: Any
-    error: Any
-    points: Any
-    spacing: Any
+_Way = tuple[str, int, Work]
+"""What it is called, how many data at once, and what is done for them."""
 
 
-class _Way(NamedTuple):
-    """What it is called, how many data at once, what is done for them, and what it says of it."""
-
-    by: str
-    size: int
-    work: Work
-    facts: Callable[[_Found], dict[str, float]] = lambda found: {}
-
-
-def _told(way: _Way, found: _Found, rows: Rows, width: float, tolerance: float) -> Certificate:
+def _told(by: str, found: _Found, rows: Rows, width: float, tolerance: float) -> Certificate:
     """The certificate of what was found."""
     count, largest = round(float(found.points.mean())), float(found.error.max())
     rough = int((found.error > tolerance).sum())
@@ -116,6 +104,8 @@ def _told(way: _Way, found: _Found, rows: Rows, width: float, tolerance: float) 
         f"{rough} of {len(rows)} rows kept an error above {tolerance:g} nats, the largest "
         f"{largest:.2g}: their quadrature needs more points than there is room for"
     )
+    laid = {"tolerance": tolerance, "median_spacing": float(np.median(found.spacing))}
+    laid = laid if found.spacing.any() else {}
     return Certificate.of(
         *(Weighted(found.value, found.error, np.asarray(float(count)), None), rows, width),
         method="exact",
@@ -123,7 +113,7 @@ def _told(way: _Way, found: _Found, rows: Rows, width: float, tolerance: float) 
         samples=count,
         precision="float64",
         remarks=(remark,) if rough else (),
-        details={"by": way.by, "points": count, "largest_error": largest} | way.facts(found),
+        details={"by": by, "points": count, "largest_error": largest} | laid,
     )
 
 
@@ -131,29 +121,31 @@ def _closed(model: Model) -> _Way | None:
     same = as_linear_gaussian(model)
     if same is None:
         return None
-
-    def work(positions: NDArray[np.int64], x: Tensor) -> list[Tensor]:
-        values = same.log_prob(x.to(same.offset))
-        nothing = torch.zeros_like(values)
-        return [values, nothing, nothing + 1, nothing]
-
-    return _Way("closed form", 1000, work)
+    return _summed("closed form", 1000, 1, lambda x: same.log_prob(x.to(same.offset)))
 
 
 def _listing(model: Model) -> _Way | None:
     codes = listed(model.prior())
     if codes is None:
         return None
-    size = len(codes)
 
-    def work(positions: NDArray[np.int64], x: Tensor) -> list[Tensor]:
+    def values(x: Tensor) -> Tensor:
         table = enumerate_codes(model, x)
         assert table is not None
-        values = table.log_evidence
-        nothing = torch.zeros_like(values)
-        return [values, nothing, nothing + size, nothing]
+        return table.log_evidence
 
-    return _Way("enumeration", max(1, CELLS // size), work)
+    return _summed("enumeration", max(1, CELLS // len(codes)), len(codes), values)
+
+
+def _summed(by: str, size: int, points: int, values: Callable[[Tensor], Tensor]) -> _Way:
+    """A way without an error, by so many points."""
+
+    def work(positions: NDArray[np.int64], x: Tensor) -> list[Tensor]:
+        found = values(x)
+        nothing = torch.zeros_like(found)
+        return [found, nothing, nothing + points, nothing]
+
+    return by, size, work
 
 
 def _quadrature(model: Model, posterior: Posterior, tolerance: float, seed: int) -> _Way:
@@ -176,10 +168,7 @@ def _quadrature(model: Model, posterior: Posterior, tolerance: float, seed: int)
         found = integrate(scorer.pairs, table, center(posterior(batch)), region, tolerance)
         return [found.value, found.error, found.points, found.spacing.amin(-1)]
 
-    def facts(found: _Found) -> dict[str, float]:
-        return {"tolerance": tolerance, "median_spacing": float(np.median(found.spacing))}
-
-    return _Way("quadrature", AT_ONCE[size], work, facts)
+    return "quadrature", AT_ONCE[size], work
 
 
 def _region(model: Model, size: int, seed: int) -> Region:

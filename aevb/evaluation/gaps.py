@@ -8,6 +8,7 @@ own numbers. The difference of any of these between training and test rows is a 
 """
 
 import math
+from collections import namedtuple
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,13 +20,8 @@ from torch import Tensor
 
 from aevb.data import Rows
 from aevb.evaluation.batches import batch_for, judging
-from aevb.evaluation.certificate import (
-    Certificate,
-    finite,
-    monte_carlo_error,
-    standard_error,
-)
-from aevb.evaluation.chunks import Array, Kept, Progress, by_chunks, share
+from aevb.evaluation.certificate import Certificate, finite, monte_carlo_error, standard_error
+from aevb.evaluation.chunks import Array, Kept, Progress, by_chunks
 from aevb.evaluation.estimates import How, Pass, Passed
 from aevb.evaluation.refit import Refiner
 from aevb.evaluation.work import worth_compiling
@@ -220,30 +216,27 @@ def gaps(
     whole = len(train) + len(test)
     found: dict[str, Parts] = {}
     for name, rows, before in (("train", train, 0), ("test", test, len(train))):
+
+        def told(done: int, _: int, before: int = before) -> None:
+            if progress is not None:
+                progress(before + done, whole)
+
         with judging(model, posterior):
             measure = _Measure(model, posterior, rows, samples, seed)
             table, _ = by_chunks(
                 *(model, rows, measure.chunk, len(_Measured._fields), measure),
                 kept=kept and kept(name),
-                progress=share(progress, before, whole),
+                progress=told,
             )
         given = None if evidence is None else evidence(rows)
         found[name] = _parts(_Measured(*table), given)
     return Gaps(found["train"], found["test"], samples)
 
 
-class _Measured(NamedTuple):
-    """Of each datum: bound and log p^(x), with errors, of q and q*; the gain of the last round."""
-
-    encoder: Any
-    encoder_error: Any
-    p: Any
-    p_error: Any
-    best: Any
-    best_error: Any
-    p_best: Any
-    p_best_error: Any
-    gains: Any
+_Measured = namedtuple(
+    "_Measured", "encoder encoder_error p p_error best best_error p_best p_best_error gains"
+)
+"""Of each datum: bound and log p^(x), with errors, of q and q*; the gain of the last round."""
 
 
 class _Measure:
@@ -298,9 +291,5 @@ def _parts(found: _Measured, given: Certificate | None) -> Parts:
         ways = [own, *ways] if given.direction == "lower" else [own]
     method, direction, log_p, log_p_error = max(ways, key=lambda way: float(way[2].mean()))
     values = {"log_p": log_p, "best": found.best, "encoder": found.encoder}
-    errors = {
-        "log_p": log_p_error,
-        "best": found.best_error,
-        "encoder": found.encoder_error,
-    }
+    errors = {"log_p": log_p_error, "best": found.best_error, "encoder": found.encoder_error}
     return Parts(values, errors, found.gains, method, direction)

@@ -27,13 +27,7 @@ from aevb.errors import UsageError
 from aevb.evaluation.batches import batch_for, in_evaluation_mode
 from aevb.evaluation.certificate import finite
 from aevb.evaluation.chunks import Progress
-from aevb.evaluation.gradient_draws import (
-    PREFIXES,
-    GradientDraws,
-    Moments,
-    distance,
-    moments_of,
-)
+from aevb.evaluation.gradient_draws import PREFIXES, GradientDraws, Moments, distance, moments_of
 from aevb.model import Model
 from aevb.objectives import (
     LeaveOneOut,

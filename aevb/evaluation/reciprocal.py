@@ -20,33 +20,26 @@ no chain has been is not seen: its mass is missing then. That a scout found one 
 """
 
 import math
+from collections import namedtuple
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributions import MultivariateNormal
+from torch.distributions import Distribution, MultivariateNormal
 
 from aevb.data import Rows
 from aevb.devices import sent
-from aevb.distributions.reparameterization import Route, route
+from aevb.distributions.reparameterization import route
 from aevb.errors import UsageError
 from aevb.evaluation.batches import batch_for, judging, rows_at_once
 from aevb.evaluation.certificate import Certificate, precision_of, require_reals
 from aevb.evaluation.chunks import Array, Kept, Progress, by_chunks
 from aevb.evaluation.weights import Weighted, Weights
-from aevb.mcmc import (
-    HMC,
-    LogDensity,
-    State,
-    StepNoise,
-    effective_sample_size,
-    hamiltonian,
-    r_hat,
-)
+from aevb.mcmc import HMC, LogDensity, State, StepNoise, effective_sample_size, hamiltonian, r_hat
 from aevb.model import Model
 from aevb.posterior import Posterior
 from aevb.randomness import Stream, by_row, normal, uniform
@@ -67,6 +60,9 @@ LIKE_HEIGHT = 5.0
 RELIABLE_DIMENSIONS = 5
 NUMBERS_AT_ONCE = 4_000_000
 """Of the draws that are kept while a chunk of data is worked on."""
+
+
+Draw = Callable[[np.random.Generator], Tensor]
 
 
 def reciprocal(
@@ -141,17 +137,8 @@ def reciprocal(
     )
 
 
-class _Found(NamedTuple):
-    """What is found of each datum, the estimate first."""
-
-    value: Any
-    error: Any
-    ess: Any
-    pareto_k: Any
-    disagreement: Any
-    worth: Any
-    missed: Any
-    acceptance: Any
+_Found = namedtuple("_Found", "value error ess pareto_k disagreement worth missed acceptance")
+"""What is found of each datum, the estimate first."""
 
 
 def _disagreement(found: Array) -> dict[str, Any]:
@@ -202,23 +189,29 @@ def _walk(
 ) -> _Walked:
     """Scouts are sent out, chains begin where they found most, and walk on p(z given x)."""
     batch = batch_for(model, x, positions)
-    q = posterior(batch)
-    noise = _Noise(seed, positions, batch.x)
-    drawn = route(q).transform(noise.for_draws(route(q), 0))
+    dtype = batch.x.dtype
+
+    def named(draw: Draw, part: int, block: int = 0, axis: int = 1) -> Tensor:
+        drawn = by_row(seed, Stream.CHAINS, positions, draw, block, part, axis=axis)
+        return sent(drawn, batch.x.device)
+
+    def candidates(law: Distribution, part: int) -> Tensor:
+        way = route(law)
+        return way.transform(named(partial(way.noise, lead=(CANDIDATES,), dtype=dtype), part))
+
+    drawn, anywhere = candidates(posterior(batch), 0), candidates(model.prior(), 1)
     # Half the distance between quantiles: a deviation that heavy tails do not upset.
     ordered, share = drawn.sort(0).values, round(0.159 * (CANDIDATES - 1))
     scale = ((ordered[-1 - share] - ordered[share]) / 2).clamp_min(1e-6)
-    prior = route(model.prior())
-    anywhere = prior.transform(noise.for_draws(prior, 1))
     hmc = HMC(lambda z: model.log_joint(batch.x, z), LEAPFROGS)
 
     def chains(start: Tensor, steps: int, part: int) -> list[tuple[State, Tensor]]:
-        named = noise.of_steps(start.shape, part)
-        return list(hamiltonian(hmc, start, named, burn_in=BURN_IN, steps=steps, scale=scale))
+        noise = _steps(partial(named, part=part, axis=2), start)
+        return list(hamiltonian(hmc, start, noise, burn_in=BURN_IN, steps=steps, scale=scale))
 
     places = [drawn[:CHAINS], _best(hmc.log_density, anywhere, SCOUTS - CHAINS)]
     ((found, _),) = chains(torch.cat(places), 1, 2)
-    start = _chosen(found, noise.of_choice())
+    start = _chosen(found, named(lambda s: uniform(s, (CHAINS,), dtype), 3))
     states, acceptance = zip(*chains(start, samples // CHAINS, 4), strict=True)
     z = torch.stack([state.z for state in states])
     log_joint = torch.stack([state.log_density for state in states])
@@ -240,45 +233,24 @@ def _chosen(found: State, lots: Tensor) -> Tensor:
     return found.z.gather(0, chosen.expand(-1, -1, found.z.shape[-1]))
 
 
-class _Noise:
-    """The noise of chains on M data: that of a datum is a function of (seed, position, step)."""
+def _steps(named: Callable[..., Tensor], start: Tensor) -> Callable[[int], StepNoise]:
+    """The noise of step t of chains (C, M, D); so many steps of a datum are drawn in one go."""
+    lead, dtype = (STEPS_AT_ONCE, len(start)), start.dtype
 
-    def __init__(self, seed: int, positions: NDArray[np.int64], like: Tensor) -> None:
-        self.seed, self.positions, self.like = seed, positions, like
+    def draw(source: np.random.Generator) -> Tensor:
+        momentum = normal(source, (*lead, start.shape[-1]), dtype)
+        others = (uniform(source, (*lead, 1), dtype) for _ in range(2))
+        return torch.cat([momentum, *others], -1)
 
-    def for_draws(self, way: Route, part: int) -> Tensor:
-        """For draws of a distribution, (CANDIDATES, M, *way.shape)."""
-        return self._each(lambda s: way.noise(s, (CANDIDATES,), self.like.dtype), 0, part)
+    @lru_cache(maxsize=1)
+    def block(number: int) -> Tensor:
+        return named(draw, block=number)
 
-    def of_choice(self) -> Tensor:
-        """For the choice of the chains' starts among the scouts, (CHAINS, M)."""
-        return self._each(lambda s: uniform(s, (CHAINS,), self.like.dtype), 0, 3)
+    def noise(t: int) -> StepNoise:
+        one = block(t // STEPS_AT_ONCE)[t % STEPS_AT_ONCE]
+        return StepNoise(one[..., :-2], one[..., -2], one[..., -1])
 
-    def of_steps(self, shape: torch.Size, part: int) -> Callable[[int], StepNoise]:
-        """For step t of chains (C, M, D); so many steps of a datum are drawn in one go."""
-        lead, dtype = (STEPS_AT_ONCE, shape[0]), self.like.dtype
-
-        def draw(source: np.random.Generator) -> Tensor:
-            momentum = normal(source, (*lead, shape[-1]), dtype)
-            others = (uniform(source, (*lead, 1), dtype) for _ in range(2))
-            return torch.cat([momentum, *others], -1)
-
-        @lru_cache(maxsize=1)
-        def block(number: int) -> Tensor:
-            return self._each(draw, number, part, axis=2)
-
-        def step(t: int) -> StepNoise:
-            one = block(t // STEPS_AT_ONCE)[t % STEPS_AT_ONCE]
-            return StepNoise(one[..., :-2], one[..., -2], one[..., -1])
-
-        return step
-
-    def _each(
-        self, draw: Callable[[np.random.Generator], Tensor], block: int, part: int, axis: int = 1
-    ) -> Tensor:
-        """What `draw` makes for each datum, with an axis for the data behind the leading ones."""
-        drawn = by_row(self.seed, Stream.CHAINS, self.positions, draw, block, part, axis=axis)
-        return sent(drawn, self.like.device)
+    return noise
 
 
 def _estimate(walked: _Walked) -> list[Tensor]:

@@ -175,11 +175,9 @@ class Refiner:
 
     def _state_for(self, start: Tensor) -> "_State":
         """The one that a graph works on, for chunks of the first's size: it was made for it."""
-        if self._state is None:
-            self._state = _State(*(torch.zeros_like(start) for _ in range(3)))
-        state = self._state
-        if state.numbers.shape != start.shape:
-            state = _State(*(torch.zeros_like(start) for _ in range(3)))
+        fresh = _State(*(torch.zeros_like(start) for _ in range(3)))
+        self._state = self._state or fresh
+        state = self._state if self._state.numbers.shape == start.shape else fresh
         state.numbers.copy_(start)
         return state
 
