@@ -116,16 +116,7 @@ def reciprocal(
         table, width = by_chunks(
             model, rows, size, len(_Found._fields), work, kept=kept, progress=progress
         )
-    found = _Found(*table)
-    details = {
-        "chains": CHAINS,
-        "burn_in": BURN_IN,
-        "leapfrogs": LEAPFROGS,
-        "acceptance": float(found.acceptance.mean()),
-        "independent_draws": float(np.median(found.worth)),
-        **_disagreement(found.disagreement),
-        "modes_missed": int(found.missed.sum()),
-    }
+    details = _details(_Found(*table))
     return Certificate.of(
         *(Weighted(*table[:4]), rows, width),
         method="hmc",
@@ -141,11 +132,17 @@ _Found = namedtuple("_Found", "value error ess pareto_k disagreement worth misse
 """What is found of each datum, the estimate first."""
 
 
-def _disagreement(found: Array) -> dict[str, Any]:
-    """How many data have chains that disagree, and by how much at most."""
+def _details(found: _Found) -> dict[str, Any]:
+    """What there is to say of the chains, and how many data have some that disagree."""
     return {
-        "r_hat_above": int((~(found <= AGREED)).sum()),
-        "r_hat_largest": float(found.max()),
+        "chains": CHAINS,
+        "burn_in": BURN_IN,
+        "leapfrogs": LEAPFROGS,
+        "acceptance": float(found.acceptance.mean()),
+        "independent_draws": float(np.median(found.worth)),
+        "r_hat_above": int((~(found.disagreement <= AGREED)).sum()),
+        "r_hat_largest": float(found.disagreement.max()),
+        "modes_missed": int(found.missed.sum()),
     }
 
 
