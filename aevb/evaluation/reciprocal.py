@@ -37,7 +37,7 @@ from aevb.distributions.reparameterization import route
 from aevb.errors import UsageError
 from aevb.evaluation.batches import batch_for, judging, rows_at_once
 from aevb.evaluation.certificate import Certificate, precision_of, require_reals
-from aevb.evaluation.chunks import Array, Kept, Progress, by_chunks
+from aevb.evaluation.chunks import Kept, Progress, by_chunks
 from aevb.evaluation.weights import Weighted, Weights
 from aevb.mcmc import HMC, LogDensity, State, StepNoise, effective_sample_size, hamiltonian, r_hat
 from aevb.model import Model
