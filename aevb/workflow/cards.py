@@ -67,7 +67,8 @@ def _circumstances(found: Mapping[str, Any]) -> str:
     kind = "error" if found["method"] == "exact" else "Monte-Carlo error"
     parts.append(f"{kind} {'unknown' if error is None else f'{error:.3f}'}")
     if found["method"] != "exact":
-        parts.append(f"effective {found['effective_sample_size']:.0f}")
+        effective = found["effective_sample_size"]
+        parts.append(f"effective {'unknown' if effective is None else f'{effective:.0f}'}")
     if found["method"] == "bidirectional":
         parts.append(f"{found['data']} rows")
     return ", ".join(parts)
