@@ -8,9 +8,10 @@ its counter under a key (Salmon et al., "Parallel random numbers: as easy as 1, 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ class Stream(IntEnum):
     CALIBRATION = 14
     CHECK = 15
     GRADIENTS = 16
+    REFITTING = 17
 
 
 def generator(seed: int, stream: Stream, *counter: int) -> np.random.Generator:
@@ -82,6 +84,29 @@ def _words(counter: Sequence[int]) -> NDArray[np.uint64]:
     if len(counter) > 3 or not all(0 <= c < 2**64 for c in counter):
         raise UsageError(f"expected up to three counters from 0 to 2**64 - 1, found {counter}")
     return np.array([0, *counter] + [0] * (3 - len(counter)), dtype=np.uint64)
+
+
+def by_row(
+    seed: int,
+    stream: Stream,
+    keys: Iterable[int],
+    draw: Callable[[np.random.Generator], Tensor],
+    *counter: int,
+    axis: int = 1,
+    each: Callable[..., Iterable[Tensor]] = map,
+) -> Tensor:
+    """What `draw` makes for each row, side by side along an axis: a row's key names its numbers.
+
+    `each` is `map`, or that of an executor.
+    Example:
+        >>> made = by_row(0, Stream.NOISE, [4, 2], lambda source: normal(source, (3,)), 1)
+        >>> bool((made[:, 1] == normal(generator(0, Stream.NOISE, 2, 1), (3,))).all())
+        True
+    """
+    # One generator may not serve two threads, and to rewind it is cheaper than to make another.
+    shared = each is map
+    named = partial(rewind, generator(seed, stream)) if shared else partial(generator, seed, stream)
+    return torch.stack(list(each(lambda key: draw(named(int(key), *counter)), keys)), axis)
 
 
 def normal(

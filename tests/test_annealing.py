@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 import torch
 from helpers import Memory, binary_rows, quadrature, small_pair
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm
+from torch.distributions import Independent, Normal
 
 import aevb
 from aevb.data import Rows
 from aevb.distributions import Gamma
 from aevb.errors import UsageError
-from aevb.evaluation import Annealing, annealed, annealing, bidirectional, simulate
+from aevb.evaluation import Annealing, annealed, annealing, batches, bidirectional, simulate
 from aevb.families import Elementwise
 from aevb.linear_gaussian import linear_gaussian
-from aevb.posterior import FromPrior
+from aevb.posterior import FromPrior, everywhere
 
 WEIGHT = np.array([[1.0, 0.5], [0.0, -2.0], [0.7, 0.0]])
 
@@ -70,7 +71,11 @@ def test_the_schedule_goes_from_start_to_end_and_is_dense_at_both():
     )
 
 
-@pytest.mark.parametrize("start", ["encoder", "prior"])
+@pytest.mark.parametrize(
+    "start",
+    [lambda model, encoder: encoder, lambda model, encoder: FromPrior(model.prior)],
+    ids=["encoder", "prior"],
+)
 @pytest.mark.parametrize("temperatures", [2, 5])
 def test_weights_are_unbiased_however_short_the_way(start, temperatures):
     # E[w] = p(x) and, from exact draws, E[1 / w] = 1 / p(x): identities, not limits. With so much
@@ -78,8 +83,8 @@ def test_weights_are_unbiased_however_short_the_way(start, temperatures):
     model, encoder = linear_pair(0.9, noise=3.0)
     z, rows = simulate(model, 4000, seed=3)
     truth = exact(rows.all().double().numpy(), noise=3.0)
-    way = Annealing(temperatures, start, 3)
-    lower, upper = bidirectional(model, encoder, rows, z, 1, way)
+    way = Annealing(temperatures, 3)
+    lower, upper = bidirectional(model, start(model, encoder), rows, z, 1, way)
     for ratio in (np.exp(lower.values - truth), np.exp(truth - upper.values)):
         error = ratio.std() / math.sqrt(len(ratio))
         assert abs(ratio.mean() - 1) < 5 * error
@@ -113,6 +118,28 @@ def test_it_reaches_what_quadrature_says():
     assert 0.5 < found.details["acceptance"] < 0.8  # 0.65 was the aim
 
 
+class Half(torch.nn.Module):
+    """N(z, 1) above zero; below, x lies where no density is left."""
+
+    def __init__(self):
+        super().__init__()
+        self.off = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, z):
+        mean = torch.where(z > 0, z, torch.full_like(z, 1e200)) + self.off
+        return Independent(Normal(mean, torch.ones_like(mean)), 1)
+
+
+def test_draws_without_a_density_weigh_nothing():
+    model, start = aevb.Model(aevb.standard_normal(1), Half()).double(), everywhere(1).double()
+    x = np.array([0.5, 1.0])
+    found = annealed(model, start, Rows(x[:, None], np.arange(2), (1,)), 400, Annealing(20))
+    # z given x is N(x / 2, 1 / 2) above zero
+    truth = norm.logpdf(x, 0, math.sqrt(2)) + norm.logcdf(x / math.sqrt(2))
+    assert (np.abs(found.values - truth) < 4 * found.errors).all()
+    assert (found.errors < 0.1).all()
+
+
 def test_errors_cover_the_truth_as_often_as_they_claim():
     x = np.array([0.3, 0.8, -0.4])
     found = annealed(*linear_pair(0.9), copies(x, 1000), 64, Annealing(10, leapfrogs=3))
@@ -123,7 +150,7 @@ def test_errors_cover_the_truth_as_often_as_they_claim():
 def test_no_number_depends_on_the_chunking(monkeypatch):
     pair, rows = small_pair(), binary_rows(7)
     whole = annealed(*pair, rows, 4, Annealing(6))
-    monkeypatch.setattr(annealing, "CELLS_AT_ONCE", {"cpu": 1})
+    monkeypatch.setattr(batches, "CELLS_AT_ONCE", {"cpu": 1})
     alone = annealed(*pair, rows, 4, Annealing(6))
     assert np.allclose(whole.values, alone.values, atol=1e-12)
     assert np.allclose(whole.errors, alone.errors, atol=1e-12)
@@ -131,7 +158,7 @@ def test_no_number_depends_on_the_chunking(monkeypatch):
 
 
 def test_what_was_stopped_goes_on_to_the_same_numbers(monkeypatch):
-    monkeypatch.setattr(annealing, "CELLS_AT_ONCE", {"cpu": 48})  # two rows at a time
+    monkeypatch.setattr(batches, "CELLS_AT_ONCE", {"cpu": 48})  # two rows at a time
     pair, rows, place = small_pair(), binary_rows(7), Memory()
     whole = annealed(*pair, rows, 4, Annealing(6))
 
@@ -189,9 +216,9 @@ def test_the_prior_is_a_posterior_that_ignores_its_data():
 
 def test_what_makes_no_sense_is_refused():
     pair, rows = small_pair(), binary_rows(2)
-    with pytest.raises(UsageError, match="at least 2 temperatures, found 1"):
+    with pytest.raises(UsageError, match="temperatures must be at least 2, found 1"):
         Annealing(temperatures=1)
-    with pytest.raises(UsageError, match="at least 1 leapfrog"):
+    with pytest.raises(UsageError, match="leapfrog steps must be at least 1, found 0"):
         Annealing(leapfrogs=0)
     with pytest.raises(UsageError, match="at least 1, found 0"):
         annealed(*pair, rows, 0)
@@ -200,7 +227,7 @@ def test_what_makes_no_sense_is_refused():
     positive = aevb.Model(
         aevb.Unconditional(Elementwise(Gamma), 2), aevb.bernoulli(aevb.MLP(2, [3], 6))
     )
-    with pytest.raises(UsageError, match="free real numbers: use the importance method"):
+    with pytest.raises(UsageError, match=r"free real numbers, found .*: use importance"):
         annealed(positive, pair[1], rows)
 
 

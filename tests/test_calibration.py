@@ -16,7 +16,7 @@ from aevb.distributions import MultivariateNormal, Normal
 from aevb.errors import UsageError
 from aevb.evaluation import Calibration, calibrate
 from aevb.model import Model
-from aevb.posterior import Batch
+from aevb.posterior import Batch, ExactPosterior
 
 DOUBLE = torch.float64
 
@@ -118,6 +118,26 @@ def test_bins_are_a_chi_square_of_counts():
     expected = chi2.sf(((counts - 20) ** 2 / 20).sum(), 19)
     found = Calibration(ranks, 99, ("z1",), np.zeros(1), np.ones(1))
     assert math.isclose(found.p_values["bins"][0], expected, rel_tol=1e-9)
+
+
+@pytest.mark.parametrize("simulations", [20, 50])
+def test_few_uniform_ranks_are_refused_as_seldom_as_the_level_says(simulations):
+    level, n = 1e-3, 40_000
+    ranks = np.random.default_rng(2).integers(0, 100, (simulations, n))
+    found = Calibration(ranks, 99, ("z1",) * n, np.zeros(n), np.ones(n))
+    for test, values in found.p_values.items():
+        assert np.mean(values < level) < 2 * level, test
+
+
+def test_the_exact_posterior_of_coins_is_calibrated():
+    """Bayes' rule over listed codes: nearly every rank has equals, and they are put by lot."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        prior = aevb.Unconditional(aevb.families.Bernoulli(), 2)
+        model = aevb.Model(prior, aevb.bernoulli(aevb.MLP(2, [4], 5)))
+    found = calibrate(model, ExactPosterior(model), 4000)
+    assert found.names == ("z1", "z2", "log p(x, z)")
+    assert found.smallest_p > 0.01, str(found)
 
 
 @pytest.mark.parametrize("draws", [4, 10, 49, 100])

@@ -16,7 +16,7 @@ import torch
 import aevb
 from aevb import cli, workflow
 from aevb.errors import ModelFileError
-from aevb.evaluation import annealing
+from aevb.evaluation import batches
 from aevb.storage import RunFolder, checkpoints
 from aevb.workflow import scores
 
@@ -499,7 +499,7 @@ def test_a_stopped_evaluation_goes_on_and_leaves_nothing_behind(
     options = ["--method", "ais", "--temperatures", 4, "--data-limit", 6, "--samples", 2]
     whole = objects("evaluate", copy, *options)
     assert not (copy / "unfinished").exists()
-    monkeypatch.setattr(annealing, "CELLS_AT_ONCE", {"cpu": 512})  # two rows at a time
+    monkeypatch.setattr(batches, "CELLS_AT_ONCE", {"cpu": 512})  # two rows at a time
     original = scores.estimate
 
     def stopped(*arguments, **given):

@@ -19,6 +19,7 @@ from aevb.algorithms import EM, GeneralizedEM
 from aevb.algorithms.em import moments, start_at_clusters
 from aevb.conditional import Conditional, Unconditional
 from aevb.data import Rows
+from aevb.enumeration import enumerate_codes
 from aevb.errors import TrainingError, UsageError
 from aevb.families import Bernoulli, Normal, OneHotCategorical, Standardized
 from aevb.gaussian_mixture import COVARIANCES, GaussianMixture, gaussian_mixture
@@ -324,7 +325,7 @@ def coins(seed=0, n=80, width=6):
 
 
 def evidence(model, x):
-    return aevb.evaluation.enumerate_codes(model, x).log_evidence.mean()
+    return enumerate_codes(model, x).log_evidence.mean()
 
 
 def closed_em(x, weights, chances, count):

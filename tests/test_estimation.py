@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from aevb.evaluation import (
     Certificate,
     Estimates,
     Sandwich,
+    batches,
     check_methods,
     estimate,
     estimates,
@@ -28,6 +30,7 @@ from aevb.evaluation import (
     split_samples,
 )
 from aevb.posterior import FromPrior
+from aevb.randomness import by_row
 from aevb.storage import RunFolder, Unfinished
 
 
@@ -47,9 +50,9 @@ class Skewed(torch.nn.Module):
 
 def test_all_methods_agree_within_their_errors():
     model, posterior = small_pair(spread=0.8)
-    rows = binary_rows(10)
+    rows = dataclasses.replace(binary_rows(10), name="mine")
     truth = quadrature(model, rows.all().double().numpy())
-    asked = Asked(annealing=Annealing(60, leapfrogs=5), data="mine")
+    asked = Asked(annealing=Annealing(60, leapfrogs=5))
     found = estimate(model, posterior, rows, list(SAMPLES), asked)
     assert [c.method for c in found.certificates] == [
         *("importance", "elbo", "ais", "bidirectional", "bidirectional", "hmc", "exact")
@@ -81,8 +84,8 @@ def test_all_methods_agree_within_their_errors():
 def test_one_pass_serves_importance_and_elbo(monkeypatch):
     model, posterior = small_pair()
     calls = []
-    original = estimates._Engine.columns
-    monkeypatch.setattr(estimates._Engine, "columns", lambda *a: calls.append(1) or original(*a))
+    original = estimates._evidence
+    monkeypatch.setattr(estimates, "_evidence", lambda *a: calls.append(1) or original(*a))
     estimate(model, posterior, binary_rows(3), ["elbo", "importance"], Asked(samples=20))
     assert calls == [1]
 
@@ -145,6 +148,25 @@ def test_fitted_proposals_are_better_than_a_wrong_encoder():
     assert (np.abs(found.values - truth) < 5 * found.errors).all()
 
 
+def test_no_noise_of_a_fit_is_noise_of_its_proposal(monkeypatch):
+    seen = {}
+
+    def noting(name):
+        def noted(seed, stream, keys, draw, *counter, **how):
+            names = seen.setdefault(name, set())
+            names |= {(seed, stream, int(key), *counter) for key in keys}
+            return by_row(seed, stream, keys, draw, *counter, **how)
+
+        return noted
+
+    for name in ("estimates", "refit"):
+        monkeypatch.setattr(import_module(f"aevb.evaluation.{name}"), "by_row", noting(name))
+    asked = Asked(samples=1100, proposals=("encoder", "fitted"))
+    estimate(*small_pair(), binary_rows(2), ["importance"], asked)
+    assert len(seen["estimates"]) == 2 * 2 * 2
+    assert not seen["estimates"] & seen["refit"]
+
+
 def test_a_sandwich_takes_the_best_of_each_side():
     low, better = certificate("lower", [-4, -2]), certificate("lower", [-3, -2])
     high, best = certificate("upper", [0, 0]), certificate("upper", [-1, -2])
@@ -178,6 +200,10 @@ def test_unknown_names_are_refused_with_those_there_are():
         check_methods(["ais", "mcmc"])
     with pytest.raises(UsageError, match="no method was named"):
         check_methods([])
+    with pytest.raises(UsageError, match="at least 1, found 0"):
+        Asked(samples=0)
+    with pytest.raises(UsageError, match="found decoder"):
+        Asked(start="decoder")
     for wrong in ((), ("decoder",), ("prior", "prior")):
         with pytest.raises(UsageError, match="encoder, fitted, prior, each once"):
             Asked(proposals=wrong)
@@ -217,7 +243,7 @@ def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path):
 
 
 def test_importance_is_taken_up_where_it_stopped(monkeypatch):
-    monkeypatch.setattr(estimates, "CELLS_AT_ONCE", {"cpu": 1})  # a row at a time
+    monkeypatch.setattr(batches, "CELLS_AT_ONCE", {"cpu": 1})  # a row at a time
     pair, rows = small_pair(), binary_rows(5)
     whole = evidence(*pair, rows, 50)
     place = Memory()
@@ -230,8 +256,8 @@ def test_importance_is_taken_up_where_it_stopped(monkeypatch):
         evidence(*pair, rows, 50, kept=place, progress=stop)
     assert place.table[-1].tolist() == [1, 1, 1, 0, 0]
     calls = []
-    original = estimates._Engine.stream
-    monkeypatch.setattr(estimates._Engine, "stream", lambda *a: calls.append(1) or original(*a))
+    original = estimates.Pass.__call__
+    monkeypatch.setattr(estimates.Pass, "__call__", lambda *a: calls.append(1) or original(*a))
     again = evidence(*pair, rows, 50, kept=place)
     assert len(calls) == 2
     assert (again.importance.values == whole.importance.values).all()
@@ -253,7 +279,7 @@ def test_all_methods_agree_on_models_of_mnist(latent_dim, tmp_path):
     truth = estimate(model, encoder, rows, ["exact"]).certificates[0]
     assert (truth.errors < 2e-3).all()
     both = Asked(samples=100_000, proposals=("encoder", "prior"))
-    slowly = Asked(samples=32, annealing=Annealing(200, "prior"))
+    slowly = Asked(samples=32, annealing=Annealing(200), start="prior")
     for method, asked in (
         ("importance", both),
         ("ais", slowly),

@@ -15,12 +15,11 @@ from aevb.data import Binarization, Rows
 from aevb.errors import UsageError
 from aevb.evaluation import (
     Certificate,
+    batches,
     diagnose,
-    estimates,
     evidence,
     operations,
     refit,
-    treatment,
     worth_compiling,
 )
 
@@ -30,7 +29,7 @@ def test_no_number_depends_on_the_chunking(monkeypatch):
     rows = binary_rows(23)
     results = []
     for cells in (1, 40_000, 10**9):
-        monkeypatch.setattr(estimates, "CELLS_AT_ONCE", {"cpu": cells})
+        monkeypatch.setattr(batches, "CELLS_AT_ONCE", {"cpu": cells})
         results.append(evidence(model, posterior, rows, 700))
     for other in results[1:]:
         assert np.allclose(results[0].importance.values, other.importance.values, atol=1e-12)
@@ -154,9 +153,28 @@ def test_refitted_parameters_beat_the_encoder():
 
 def test_treatment_stands_beside_the_number():
     rows = binary_rows(3)
-    assert treatment(rows) == "none"
+    assert rows.stated == "none"
     drawn = Rows(rows.values, rows.index, rows.shape, binarize=Binarization.EPOCH, seed=4)
-    assert treatment(drawn) == "epoch (one draw, seed 4)"
+    assert drawn.stated == "epoch (one draw, seed 4)"
+
+
+def test_a_row_that_overflows_is_told_and_json_knows_no_infinity():
+    model = aevb.Model(aevb.standard_normal(2), aevb.gaussian(aevb.MLP(2, [8], 12)))
+    posterior = aevb.mean_field(aevb.MLP(6, [8], 4))
+    x = np.zeros((3, 6), np.float32)
+    x[1] = 3e19
+    found = evidence(model, posterior, Rows(x, np.arange(3), (6,)), 10)
+    assert np.isfinite(found.importance.values).tolist() == [True, False, True]
+    for certificate in (found.importance, found.elbo):
+        told = json.loads(json.dumps(certificate.as_dict(), allow_nan=False))
+        assert told["mean"] is None
+        assert any(remark.startswith("1 of 3 rows lie so far") for remark in told["remarks"])
+
+
+def test_certificates_are_compared_and_hashed_by_identity():
+    one, other = (evidence(*small_pair(), binary_rows(2), 5).importance for _ in range(2))
+    assert one != other
+    assert len({one, other}) == 2
 
 
 def test_samples_must_be_positive():

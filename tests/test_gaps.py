@@ -18,7 +18,7 @@ from aevb import families
 from aevb.conditional import Chain, Conditional
 from aevb.data import Rows
 from aevb.errors import DataError, UsageError
-from aevb.evaluation import Certificate, evidence, gaps, refit
+from aevb.evaluation import Certificate, batches, evidence, gaps, posterior_for, refit
 from aevb.posterior import Amortized, Ladder
 from aevb.storage import RunFolder
 from aevb.workflow import measure_gaps
@@ -284,7 +284,7 @@ def test_no_number_depends_on_the_chunks(monkeypatch, few_steps):
     rows = binary_rows(11)
     results, tables = [], []
     for cells in (1, 200, 10**9):
-        monkeypatch.setattr(REFIT, "CELLS_AT_ONCE", {"cpu": cells})
+        monkeypatch.setattr(batches, "CELLS_AT_ONCE", {"cpu": cells})
         results.append(gaps(model, posterior, rows, rows, samples=30).test)
         tables.append(refit(model, posterior, rows, steps=40).conditional.network.table)
     alone = refit(model, posterior, rows.pick(np.arange(4)), steps=40).conditional.network.table
@@ -298,7 +298,7 @@ def test_no_number_depends_on_the_chunks(monkeypatch, few_steps):
 
 
 def test_work_that_was_stopped_is_taken_up_again(monkeypatch, few_steps):
-    monkeypatch.setattr(REFIT, "CELLS_AT_ONCE", {"cpu": 8 * 6 * 3})
+    monkeypatch.setattr(batches, "CELLS_AT_ONCE", {"cpu": 8 * 6 * 3})
     model, posterior = small_pair()
     train, test = binary_rows(9), binary_rows(7, seed=1)
     whole = gaps(model, posterior, train, test, samples=20)
@@ -362,6 +362,19 @@ def test_every_family_is_refined_and_nothing_shared_moves(make):
     assert all(p.grad is None for p in (*model.parameters(), *posterior.parameters()))
 
 
+def test_rows_get_free_numbers_of_their_own_and_an_encoder_is_left():
+    model, encoder = small_pair()
+    rows = binary_rows(3)
+    assert posterior_for(model, encoder, rows) is encoder
+    free = aevb.per_datum(50, 2).double()
+    fitted = posterior_for(model, free, rows)
+    assert torch.equal(
+        fitted.conditional.network.table, refit(model, free, rows).conditional.network.table
+    )
+    with pytest.raises(UsageError, match="at least 0, found -4"):
+        refit(model, encoder, rows, steps=-4)
+
+
 def test_it_starts_at_what_the_encoder_says():
     model, posterior = small_pair()
     rows = binary_rows(5)
@@ -385,7 +398,7 @@ def test_a_ladder_has_no_numbers_of_its_own():
 
 
 def test_rows_outside_the_domain_are_named_by_their_number(monkeypatch):
-    monkeypatch.setattr(REFIT, "CELLS_AT_ONCE", {"cpu": 1})
+    monkeypatch.setattr(batches, "CELLS_AT_ONCE", {"cpu": 1})
     model, posterior = small_pair()
     x = np.zeros((4, 6))
     x[2, 1] = 0.5
@@ -412,7 +425,7 @@ def test_a_datum_that_overflows_leaves_the_others_alone():
 def test_the_compiled_step_gives_the_same_numbers(monkeypatch):
     model, posterior = small_pair(dtype=torch.float32)
     rows = binary_rows(9)
-    monkeypatch.setattr(REFIT, "CELLS_AT_ONCE", {"cpu": 8 * 6 * 4})
+    monkeypatch.setattr(batches, "CELLS_AT_ONCE", {"cpu": 8 * 6 * 4})
     plain = refit(model, posterior, rows, steps=20).conditional.network.table
     monkeypatch.setattr(REFIT, "OPERATIONS_WORTH_COMPILING", 0)
     compiled = refit(model, posterior, rows, steps=20).conditional.network.table

@@ -14,7 +14,7 @@ from scipy.stats import multivariate_normal, norm
 import aevb
 from aevb.data import Rows
 from aevb.errors import DataError, UsageError
-from aevb.evaluation import reciprocal
+from aevb.evaluation import batches, reciprocal
 
 home = import_module("aevb.evaluation.reciprocal")  # its function has its name
 
@@ -116,7 +116,7 @@ def test_no_number_depends_on_the_chunking(monkeypatch):
     model, posterior = small_pair()
     rows, results = binary_rows(7), []
     for cells in (1, 150, 10**9):
-        monkeypatch.setattr(home, "CELLS_AT_ONCE", {"cpu": cells})
+        monkeypatch.setattr(batches, "CELLS_AT_ONCE", {"cpu": cells})
         results.append(reciprocal(model, posterior, rows, 80, seed=3))
     for other in results[1:]:
         assert np.allclose(results[0].values, other.values, rtol=0, atol=1e-10)
@@ -129,7 +129,7 @@ def test_no_number_depends_on_the_chunking(monkeypatch):
 
 def test_work_is_kept_and_progress_told(monkeypatch):
     model, posterior = small_pair()
-    monkeypatch.setattr(home, "CELLS_AT_ONCE", {"cpu": 1})
+    monkeypatch.setattr(batches, "CELLS_AT_ONCE", {"cpu": 1})
     rows, memory, told = binary_rows(4), Memory(), []
 
     def stop(done, total):
@@ -232,7 +232,7 @@ def test_what_cannot_be_estimated_is_said_in_a_sentence():
             gamma = torch.distributions.Gamma(torch.ones(2).double(), torch.ones(2).double())
             return torch.distributions.Independent(gamma, 1)
 
-    with pytest.raises(UsageError, match="codes that may be any real numbers"):
+    with pytest.raises(UsageError, match="they must be free real numbers"):
         reciprocal(aevb.Model(Positive(), model.likelihood), posterior, rows)
     grey = rows_of(np.full((2, 6), 0.5))
     with pytest.raises(DataError, match=r"found 0\.5 in row 1"):

@@ -15,8 +15,9 @@ from aevb.algorithms import ReweightedWakeSleep, WakeSleep
 from aevb.conditional import Chain, Conditional, Unconditional
 from aevb.data import Rows
 from aevb.distributions import kl
+from aevb.enumeration import enumerate_codes
 from aevb.errors import UsageError
-from aevb.evaluation import enumerate_codes, evidence, exact
+from aevb.evaluation import evidence, exact
 from aevb.linear_gaussian import maximum_likelihood
 from aevb.networks import Leading
 from aevb.posterior import Amortized, Batch, Ladder, amortized, everywhere

@@ -80,8 +80,8 @@ def evaluate(
     methods = _names(method)
     check_methods(methods)
     _check_options(ctx, methods)
-    annealing = Annealing(temperatures, start)
-    asked = Asked(samples, annealing, _names(proposals), seed=seed, precision=precision)
+    annealing = Annealing(temperatures)
+    asked = Asked(samples, annealing, start, _names(proposals), seed=seed, precision=precision)
     folder = open_run(run, threads)
     with bar("evaluating", quiet=quiet or json_) as progress:
         report, per_datum = workflow.score(

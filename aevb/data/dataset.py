@@ -81,6 +81,8 @@ class Rows:
     all_labels: NDArray[np.int64] | None = None
     kept: NDArray[np.uint8] | None = None
     """The binarized cells of these rows, 8 to a byte, (N, X / 8), where they are kept."""
+    name: str = "data"
+    """What they are called beside a number."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -94,6 +96,12 @@ class Rows:
     def width(self) -> int:
         """X, the number of elements of a datum."""
         return int(np.prod(self.shape))
+
+    @property
+    def stated(self) -> str:
+        """How they are binarized, as it stands beside a number."""
+        mode = self.binarize.value
+        return f"{mode} (one draw, seed {self.seed})" if mode in ("once", "epoch") else mode
 
     @property
     def treatment(self) -> Treatment:
@@ -225,7 +233,10 @@ def split(
     """
     treatment = Binarization(source.binarize) if binarize is None else binarize
     everything = all_rows(source, treatment, seed)
-    rows = {name: replace(everything, index=index) for name, index in _parts(source, seed).items()}
+    rows = {
+        part: replace(everything, index=index, name=f"{source.name} {part}")
+        for part, index in _parts(source, seed).items()
+    }
     if treatment is not Binarization.NONE:
         if source.missing:
             raise DataError(

@@ -1,10 +1,9 @@
 """Estimates of log p(x) with their certificate, and diagnosis."""
 
-from aevb.enumeration import enumerate_codes
 from aevb.evaluation.annealing import Annealing, annealed, bidirectional, simulate
 from aevb.evaluation.batches import batch_for, evaluating, first_batch
 from aevb.evaluation.calibration import Calibration, calibrate
-from aevb.evaluation.certificate import Certificate, treatment
+from aevb.evaluation.certificate import Certificate
 from aevb.evaluation.diagnosis import Diagnosis, diagnose
 from aevb.evaluation.estimates import (
     Evidence,
@@ -29,7 +28,7 @@ from aevb.evaluation.findings import Examination
 from aevb.evaluation.gaps import Gaps, gaps
 from aevb.evaluation.gradients import Comparison, compare_gradients
 from aevb.evaluation.reciprocal import reciprocal
-from aevb.evaluation.refit import refit
+from aevb.evaluation.refit import posterior_for, refit
 from aevb.evaluation.work import operations, worth_compiling
 
 __all__ = [
@@ -55,7 +54,6 @@ __all__ = [
     "check_methods",
     "compare_gradients",
     "diagnose",
-    "enumerate_codes",
     "estimate",
     "evaluating",
     "evidence",
@@ -64,11 +62,11 @@ __all__ = [
     "gaps",
     "multiple_importance",
     "operations",
+    "posterior_for",
     "reciprocal",
     "refit",
     "score_rows",
     "simulate",
     "split_samples",
-    "treatment",
     "worth_compiling",
 ]

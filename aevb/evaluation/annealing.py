@@ -4,7 +4,7 @@
 
 forward   z_0 ~ r, then z_t from a transition that leaves f_t invariant;
           w = prod_t f_t(z_{t-1}) / f_{t-1}(z_{t-1}),             E[w] = p(x): log w from below
-reverse   z_T ~ p(z given x), then the same transitions from t = T - 1 down to 1;
+reverse   z_{T-1} ~ p(z given x), the same transitions from t = T - 1 down to 1;
           1 / w = prod_t f_{t-1}(z_{t-1}) / f_t(z_{t-1}),         E[1 / w] = 1 / p(x): from above
 
 The start r is the prior or the encoder. The transitions are Hamiltonian, in units of the deviations
@@ -13,9 +13,11 @@ Exact draws of z given x are at hand where x was drawn from the model itself: th
 bracket log p(x), and their distance is the error of the method on this model.
 """
 
+import math
+from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Literal
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,30 +26,17 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from aevb.data import Rows
-from aevb.devices import full_float32, sent, tensor_of
-from aevb.distributions import route
-from aevb.distributions.summary import on_reals
-from aevb.errors import UsageError
-from aevb.evaluation.batches import CELLS_AT_ONCE, batch_for, evaluating
-from aevb.evaluation.certificate import Certificate, precision_of, treatment
-from aevb.evaluation.chunks import Kept, Progress, by_chunks
-from aevb.evaluation.pareto import largest, tail_shape
-from aevb.evaluation.weights import log_mean_of
-from aevb.machine import kept_memory
+from aevb.devices import sent
+from aevb.distributions.reparameterization import route
+from aevb.errors import at_least
+from aevb.evaluation.batches import batch_for, evaluating, judging, rows_at_once
+from aevb.evaluation.certificate import Certificate, precision_of, require_reals
+from aevb.evaluation.chunks import Array, Kept, Progress, by_chunks
+from aevb.evaluation.weights import Weighted, Weights
 from aevb.mcmc import HMC, State
 from aevb.model import Model
-from aevb.posterior import Batch, FromPrior, Posterior
-from aevb.randomness import (
-    Stream,
-    generator,
-    normal,
-    rewind,
-    seed_torch,
-    torch_kept,
-    uniform,
-)
-
-Array = NDArray[np.float64]
+from aevb.posterior import Posterior
+from aevb.randomness import Stream, by_row, generator, normal, torch_seeded, uniform
 
 TARGET = 0.65
 """The acceptance that a step size is tuned to (Beskos et al. 2013: best for many dimensions)."""
@@ -57,13 +46,11 @@ GAIN = 0.5
 FIRST_STEP = 0.2
 """In deviations of r; the next ones follow from it."""
 STEEPNESS = 4.0
-COLUMNS = 5
-"""Of `_Chunk.summary`."""
 
 
 @dataclass(frozen=True)
 class Annealing:
-    """The way from r to p(x, z): T temperatures, from the encoder or the prior.
+    """The way from r to p(x, z): T temperatures, and the leapfrog steps of each transition.
 
     Errors: UsageError for less than 2 temperatures, or no leapfrog steps.
     Example:
@@ -72,14 +59,11 @@ class Annealing:
     """
 
     temperatures: int = 100
-    start: Literal["encoder", "prior"] = "encoder"
     leapfrogs: int = 5
 
     def __post_init__(self) -> None:
-        if self.temperatures < 2:
-            raise UsageError(f"annealing takes at least 2 temperatures, found {self.temperatures}")
-        if self.leapfrogs < 1:
-            raise UsageError(f"annealing takes at least 1 leapfrog step, found {self.leapfrogs}")
+        at_least(2, self.temperatures, "the number of temperatures")
+        at_least(1, self.leapfrogs, "the number of leapfrog steps")
 
     def schedule(self) -> list[float]:
         """b_0 = 0 to b_T = 1, close together at both ends, (T + 1,).
@@ -93,22 +77,15 @@ class Annealing:
         s = 1 / (1 + np.exp(-STEEPNESS * t))
         return [float(b) for b in (s - s[0]) / (s[-1] - s[0])]
 
-    def law(self, model: Model, posterior: Posterior, batch: Batch) -> Distribution:
-        """r for each datum of a batch."""
-        start = posterior if self.start == "encoder" else FromPrior(model.prior)
-        r: Distribution = start(batch)
-        return r
-
 
 def annealed(
     model: Model,
-    posterior: Posterior,
+    start: Posterior,
     rows: Rows,
     samples: int = 16,
     annealing: Annealing = Annealing(),
     *,
     seed: int = 0,
-    data: str = "data",
     kept: Kept | None = None,
     progress: Progress | None = None,
 ) -> Certificate:
@@ -116,6 +93,7 @@ def annealed(
 
         log p^(x) = logsumexp_k log w_k - log K
 
+    `start` says where chains begin: r, an encoder or the prior, `FromPrior(model.prior)`.
     Shapes: N rows, K = `samples` chains each, T - 1 transitions a chain. Units: nats per datum.
     Errors: UsageError for K < 1 or codes that are not free real numbers; DataError for rows outside
     the likelihood's domain.
@@ -129,25 +107,19 @@ def annealed(
         >>> annealed(model, encoder, digits, 4, Annealing(temperatures=5)).direction
         'lower'
     """
-    walks = _Walks(model, posterior, annealing, samples, seed)
-
-    def work(chunk: _Chunk, positions: NDArray[np.int64]) -> list[Tensor]:
-        return chunk.summary(*chunk.forward())
-
-    columns, width = walks.over(rows, COLUMNS, work, kept, progress)
-    return walks.certificate("ais", "lower", columns, rows, (width, data))
+    how = samples, annealing, seed, kept, progress
+    return _certified("ais", model, start, rows, None, *how)[0]
 
 
 def bidirectional(
     model: Model,
-    posterior: Posterior,
+    start: Posterior,
     rows: Rows,
     codes: NDArray[np.float64],
     samples: int = 16,
     annealing: Annealing = Annealing(),
     *,
     seed: int = 0,
-    data: str = "simulated",
     kept: Kept | None = None,
     progress: Progress | None = None,
 ) -> tuple[Certificate, Certificate]:
@@ -155,8 +127,9 @@ def bidirectional(
 
     Lower and upper bound: on rows that the model made, their distance is at most the error of
     annealed importance sampling, and so bounds it in the mean.
-    Shapes, units, errors as `annealed`. The chains of the upper bound of a datum all begin at its
-    code: its `errors` are those of the chains alone, its `standard_error` is of all.
+    Shapes, units, errors as `annealed`; a code for each row. The chains of the upper bound of a
+    datum all begin at its code: its `errors` are those of the chains alone, its `standard_error`
+    is of all.
     Source: Grosse et al. (2015), "Sandwiching the marginal likelihood using bidirectional Monte
     Carlo"; Wu et al. (2017).
     Example:
@@ -169,17 +142,9 @@ def bidirectional(
         >>> lower.mean < upper.mean + 1
         True
     """
-    walks = _Walks(model, posterior, annealing, samples, seed)
-
-    def work(chunk: _Chunk, positions: NDArray[np.int64]) -> list[Tensor]:
-        z = torch.from_numpy(codes[positions]).to(chunk.x)
-        value, *others = chunk.summary(*chunk.reverse(z))  # of log 1 / p(x)
-        return [*chunk.summary(*chunk.forward()), -value, *others]
-
-    columns, width = walks.over(rows, 2 * COLUMNS, work, kept, progress)
-    about = width, data
-    lower = walks.certificate("bidirectional", "lower", columns[:COLUMNS], rows, about)
-    return lower, walks.certificate("bidirectional", "upper", columns[COLUMNS:], rows, about)
+    how = samples, annealing, seed, kept, progress
+    lower, upper = _certified("bidirectional", model, start, rows, codes, *how)
+    return lower, upper
 
 
 def simulate(model: Model, n: int, *, seed: int = 0) -> tuple[Array, Rows]:
@@ -194,109 +159,100 @@ def simulate(model: Model, n: int, *, seed: int = 0) -> tuple[Array, Rows]:
         >>> len(simulate(model, 3)[1])
         3
     """
-    if n < 1:
-        raise UsageError(f"the number of simulated rows must be at least 1, found {n}")
-    device = tensor_of(model).device
-    with evaluating(model), torch_kept(device):
+    at_least(1, n, "the number of simulated rows")
+    with evaluating(model):
         z = model.sample_prior(n, generator(seed, Stream.SIMULATION))
-        seed_torch(int(generator(seed, Stream.SIMULATION, 1).integers(2**63)), device)
-        parts = [model.likelihood(part).sample() for part in z.split(1000)]
+        with torch_seeded(generator(seed, Stream.SIMULATION, 1), z.device):
+            parts = [model.likelihood(part).sample() for part in z.split(1000)]
     x = torch.cat(parts).cpu().numpy()
-    return z.double().cpu().numpy(), Rows(x, np.arange(n), x.shape[1:])
+    return z.double().cpu().numpy(), Rows(x, np.arange(n), x.shape[1:], name="simulated")
 
 
-@dataclass(frozen=True)
-class _Walks:
-    """The chains of all data, K for each; a datum's noise is a function of (seed, row, t)."""
+_Walked = namedtuple("_Walked", "value error ess pareto_k acceptance")
+"""What the chains of each datum say in one direction."""
 
-    model: Model
-    posterior: Posterior
-    annealing: Annealing
-    samples: int
-    seed: int
 
-    def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise UsageError(f"the number of samples must be at least 1, found {self.samples}")
-        if not on_reals(self.model.prior()):
-            raise UsageError(
-                "annealing moves codes along a gradient, for which they must be free real "
-                "numbers: use the importance method with this prior"
-            )
+def _certified(
+    method: str,
+    model: Model,
+    start: Posterior,
+    rows: Rows,
+    codes: Array | None,
+    samples: int,
+    annealing: Annealing,
+    seed: int,
+    kept: Kept | None,
+    progress: Progress | None,
+) -> list[Certificate]:
+    """From below and, where exact codes are given, from above."""
+    at_least(1, samples, "the number of samples")
+    require_reals(model, method)
 
-    def over(
-        self,
-        rows: Rows,
-        columns: int,
-        work: "Callable[[_Chunk, NDArray[np.int64]], list[Tensor]]",
-        kept: Kept | None,
-        progress: Progress | None,
-    ) -> tuple[list[Array], float]:
-        """`by_chunks` for work on the chains of a chunk."""
+    def work(positions: NDArray[np.int64], x: Tensor) -> list[Tensor]:
+        batch = batch_for(model, x, positions)
+        named = partial(by_row, seed, Stream.ANNEALING, positions)
+        chunk = _Chunk(model, batch.x, start(batch), annealing, named)
+        walked = [chunk.forward(samples)]
+        if codes is not None:
+            walked.append(chunk.reverse(torch.from_numpy(codes[positions]).to(batch.x), samples))
+        return [column for columns in walked for column in columns]
 
-        def chains(positions: NDArray[np.int64], x: Tensor) -> list[Tensor]:
-            batch = batch_for(self.model, x, positions)
-            r = self.annealing.law(self.model, self.posterior, batch)
-            return work(_Chunk(self, batch.x, positions, r), positions)
-
-        cells = CELLS_AT_ONCE[tensor_of(self.model).device.type]
-        size = max(1, cells // (max(self.samples, PILOTS) * max(rows.width, 1)))
-        with evaluating(self.model, self.posterior), kept_memory(), full_float32():
-            return by_chunks(self.model, rows, size, columns, chains, kept=kept, progress=progress)
-
-    def certificate(
-        self,
-        method: str,
-        direction: str,
-        columns: list[Array],
-        rows: Rows,
-        about: tuple[float, str],
-    ) -> Certificate:
-        """Of the columns of `_Chunk.summary`, each (N,)."""
-        value, error, ess, k, acceptance = columns
-        given = (method, "log p(x)", direction, self.samples, value, error, float(ess.mean()))
-        return Certificate(
-            *given,
-            *about,
-            binarize=treatment(rows),
-            precision=precision_of(self.model),
-            pareto_k=k,
-            details={**asdict(self.annealing), "acceptance": float(acceptance.mean())},
+    size, width = rows_at_once(model, rows, max(samples, PILOTS)), len(_Walked._fields)
+    sides = ("lower",) if codes is None else ("lower", "upper")
+    with judging(model, start):
+        table, observed = by_chunks(
+            model, rows, size, len(sides) * width, work, kept=kept, progress=progress
         )
+    found = []
+    for i, side in enumerate(sides):
+        columns = _Walked(*table[i * width : (i + 1) * width])
+        details = {**asdict(annealing), "acceptance": float(columns.acceptance.mean())}
+        facts = {"precision": precision_of(model), "details": details}
+        about = {"method": method, "direction": side, "samples": samples}
+        found.append(Certificate.of(Weighted(*columns[:4]), rows, observed, **about, **facts))
+    return found
 
 
 class _Chunk:
-    """The chains of some data x (M, X) at numbers `keys` (M,), between r and log p(x, z).
+    """The chains of some data x (M, X), between r and log p(x, z).
 
-    z is (K, M, D), weights (K, M); an acceptance is the mean of each datum, (M,).
+    z is (K, M, D), weights (K, M); an acceptance is the mean of each datum, (M,). `named(draw, t,
+    part)` is what `draw` makes for each datum, side by side along the second axis.
     """
 
-    def __init__(self, walks: _Walks, x: Tensor, keys: NDArray[np.int64], r: Distribution) -> None:
-        self.walks, self.x, self.keys, self.r = walks, x, keys, r
-        self.betas = walks.annealing.schedule()
+    def __init__(
+        self,
+        model: Model,
+        x: Tensor,
+        r: Distribution,
+        annealing: Annealing,
+        named: Callable[..., Tensor],
+    ) -> None:
+        self.model, self.x, self.r, self.named = model, x, r, named
+        self.betas = annealing.schedule()
         self.scale = _deviations(r).to(x)
         self.beta = 0.0
-        self.hmc = HMC(self._log_density, walks.annealing.leapfrogs)
+        self.hmc = HMC(self._log_density, annealing.leapfrogs)
         self.step_sizes = self._tuned()
 
-    def forward(self) -> tuple[Tensor, Tensor]:
-        """log w of chains that begin at draws of r, and the acceptance."""
-        return self._walk(self._start(self.walks.samples, _FORWARD), self.betas, _FORWARD)
+    def forward(self, chains: int) -> _Walked:
+        """By log w of chains that begin at draws of r."""
+        log_w, acceptance = self._walk(self._start(chains, _FORWARD), self.betas, _FORWARD)
+        return _Walked(*Weights.of(log_w).summary(), acceptance)
 
-    def reverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """log(1 / w) of chains that begin at an exact draw (M, D) of z given x."""
-        z = z.expand(self.walks.samples, *z.shape)
-        return self._walk(z, self.betas[::-1], _REVERSE)
-
-    def summary(self, log_w: Tensor, acceptance: Tensor) -> list[Tensor]:
-        """(estimate, error, ess, k, acceptance) of the weights (K, M), each (M,)."""
-        tail = tail_shape(largest(log_w, len(log_w)))
-        return [*log_mean_of(log_w), tail, acceptance]
+    def reverse(self, z: Tensor, chains: int) -> _Walked:
+        """By log(1 / w) of chains that begin at an exact draw (M, D) of z given x."""
+        z = z.expand(chains, *z.shape)
+        log_w, acceptance = self._walk(z, self.betas[::-1], _REVERSE)
+        found = Weights.of(log_w).summary()  # of log 1 / p(x)
+        return _Walked(-found.value, found.error, found.ess, found.pareto_k, acceptance)
 
     def _log_density(self, z: Tensor) -> Tensor:
         """log f_t(z), (K, M)."""
         log_r = self.r.log_prob(z)
-        return log_r + self.beta * (self.walks.model.log_joint(self.x, z) - log_r)
+        if not self.beta:  # where p(x, z) is zero too
+            return log_r
+        return log_r + self.beta * (self.model.log_joint(self.x, z) - log_r)
 
     def _at(self, z: Tensor, beta: float) -> State:
         self.beta = beta
@@ -308,11 +264,12 @@ class _Chunk:
         sizes = self.step_sizes if part == _FORWARD else self.step_sizes.flip(0)
         state = self._at(z, betas[0])
         log_w = torch.zeros(z.shape[:-1], dtype=torch.float64, device=z.device)
-        accepted = torch.zeros(len(self.keys), dtype=torch.float64, device=z.device)
+        accepted = torch.zeros(len(self.x), dtype=torch.float64, device=z.device)
         for t in range(1, last + 1):
             before = state.log_density
             state = self._at(state.z, betas[t])
-            log_w += state.log_density.double() - before.double()
+            change = state.log_density.double() - before.double()
+            log_w += change.masked_fill(before.isneginf(), -math.inf)
             if t < last:
                 state, chance = self._move(state, sizes[t - 1], t, part)
                 accepted += chance.mean(0)
@@ -341,8 +298,8 @@ class _Chunk:
     def _start(self, chains: int, part: int) -> Tensor:
         """Draws of r, (chains, M, D)."""
         way = route(self.r)
-        noise = self._drawn(lambda source: way.noise(source, (chains,), self.x.dtype), 0, part)
-        return way.transform(noise)
+        noise = self.named(lambda source: way.noise(source, (chains,), self.x.dtype), 0, part)
+        return way.transform(sent(noise, self.x.device))
 
     def _noise(self, z: Tensor, t: int, part: int) -> tuple[Tensor, Tensor]:
         """Momenta (K, M, D) and the uniform numbers (K, M) that decide, of temperature t."""
@@ -352,14 +309,8 @@ class _Chunk:
             momentum = normal(source, (chains, size), z.dtype)
             return torch.cat([momentum, uniform(source, (chains, 1), z.dtype)], dim=1)
 
-        both = self._drawn(draw, t, part)
+        both = sent(self.named(draw, t, part), self.x.device)
         return both[..., :-1], both[..., -1]
-
-    def _drawn(self, draw: Callable[[np.random.Generator], Tensor], t: int, part: int) -> Tensor:
-        """What `draw` gives for each datum, side by side along the second axis."""
-        source = generator(self.walks.seed, Stream.ANNEALING)
-        each = [draw(rewind(source, int(key), t, part)) for key in self.keys]
-        return sent(torch.stack(each, dim=1), self.x.device)
 
 
 _FORWARD, _REVERSE, _PILOT = range(3)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from aevb.data import Rows
-from aevb.devices import tensor_of
+from aevb.devices import full_float32, tensor_of
+from aevb.machine import kept_memory
 from aevb.model import Model
 from aevb.posterior import Batch
 from aevb.priors import VampPrior
@@ -24,22 +25,40 @@ def batch_for(model: Model, x: Tensor, positions: NDArray[np.int64]) -> Batch:
     return Batch(x, torch.from_numpy(positions).to(x.device))
 
 
+def rows_at_once(model: Model, rows: Rows, draws: int) -> int:
+    """How many rows, with so many draws of each, suit the memory of the model's device."""
+    cells = CELLS_AT_ONCE[tensor_of(model).device.type]
+    return max(1, cells // (draws * max(rows.width, 1)))
+
+
+@contextmanager
+def in_evaluation_mode(*modules: nn.Module) -> Iterator[None]:
+    """Layers such as dropout in evaluation mode, with gradients; left as they were found."""
+    were = [(m, m.training) for module in modules for m in module.modules()]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for m, training in were:
+            m.training = training
+
+
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
     """No gradients, and layers such as dropout in evaluation mode; left as they were found."""
-    were_training = [[(m, m.training) for m in module.modules()] for module in modules]
-    for module in modules:
-        module.eval()
     priors = [m for module in modules for m in module.modules() if isinstance(m, VampPrior)]
-    try:
-        with torch.no_grad(), ExitStack() as stack:
-            for prior in priors:  # nothing is learned here: its encoder need not run again
-                stack.enter_context(prior.held())
-            yield
-    finally:
-        for states in were_training:
-            for m, training in states:
-                m.training = training
+    with in_evaluation_mode(*modules), torch.no_grad(), ExitStack() as stack:
+        for prior in priors:  # nothing is learned here: its encoder need not run again
+            stack.enter_context(prior.held())
+        yield
+
+
+@contextmanager
+def judging(*modules: nn.Module) -> Iterator[None]:
+    """`evaluating` for a long estimate: memory is kept for it, products are in full float32."""
+    with evaluating(*modules), kept_memory(), full_float32():
+        yield
 
 
 def first_batch(model: Model, rows: Rows) -> Batch:

@@ -1,14 +1,15 @@
 """Simulation-based calibration: whether a posterior is right for data that the model itself makes.
 
-    z* ~ p(z), x ~ p(x given z*), z_1 ... z_L ~ q(z given x);  rank = #{l: z_l < z*}
+    z* ~ p(z), x ~ p(x given z*), z_1 ... z_L ~ q(z given x)
+    rank = #{l: z_l < z*} + U{0, ..., #{l: z_l = z*}}
 
-For the exact posterior z* is one more draw beside the z_l, so that its rank is uniform on 0, ..., L
-in every dimension, and for every function of (x, z).
+For the exact posterior z* is one more draw beside the z_l, so that its rank, equals put in order by
+lot, is uniform on 0, ..., L in every dimension, and for every function of (x, z).
 """
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aevb.devices import tensor_of
-from aevb.distributions import route
+from aevb.distributions.reparameterization import drawn
 from aevb.errors import UsageError
 from aevb.evaluation.batches import evaluating
 from aevb.evaluation.certificate import finite
 from aevb.posterior import Batch
-from aevb.randomness import Stream, generator, seed_torch, torch_kept
+from aevb.randomness import Stream, generator, torch_seeded, uniform
 
 LEVEL = 1e-4
 """The chance that a calibrated posterior is called something else, over all tests."""
@@ -30,9 +31,11 @@ CELLS_AT_ONCE = 4_000_000
 MOST_JOINT_CELLS = 400_000_000
 """Cells of x to be decoded for the ranks of log p(x, z): beyond, these are left out."""
 BINS = 20
+FULL = 5
+"""Ranks that are expected in each bin, at least."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Calibration:
     """Ranks (M, Q) of the true z among L draws, for Q quantities over M simulations.
 
@@ -55,24 +58,26 @@ class Calibration:
         """Of three tests of uniformity for each quantity, (Q,): of bins, of location, of spread.
 
         Location and spread are those of the normal scores of the ranks, whose moments under
-        uniformity are known exactly.
+        uniformity are known exactly; the sum of their squares is nearly of a gamma law.
         """
-        from scipy.special import chdtrc, ndtr, ndtri  # late: it takes a tenth of a second
+        from scipy.special import chdtrc, gdtr, gdtrc, ndtr, ndtri  # late: a tenth of a second
 
         m, levels = self.simulations, self.draws + 1
-        bins = max(k for k in range(2, BINS + 1) if levels % k == 0 or k == 2)
+        even = [k for k in range(3, BINS + 1) if levels % k == 0 and m >= FULL * k]
+        bins = max(even, default=2)
         found = self.ranks * bins // levels
         counts = np.stack([(found == k).sum(0) for k in range(bins)])
         held = np.bincount(np.arange(levels) * bins // levels, minlength=bins)
         expected = (m * held / levels)[:, None]
         statistic = ((counts - expected) ** 2 / expected).sum(0)
         score = ndtri((np.arange(levels) + 0.5) / levels)
-        sizes = {"location": score, "spread": score**2 - np.mean(score**2)}
-        tests = {"bins": chdtrc(bins - 1, statistic)}
-        for name, size in sizes.items():
-            error = math.sqrt(np.mean(size**2) / m)
-            tests[name] = 2 * ndtr(-np.abs(size[self.ranks].mean(0)) / error)
-        return tests
+        mean, variance = np.mean(score**2), np.var(score**2)
+        squares = mean / variance, m * mean**2 / variance, (score**2)[self.ranks].sum(0)
+        return {
+            "bins": chdtrc(bins - 1, statistic),
+            "location": 2 * ndtr(-np.abs(score[self.ranks].mean(0)) / math.sqrt(mean / m)),
+            "spread": np.minimum(2 * np.minimum(gdtr(*squares), gdtrc(*squares)), 1.0),
+        }
 
     @property
     def smallest_p(self) -> float:
@@ -107,17 +112,18 @@ class Calibration:
 
     def as_dict(self) -> dict[str, Any]:
         """The calibration without its ranks, ready for JSON."""
-        return {
+        told = {
             "simulations": self.simulations,
             "draws": self.draws,
             "calibrated": self.calibrated,
             "smallest_p": self.smallest_p,
             "quantities": list(self.names),
             "p_values": {test: values.tolist() for test, values in self.p_values.items()},
-            "shift": [finite(v) for v in self.shift.tolist()],
-            "ratio": [finite(v) for v in self.ratio.tolist()],
+            "shift": self.shift.tolist(),
+            "ratio": self.ratio.tolist(),
             "verdicts": list(self.verdicts),
         }
+        return dict(finite(told))
 
     def __str__(self) -> str:
         head = f"Calibration, {self.simulations:,} simulations of {self.draws} draws:"
@@ -137,7 +143,8 @@ def calibrate(
 ) -> Calibration:
     """Hold a posterior to the data that the model itself makes: simulation-based calibration.
 
-        rank = #{l: z_l < z*},   z* ~ p(z), x ~ p(x given z*), z_1 ... z_L ~ q(z given x)
+        rank = #{l: z_l < z*} + U{0, ..., #{l: z_l = z*}}
+        z* ~ p(z), x ~ p(x given z*), z_1 ... z_L ~ q(z given x)
 
     An exact posterior has uniform ranks. One that is too narrow has too many at the ends, one that
     is too wide too many in the middle. An amortized posterior is hardly ever exact, and fits data
@@ -161,7 +168,7 @@ def calibrate(
             f"{draws}"
         )
     like = tensor_of(model) if like is None else like
-    with torch_kept(like.device), evaluating(model, posterior):
+    with evaluating(model, posterior):
         first = _simulated(model, 1, seed, 2**62, like)
         size = first[0].shape[-1]
         joint = simulations * draws * first[1].numel() <= MOST_JOINT_CELLS
@@ -180,31 +187,29 @@ def calibrate(
 
 def _simulated(model: Any, m: int, seed: int, start: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """z* (M, D) and x (M, *X), from numbers that are named by the first simulation."""
-    seed_torch(int(generator(seed, Stream.CALIBRATION, start).integers(2**63)), like.device)
-    z = model.prior().sample((m,))
-    if z.ndim != 2:
-        raise UsageError(f"calibration needs codes that are vectors, found {tuple(z.shape[1:])}")
-    return z, model.likelihood(z.unsqueeze(0)).sample()[0]
+    with torch_seeded(generator(seed, Stream.CALIBRATION, start), like.device):
+        z = model.prior().sample((m,))
+        if z.ndim != 2:
+            found = tuple(z.shape[1:])
+            raise UsageError(f"calibration needs codes that are vectors, found {found}")
+        return z, model.likelihood(z.unsqueeze(0)).sample()[0]
 
 
 def _ranked(
     model: Any, posterior: Any, z: Tensor, x: Tensor, draws: int, joint: bool, seed: int, start: int
 ) -> tuple[Tensor, Tensor]:
     """Ranks (M, Q) and standardized residuals (M, D) of z among draws of its posterior."""
-    q = posterior(Batch(x))
-    source = generator(seed, Stream.CALIBRATION, start, 1)
-    try:
-        way = route(q)
-    except UsageError:
-        seed_torch(int(source.integers(2**63)), x.device)
-        drawn = q.sample((draws,))
-    else:
-        drawn = way.transform(way.noise(source, (draws, len(x)), z.dtype).to(x.device))
-    ranks = (drawn < z).sum(0)
+    source = partial(generator, seed, Stream.CALIBRATION, start)
+    codes = drawn(posterior(Batch(x)), (draws,), source(1), z)
+    below, equal = codes < z, codes == z
     if joint:
-        there = model.log_joint(x, drawn)
+        there = model.log_joint(x, codes)
         here = model.log_joint(x, z.unsqueeze(0))
-        ranks = torch.cat([ranks, (there < here).sum(0).unsqueeze(1)], 1)
-    apart = z.double() - drawn.double().mean(0)
-    deviation = drawn.double().std(0) * math.sqrt(1 + 1 / draws)
+        same = equal.all(-1)  # such codes have one density, whatever it was rounded to
+        below = torch.cat([below, ((there < here) & ~same).unsqueeze(-1)], -1)
+        equal = torch.cat([equal, ((there == here) | same).unsqueeze(-1)], -1)
+    lots = uniform(source(2), below.shape[1:], torch.float64).to(z.device)
+    ranks = below.sum(0) + (lots * (equal.sum(0) + 1)).long()
+    apart = z.double() - codes.double().mean(0)
+    deviation = codes.double().std(0) * math.sqrt(1 + 1 / draws)
     return ranks, apart / deviation.clamp_min(1e-100)

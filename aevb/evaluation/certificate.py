@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from aevb.data import Rows
 from aevb.devices import tensor_of
+from aevb.distributions import on_reals
+from aevb.errors import UsageError
 from aevb.evaluation.pareto import verdict
+from aevb.evaluation.weights import Weighted
 from aevb.model import Model
 
 SIDES = {
@@ -20,7 +23,7 @@ SIDES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Certificate:
     """An estimate for each datum, (N,) nats, with all that one must know to use its mean.
 
@@ -51,6 +54,26 @@ class Certificate:
     details: Mapping[str, Any] = field(default_factory=dict)
     """What the method adds, ready for JSON: temperatures, acceptance, ...."""
 
+    @classmethod
+    def of(cls, found: Weighted, rows: Rows, width: float, **facts: Any) -> "Certificate":
+        """Of what a method found for each row, arrays (N,), and its `facts`, the other fields."""
+        lost = int((~np.isfinite(found.value)).sum())
+        remark = (
+            f"{lost} of {len(rows)} rows lie so far from what the model can make that their "
+            "estimates are not finite: no more is the mean"
+        )
+        return cls(
+            values=found.value,
+            errors=found.error,
+            effective_sample_size=float(found.ess.mean()),
+            pareto_k=found.pareto_k,
+            width=width,
+            data=rows.name,
+            binarize=rows.stated,
+            remarks=facts.pop("remarks", ()) + ((remark,) if lost else ()),
+            **{"estimand": "log p(x)", **facts},
+        )
+
     @property
     def n(self) -> int:
         return len(self.values)
@@ -74,7 +97,7 @@ class Certificate:
 
     def as_dict(self) -> dict[str, Any]:
         """The certificate without the values of each datum, ready for JSON."""
-        return {
+        told = {
             "method": self.method,
             "estimand": self.estimand,
             "direction": self.direction,
@@ -82,10 +105,10 @@ class Certificate:
             "samples": self.samples,
             "n": self.n,
             "mean": self.mean,
-            "standard_error": finite(self.standard_error),
-            "monte_carlo_error": finite(self.monte_carlo_error),
+            "standard_error": self.standard_error,
+            "monte_carlo_error": self.monte_carlo_error,
             "effective_sample_size": self.effective_sample_size,
-            "bits_per_dimension": finite(self.bits_per_dimension),
+            "bits_per_dimension": self.bits_per_dimension,
             "data": self.data,
             "binarize": self.binarize,
             "precision": self.precision,
@@ -93,6 +116,7 @@ class Certificate:
             "remarks": list(self.remarks),
             **self.details,
         }
+        return dict(finite(told))
 
     def __str__(self) -> str:
         side = SIDES[self.direction]
@@ -107,7 +131,8 @@ class Certificate:
 def standard_error(values: NDArray[np.float64]) -> float:
     """sd(values) / sqrt(N), of the mean of independent values (N,); NaN for one of them."""
     n = len(values)
-    return float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    with np.errstate(invalid="ignore"):  # a datum may have no density
+        return float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
 
 
 def monte_carlo_error(errors: NDArray[np.float64]) -> float:
@@ -115,17 +140,25 @@ def monte_carlo_error(errors: NDArray[np.float64]) -> float:
     return float(np.sqrt(np.square(errors).sum()) / len(errors))
 
 
-def finite(value: float) -> float | None:
-    """JSON has no NaN and no infinity: one datum or one sample has no spread."""
-    return value if math.isfinite(value) else None
+def finite(value: Any) -> Any:
+    """A number, or all in a list or dictionary, with None where JSON has none: NaN and infinity."""
+    if isinstance(value, dict):
+        return {name: finite(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def require_reals(model: Model, method: str) -> None:
+    """UsageError for a method that moves codes along a gradient, unless they are free reals."""
+    prior = model.prior()
+    if len(prior.event_shape) != 1 or not on_reals(prior):
+        raise UsageError(
+            f"{method} moves codes along a gradient, for which they must be free real numbers, "
+            f"found the prior {type(prior).__name__} over {prior.support}: use importance"
+        )
 
 
 def precision_of(model: Model) -> str:
     """The dtype that a model computes in, as it stands beside a number."""
     return str(tensor_of(model).dtype).removeprefix("torch.")
-
-
-def treatment(rows: Rows) -> str:
-    """How the data were binarized, as it stands beside a number."""
-    mode = rows.binarize.value
-    return f"{mode} (one draw, seed {rows.seed})" if mode in ("once", "epoch") else mode

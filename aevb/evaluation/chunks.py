@@ -60,7 +60,7 @@ def by_chunks(
             if not table[-1, positions].all():
                 if model.family is not None:  # by the rows' own numbers
                     model.family.check(x, int(positions[0]) + 1)
-                for column, numbers in zip(table, work(positions, x), strict=False):
+                for column, numbers in zip(table[:-1], work(positions, x), strict=True):
                     column[positions] = numbers.double().cpu().numpy()
                 table[-1, positions] = 1.0
                 fresh = True

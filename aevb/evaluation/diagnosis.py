@@ -14,9 +14,10 @@ from aevb.model import Model
 from aevb.posterior import Posterior
 
 ACTIVE_VARIANCE = 1e-2
+CHUNK = 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Diagnosis:
     """`kl_by_dimension` (D,) nats or None, `active_units` of D, `reconstruction_error`."""
 
@@ -38,7 +39,7 @@ class Diagnosis:
         }
 
 
-def diagnose(model: Model, posterior: Posterior, rows: Rows, *, chunk: int = 1000) -> Diagnosis:
+def diagnose(model: Model, posterior: Posterior, rows: Rows) -> Diagnosis:
     """Look at each latent dimension over a set of rows.
 
         a dimension is active where  Var_n(E_q[z_d given x_n]) > 0.01
@@ -56,7 +57,7 @@ def diagnose(model: Model, posterior: Posterior, rows: Rows, *, chunk: int = 100
     """
     means, divergences, squares = [], [], []
     with evaluating(model, posterior):
-        for positions, x in rows.chunks(chunk):
+        for positions, x in rows.chunks(CHUNK):
             batch = batch_for(model, x, positions)
             q = posterior(batch)
             divergence = kl_by_dimension(q, model.prior())

@@ -8,11 +8,11 @@ Both come out of one pass. The noise of datum n, samples [500 b, 500 (b + 1)) is
 """
 
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -23,61 +23,51 @@ from torch import Tensor
 from aevb.compilation import Compiled, layouts
 from aevb.data import Rows
 from aevb.data.fingerprints import keys_of_rows
-from aevb.devices import full_float32, sent, tensor_of
+from aevb.devices import sent, tensor_of
 from aevb.distributions import kl, reparameterize, route
-from aevb.errors import UsageError
-from aevb.evaluation.batches import CELLS_AT_ONCE, batch_for, evaluating, first_batch
-from aevb.evaluation.certificate import Certificate, precision_of, treatment
+from aevb.errors import UsageError, at_least
+from aevb.evaluation.batches import batch_for, evaluating, first_batch, judging, rows_at_once
+from aevb.evaluation.certificate import Certificate, precision_of
 from aevb.evaluation.chunks import Array, Kept, Progress, by_chunks
-from aevb.evaluation.pareto import largest, tail_shape
-from aevb.evaluation.weights import log_mean
+from aevb.evaluation.weights import Weighted, Weights
 from aevb.evaluation.work import worth_compiling
-from aevb.machine import kept_memory
+from aevb.machine import usable_cores
 from aevb.model import Model
 from aevb.objectives import draw
 from aevb.posterior import Batch, ExactPosterior, Posterior
 from aevb.products import products_in
-from aevb.randomness import Stream, generator, rewind
+from aevb.randomness import Stream, by_row, generator
 
+CHUNK = 1000
+"""Rows whose bound is taken at once."""
 NOISE_BLOCK = 500
 BLOCKS_AT_ONCE = 10
 
 Keys = NDArray[np.int64] | NDArray[np.uint64]
 
 
-@dataclass
-class _Sums:
-    """Running sums over samples for one chunk of data, each (M,) in float64."""
+class How(NamedTuple):
+    """Under which seed, compiled or not or as the work ahead says, and in which products."""
 
-    log_w: Tensor
-    log_w2: Tensor
-    first: Tensor
-    second: Tensor
-    log_likelihood: Tensor
-    second_likelihood: Tensor
-    tail: Tensor | None = None
-    closed_kl: Tensor | None = None
-
-    @classmethod
-    def empty(cls, m: int, device: torch.device) -> "_Sums":
-        # `add` makes new tensors, so that the sums may begin as the same two.
-        nothing = torch.full((m,), -math.inf, dtype=torch.float64, device=device)
-        zero = torch.zeros(m, dtype=torch.float64, device=device)
-        return cls(nothing, nothing, zero, zero, zero, zero)
-
-    def add(self, log_w: Tensor, log_likelihood: Tensor, samples: int) -> None:
-        """Join some of the samples (S, M), of which there will be so many."""
-        log_w, log_likelihood = log_w.double(), log_likelihood.double()
-        self.tail = largest(log_w, samples, self.tail)
-        self.log_w = torch.logaddexp(self.log_w, log_w.logsumexp(0))
-        self.log_w2 = torch.logaddexp(self.log_w2, (2 * log_w).logsumexp(0))
-        self.first = self.first + log_w.sum(0)
-        self.second = self.second + log_w.square().sum(0)
-        self.log_likelihood = self.log_likelihood + log_likelihood.sum(0)
-        self.second_likelihood = self.second_likelihood + log_likelihood.square().sum(0)
+    seed: int = 0
+    compiled: bool | None = None
+    precision: str = "float32"
 
 
-@dataclass(frozen=True)
+class Passed(NamedTuple):
+    """What a pass says of each datum: tensors (M,) of some data, arrays (N,) of all."""
+
+    value: Any
+    error: Any
+    ess: Any
+    pareto_k: Any
+    bound: Any
+    bound_error: Any
+    reconstruction: Any
+    kl: Any
+
+
+@dataclass(frozen=True, eq=False)
 class Evidence:
     """The two estimates of one pass, over the same draws, and the parts of the second.
 
@@ -98,7 +88,6 @@ def evidence(
     samples: int = 1000,
     *,
     seed: int = 0,
-    data: str = "data",
     keys: NDArray[np.uint64] | None = None,
     compiled: bool | None = None,
     precision: str = "float32",
@@ -127,24 +116,8 @@ def evidence(
         >>> result.importance.mean >= result.elbo.mean
         True
     """
-    engine = _Engine(
-        *(model, [posterior], [samples], rows),
-        seed=seed,
-        compiled=compiled,
-        precision=precision,
-    )
-    columns, width = engine.columns(keys, kept, progress)
-    value, error, ess, k, bound, bound_error, reconstruction, divergence = columns
-    about = width, data, treatment(rows), engine.stated
-    given = ("importance", "log p(x)", "lower", samples, value, error, float(ess.mean()))
-    bounds = ("elbo", "evidence lower bound", "lower", samples, bound, bound_error, float(samples))
-    return Evidence(
-        Certificate(*given, *about, pareto_k=k),
-        Certificate(*bounds, *about),
-        reconstruction,
-        divergence,
-        engine.kl_by,
-    )
+    how = How(seed, compiled, precision)
+    return _evidence(model, [posterior], [samples], rows, how, keys, kept, progress)
 
 
 def multiple_importance(
@@ -154,7 +127,6 @@ def multiple_importance(
     samples: int = 1000,
     *,
     seed: int = 0,
-    data: str = "data",
     compiled: bool | None = None,
     precision: str = "float32",
     kept: Kept | None = None,
@@ -186,18 +158,42 @@ def multiple_importance(
     """
     posteriors = [posterior for posterior, _ in proposals.values()]
     counts = split_samples(samples, [share for _, share in proposals.values()])
-    engine = _Engine(
-        model, posteriors, counts, rows, seed=seed, compiled=compiled, precision=precision
-    )
-    columns, width = engine.columns(None, kept, progress)
-    value, error, ess, k, *_ = columns
-    about = width, data, treatment(rows), engine.stated
-    given = ("importance", "log p(x)", "lower", samples, value, error, float(ess.mean()))
-    return Certificate(
-        *given,
-        *about,
-        pareto_k=k,
-        details={"proposals": dict(zip(proposals, counts, strict=True))},
+    how = How(seed, compiled, precision)
+    found = _evidence(model, posteriors, counts, rows, how, None, kept, progress).importance
+    return replace(found, details={"proposals": dict(zip(proposals, counts, strict=True))})
+
+
+def _evidence(
+    model: Model,
+    posteriors: Sequence[Posterior],
+    counts: Sequence[int],
+    rows: Rows,
+    how: How,
+    keys: Keys | None,
+    kept: Kept | None,
+    progress: Progress | None,
+) -> Evidence:
+    """The certificates of a pass over all rows."""
+    with judging(model, *posteriors):
+        one = Pass(model, posteriors, counts, rows, how)
+
+        def work(positions: NDArray[np.int64], x: Tensor) -> list[Tensor]:
+            named = positions if keys is None else keys[positions]
+            return list(one(batch_for(model, x, positions), named))
+
+        table, width = by_chunks(
+            model, rows, one.chunk, len(Passed._fields), work, kept=kept, progress=progress
+        )
+    found, samples = Passed(*table), one.samples
+    about = {"direction": "lower", "samples": samples, "precision": one.stated}
+    bound = Weighted(found.bound, found.bound_error, np.asarray(float(samples)), None)
+    named = {"method": "elbo", "estimand": "evidence lower bound"}
+    return Evidence(
+        Certificate.of(Weighted(*found[:4]), rows, width, method="importance", **about),
+        Certificate.of(bound, rows, width, **named, **about),
+        found.reconstruction,
+        found.kl,
+        "closed form" if one.closed else "samples",
     )
 
 
@@ -249,7 +245,6 @@ def bound_parts(
     rows: Rows,
     *,
     seed: int = 0,
-    chunk: int = 1000,
     sums: Callable[..., Tensor] | None = None,
 ) -> dict[str, float]:
     """The bound and its two parts as means over rows, one sample each: quick, for every epoch.
@@ -262,7 +257,7 @@ def bound_parts(
     total = torch.zeros(2, dtype=torch.float64, device=like.device)
     with evaluating(model, posterior):
         way = route(posterior(first_batch(model, rows)))
-        for positions, x in rows.chunks(chunk):
+        for positions, x in rows.chunks(CHUNK):
             source = generator(seed, Stream.VALIDATION, int(positions[0]))
             noise = way.noise(source, (1, len(x)), like.dtype)
             batch = batch_for(model, x, positions)
@@ -285,12 +280,15 @@ def bound_sums(model: Model, posterior: Posterior, batch: Batch, noise: Tensor) 
     return torch.stack([reconstruction.double().sum(), divergence.double().sum()])
 
 
-class _Engine:
-    """What an estimate computes again and again, compiled where that was asked for.
+class Pass:
+    """What an estimate computes again and again, compiled where that is asked for or pays.
 
     `counts` samples from each of the `posteriors`. The encoder runs once for a chunk of data, the
     decoder in blocks of (samples x data) that fit into the cache: memory does not grow with the
-    number of samples.
+    number of samples. To be made and called under `judging`.
+    Shapes: called with a batch of M data and keys (M,) that name their noise, it gives `Passed`.
+    `chunk` is how many data at once suit the memory.
+    Errors: those of `evidence`.
     """
 
     def __init__(
@@ -299,58 +297,40 @@ class _Engine:
         posteriors: Sequence[Posterior],
         counts: Sequence[int],
         rows: Rows,
-        *,
-        seed: int = 0,
-        compiled: bool | None = None,
-        precision: str = "float32",
+        how: How,
     ) -> None:
         self.model, self.posteriors, self.counts = model, tuple(posteriors), tuple(counts)
-        self.rows, self.seed = rows, seed
-        self.samples = sum(counts)
-        if self.samples < 1:
-            raise UsageError(f"the number of samples must be at least 1, found {self.samples}")
-        self.like = tensor_of(model)
-        dtype = precision_of(model)
-        if precision != "float32" and self.like.dtype != torch.float32:
-            raise UsageError(f"{precision} products need a model in float32, found {dtype}")
-        self.precision, self.stated = precision, precision if precision != "float32" else dtype
-        self.compiled = compiled
+        self.samples, self.like, dtype = sum(counts), tensor_of(model), precision_of(model)
+        at_least(1, self.samples, "the number of samples")
+        self.seed, self.compiled, self.precision = how
+        if self.precision != "float32" and self.like.dtype != torch.float32:
+            raise UsageError(f"{self.precision} products need a model in float32, found {dtype}")
+        self.stated = self.precision if self.precision != "float32" else dtype
+        if self.compiled is None:
+            self.compiled = worth_compiling(model, posteriors[0], rows, self.samples)
         self.whole: dict[Callable[..., Any], object] = {}
+        self.chunk = rows_at_once(model, rows, min(self.samples, NOISE_BLOCK))
+        # Beside a GPU the cores are free to draw; else they are torch's, which wants them all.
+        cores = ThreadPoolExecutor(usable_cores()) if self.like.device.type != "cpu" else None
+        self.each = cores.map if cores else map
+        first = first_batch(model, rows)
+        self.some = [posterior(first) for posterior in posteriors]
+        # Torch finds its formula here, which it cannot while it is traced.
+        self.closed = kl(self.some[0], model.prior()) is not None
 
-    def columns(
-        self, keys: Keys | None, kept: Kept | None, progress: Progress | None
-    ) -> tuple[list[Array], float]:
-        """The columns of `_reduce` over all rows, and the width of a row."""
-        per_block = min(self.samples, NOISE_BLOCK)
-        cells = CELLS_AT_ONCE[self.like.device.type]
-        chunk = max(1, cells // (per_block * max(self.rows.width, 1)))
-
-        def work(positions: NDArray[np.int64], x: Tensor) -> list[Tensor]:
-            named = positions if keys is None else keys[positions]
-            batch = batch_for(self.model, x, positions)
-            return _reduce(self.stream(batch, named, self.counts), self.samples)
-
-        with (
-            evaluating(self.model, *self.posteriors),
-            kept_memory(),
-            full_float32(),
-            ThreadPoolExecutor(os.cpu_count()) as pool,
-        ):
-            # Beside a GPU the cores are free to draw; else they are torch's, which wants them all.
-            self.each: Callable[..., Iterator[None]] = (
-                map if self.like.device.type == "cpu" else pool.map
-            )
-            if self.compiled is None:
-                pair = self.model, self.posteriors[0]
-                self.compiled = worth_compiling(*pair, self.rows, self.samples)
-            first = first_batch(self.model, self.rows)
-            self.some = [posterior(first) for posterior in self.posteriors]
-            # Torch finds its formula here, which it cannot while it is traced.
-            closed = kl(self.some[0], self.model.prior()) is not None
-            self.kl_by = "closed form" if closed else "samples"
-            return by_chunks(
-                self.model, self.rows, chunk, COLUMNS, work, kept=kept, progress=progress
-            )
+    def __call__(self, batch: Batch, keys: Keys) -> Passed:
+        weights, sums, closed = None, torch.zeros(4, 1).to(batch.x).double(), None
+        for j, count in enumerate(self.counts):
+            # The encoder and the maps of the noise are cheap beside the decoder: many at once.
+            for start in range(0, count, BLOCKS_AT_ONCE * NOISE_BLOCK):
+                stop = min(start + BLOCKS_AT_ONCE * NOISE_BLOCK, count)
+                noise = sent(self._noise(j, keys, start, stop), batch.x.device)
+                log_w, log_likelihood, closed = self._weighed(batch, j, noise)
+                weights = weights.joined(log_w) if weights else Weights.of(log_w, self.samples)
+                both = torch.stack([log_w, log_likelihood]).double()
+                sums = sums + torch.cat([both.sum(1), both.square().sum(1)])
+        assert weights is not None
+        return Passed(*weights.summary(), *_bound(sums / self.samples, closed, self.samples))
 
     def run(self, function: Callable[..., Any], key: tuple[object, ...], *arguments: Any) -> Any:
         """A call of a function; compiled, if so, for the first key, which is that of most calls.
@@ -364,33 +344,18 @@ class _Engine:
             graphs[function] = Compiled(function, guarded=True, device=self.like.device.type)
         return graphs[function](key, *arguments)
 
-    def stream(self, batch: Batch, keys: Keys, counts: Sequence[int]) -> _Sums:
-        """The sums over the samples of a chunk of data, the noise named by their keys."""
-        sums = _Sums.empty(len(batch.x), batch.x.device)
-        for j, count in enumerate(counts):
-            # The encoder and the maps of the noise are cheap beside the decoder: many at once.
-            for start in range(0, count, BLOCKS_AT_ONCE * NOISE_BLOCK):
-                stop = min(start + BLOCKS_AT_ONCE * NOISE_BLOCK, count)
-                drawn = sent(self._noise(j, keys, start, stop), batch.x.device)
-                self._join(sums, batch, j, drawn)
-        return sums
-
-    def _join(self, sums: _Sums, batch: Batch, j: int, drawn: Tensor) -> None:
-        """The samples that this noise makes of proposal j."""
+    def _weighed(self, batch: Batch, j: int, noise: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """log w and log p(x given z) of the draws (S, M) that this noise makes of proposal j, and
+        KL(q || p) where it is closed."""
         shares = tuple(count / self.samples for count in self.counts)
-        arguments = (self.model, self.posteriors, shares, j, batch, drawn)
-        key = j, *layouts((*batch, drawn))
-        z, log_ratio, sums.closed_kl = self.run(_propose, key, *arguments)
-        parts = [
-            self.run(
-                _decode,
-                (self.precision, *layouts((batch.x, block))),
-                *(self.model, batch.x, block, self.precision),
-            )
-            for block in z.split(NOISE_BLOCK)
-        ]
+        arguments = (self.model, self.posteriors, shares, j, batch, noise)
+        z, log_ratio, closed = self.run(_propose, (j, *layouts((*batch, noise))), *arguments)
+        parts = []
+        for block in z.split(NOISE_BLOCK):
+            key = self.precision, *layouts((batch.x, block))
+            parts.append(self.run(_decode, key, self.model, batch.x, block, self.precision))
         log_likelihood = torch.cat(parts)
-        sums.add(log_ratio + log_likelihood, log_likelihood, self.samples)
+        return log_ratio + log_likelihood, log_likelihood, closed
 
     def _noise(self, j: int, keys: Keys, start: int, stop: int) -> Tensor:
         """The noise of samples `start` to `stop` of proposal j for M keys, (stop - start, M, D).
@@ -398,20 +363,16 @@ class _Engine:
         A block of a datum's is named by its key, the block and the proposal.
         """
         way, dtype = route(self.some[j]), self.like.dtype
-        shape = (stop - start, len(keys), *way.shape)
-        drawn = torch.empty(shape, dtype=dtype)
-        places = drawn.numpy()
-
-        def draw(n: int) -> None:
-            source = generator(self.seed, Stream.EVALUATION)
-            for first in range(start, stop, NOISE_BLOCK):
-                last = min(first + NOISE_BLOCK, stop)
-                rewind(source, int(keys[n]), first // NOISE_BLOCK, j)
-                block = way.noise(source, (last - first,), dtype)
-                places[first - start : last - start, n] = block.numpy()
-
-        list(self.each(draw, range(len(keys))))
-        return drawn
+        blocks = [
+            by_row(
+                *(self.seed, Stream.EVALUATION, keys),
+                partial(way.noise, lead=(min(NOISE_BLOCK, stop - first),), dtype=dtype),
+                *(first // NOISE_BLOCK, j),
+                each=self.each,
+            )
+            for first in range(start, stop, NOISE_BLOCK)
+        ]
+        return torch.cat(blocks)
 
 
 _KEPT: "WeakKeyDictionary[Model, dict[Callable[..., Any], Compiled]]" = WeakKeyDictionary()
@@ -443,26 +404,15 @@ def _decode(model: Model, x: Tensor, z: Tensor, precision: str) -> Tensor:
         return model.log_likelihood(x, z)
 
 
-def _reduce(sums: _Sums, samples: int) -> list[Tensor]:
-    """(estimate, error, ess, k, bound, error, reconstruction, kl), each (M,) in float64."""
-    reconstruction = sums.log_likelihood / samples
-    mean_log_w = sums.first / samples
-    if sums.closed_kl is None:
-        kl, spread = reconstruction - mean_log_w, sums.second / samples - mean_log_w.square()
+def _bound(
+    means: Tensor, closed: Tensor | None, samples: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The bound, its error, reconstruction and KL, (M,) each in float64, from the means (4, M) of
+    log w, log p(x given z), and their squares."""
+    log_w, reconstruction, log_w2, squares = means
+    if closed is None:
+        kl, spread = reconstruction - log_w, log_w2 - log_w.square()
     else:
-        kl = sums.closed_kl.double()
-        spread = sums.second_likelihood / samples - reconstruction.square()
-    bound_error = torch.sqrt(spread.clamp_min(0) / (samples - 1 if samples > 1 else math.nan))
-    assert sums.tail is not None
-    return [
-        *log_mean(sums.log_w, sums.log_w2, samples),
-        tail_shape(sums.tail),
-        reconstruction - kl,
-        bound_error,
-        reconstruction,
-        kl,
-    ]
-
-
-COLUMNS = 8
-"""Of `_reduce`."""
+        kl, spread = closed.double(), squares - reconstruction.square()
+    error = torch.sqrt(spread.clamp_min(0) / (samples - 1 if samples > 1 else math.nan))
+    return reconstruction - kl, error, reconstruction, kl

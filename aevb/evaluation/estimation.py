@@ -4,23 +4,24 @@ elbo, importance, ais    from below          hmc    from above          exact   
 bidirectional            from both sides, on rows that the model made
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from aevb.data import Rows
-from aevb.errors import UsageError
+from aevb.errors import UsageError, at_least
 from aevb.evaluation.annealing import Annealing, annealed, bidirectional, simulate
 from aevb.evaluation.certificate import Certificate, finite, standard_error
 from aevb.evaluation.chunks import Kept, Progress
 from aevb.evaluation.estimates import Evidence, evidence, multiple_importance
 from aevb.evaluation.exact import exact
 from aevb.evaluation.reciprocal import reciprocal
-from aevb.evaluation.refit import refit
+from aevb.evaluation.refit import posterior_for, refit
 from aevb.model import Model
-from aevb.posterior import FromPrior, PerDatum, Posterior
+from aevb.posterior import FromPrior, Posterior
 
 PROPOSALS = ("encoder", "fitted", "prior")
 PRIOR_SHARE = 0.1
@@ -50,15 +51,16 @@ class Sandwich:
 
     def as_dict(self) -> dict[str, Any]:
         """[lower, upper] with the methods they are by, ready for JSON."""
-        return {
+        told = {
             "bounds": [self.lower.mean, self.upper.mean],
             "methods": [self.lower.method, self.upper.method],
             "width": self.width,
-            "standard_error": finite(self.standard_error),
+            "standard_error": self.standard_error,
             "crossed": self.crossed,
             "data": self.lower.data,
             "unit": "nats",
         }
+        return dict(finite(told))
 
 
 @dataclass(frozen=True)
@@ -93,24 +95,31 @@ class Asked:
     """How to estimate: what is left None is as usual for each method.
 
     `samples` draws (for ais: chains) of each datum; `proposals` are what importance sampling draws
-    from: the encoder, posteriors "fitted" to each datum, and the prior, which takes a tenth.
+    from, and `start` the one where annealing begins: the encoder, posteriors "fitted" to each
+    datum, or the prior, which takes a tenth of the draws.
     """
 
     samples: int | None = None
     annealing: Annealing = field(default_factory=Annealing)
+    start: str = "encoder"
     proposals: Sequence[str] = ("encoder",)
     seed: int = 0
-    data: str = "data"
     precision: str = "float32"
     compiled: bool | None = None
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.proposals if name not in PROPOSALS]
+        if self.samples is not None:
+            at_least(1, self.samples, "the number of samples")
+        unknown = [name for name in (*self.proposals, self.start) if name not in PROPOSALS]
         if unknown or not self.proposals or len(set(self.proposals)) < len(self.proposals):
             raise UsageError(
                 f"proposals are one or more of {', '.join(PROPOSALS)}, each once, found "
-                f"{', '.join(self.proposals) or 'none'}"
+                f"{', '.join(unknown or self.proposals) or 'none'}"
             )
+
+    def samples_of(self, method: str) -> int:
+        """How many for a method."""
+        return SAMPLES[method] if self.samples is None else self.samples
 
 
 def estimate(
@@ -140,15 +149,9 @@ def estimate(
         'exact'
     """
     check_methods(methods)
-    certificates: list[Certificate] = []
-    passes: list[Evidence] = []
-    for method in dict.fromkeys(methods):
-        task = _Task(
-            *(model, posterior, rows, asked, asked.samples or SAMPLES[method]),
-            *(kept and kept(method), progress, passes),
-        )
-        certificates += _METHODS[method](task)
-    return Estimates(tuple(certificates), passes[0] if passes else None)
+    work = _Estimation(model, posterior, rows, tuple(methods), asked, kept, progress)
+    found = [each for method in dict.fromkeys(methods) for each in getattr(work, method)()]
+    return Estimates(tuple(found), vars(work).get("evidence"))
 
 
 def check_methods(methods: Sequence[str]) -> None:
@@ -157,107 +160,97 @@ def check_methods(methods: Sequence[str]) -> None:
     Example:
         >>> check_methods(["ais", "hmc"])
     """
-    unknown = [name for name in methods if name not in _METHODS]
+    unknown = [name for name in methods if name not in SAMPLES]
     if unknown or not methods:
-        known = ", ".join(_METHODS)
+        known = ", ".join(SAMPLES)
         found = f"{unknown[0]!r} is not known" if unknown else "no method was named"
         raise UsageError(f"{found}: choose of {known}, several with commas between")
 
 
-class _Task(NamedTuple):
-    """One method's work; `passes` are those of importance sampling that were made before."""
+@dataclass(frozen=True)
+class _Estimation:
+    """The work on one data set: each method of `SAMPLES` by its name."""
 
     model: Model
     posterior: Posterior
     rows: Rows
+    methods: Sequence[str]
     asked: Asked
-    samples: int
-    kept: Kept | None
+    kept: Callable[[str], Kept] | None
     progress: Progress | None
-    passes: list[Evidence]
 
     @property
-    def usual(self) -> dict[str, Any]:
-        """What every method takes."""
-        return {"seed": self.asked.seed, "kept": self.kept, "progress": self.progress}
+    def plain(self) -> bool:
+        """Whether importance samples come from the encoder alone, as those of the bound do."""
+        return tuple(self.asked.proposals) == ("encoder",)
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """One pass serves both numbers that come of it."""
+        method = "importance" if self.plain and "importance" in self.methods else "elbo"
+        how = self._sampling | self._how(method)
+        return evidence(*self._whose(method, self.posterior), **how)
+
+    def proposal(self, name: str, rows: Rows) -> Posterior:
+        """What draws the codes of these rows, by its name."""
+        model, posterior = self.model, self.posterior
+        if name == "prior":
+            return FromPrior(model.prior)
+        if name == "encoder" and rows is self.rows:
+            return posterior
+        fit = refit if name == "fitted" else posterior_for
+        return fit(model, posterior, rows, seed=self.asked.seed)
+
+    def elbo(self) -> list[Certificate]:
+        return [self.evidence.elbo]
+
+    def importance(self) -> list[Certificate]:
+        if self.plain:
+            return [self.evidence.importance]
+        names = self.asked.proposals
+        others = len(set(names) - {"prior"})
+        share = {
+            name: PRIOR_SHARE if name == "prior" else (1 - PRIOR_SHARE) / others for name in names
+        }
+        laws = {name: (self.proposal(name, self.rows), share[name]) for name in names}
+        how = self._sampling | self._how("importance")
+        return [multiple_importance(*self._whose("importance", laws), **how)]
+
+    def ais(self) -> list[Certificate]:
+        start = self.proposal(self.asked.start, self.rows)
+        how = self._how("ais")
+        return self._begun([annealed(*self._whose("ais", start), self.asked.annealing, **how)])
+
+    def bidirectional(self) -> list[Certificate]:
+        asked, how = self.asked, self._how("bidirectional")
+        z, made = simulate(self.model, len(self.rows), seed=asked.seed)
+        start, samples = self.proposal(asked.start, made), asked.samples_of("bidirectional")
+        given = self.model, start, made, z, samples, asked.annealing
+        return self._begun(bidirectional(*given, **how))
+
+    def hmc(self) -> list[Certificate]:
+        return [reciprocal(*self._whose("hmc", self.posterior), **self._how("hmc"))]
+
+    def exact(self) -> list[Certificate]:
+        return [exact(self.model, self.posterior, self.rows, **self._how("exact"))]
 
     @property
-    def named(self) -> dict[str, Any]:
-        return self.usual | {"data": self.asked.data}
+    def _sampling(self) -> dict[str, Any]:
+        return {"precision": self.asked.precision, "compiled": self.asked.compiled}
+
+    def _whose(self, method: str, posterior: Any) -> tuple[Model, Any, Rows, int]:
+        return self.model, posterior, self.rows, self.asked.samples_of(method)
+
+    def _how(self, method: str) -> dict[str, Any]:
+        kept = self.kept and self.kept(method)
+        return {"seed": self.asked.seed, "kept": kept, "progress": self.progress}
+
+    def _begun(self, found: Iterable[Certificate]) -> list[Certificate]:
+        """With the name of where their chains began."""
+        start = {"start": self.asked.start}
+        return [replace(each, details={**each.details, **start}) for each in found]
 
 
-def _pass(task: _Task) -> Evidence:
-    """One pass serves both numbers that come of it."""
-    made = [found for found in task.passes if found.elbo.samples == task.samples]
-    if made:
-        return made[0]
-    found = evidence(
-        *(task.model, task.posterior, task.rows, task.samples),
-        precision=task.asked.precision,
-        compiled=task.asked.compiled,
-        **task.named,
-    )
-    task.passes.append(found)
-    return found
-
-
-def _elbo(task: _Task) -> list[Certificate]:
-    return [_pass(task).elbo]
-
-
-def _importance(task: _Task) -> list[Certificate]:
-    model, asked = task.model, task.asked
-    if tuple(asked.proposals) == ("encoder",):
-        return [_pass(task).importance]
-    others = [name for name in asked.proposals if name != "prior"]
-    shares = dict.fromkeys(others, (1 - PRIOR_SHARE) / max(len(others), 1)) | {"prior": PRIOR_SHARE}
-    laws = {name: (_proposal(task, name), shares[name]) for name in asked.proposals}
-    found = multiple_importance(
-        *(model, laws, task.rows, task.samples),
-        compiled=asked.compiled,
-        precision=asked.precision,
-        **task.named,
-    )
-    return [found]
-
-
-def _proposal(task: _Task, name: str) -> Posterior:
-    if name == "prior":
-        return FromPrior(task.model.prior)
-    if name == "fitted":
-        return refit(task.model, task.posterior, task.rows, seed=task.asked.seed)
-    return task.posterior
-
-
-def _ais(task: _Task) -> list[Certificate]:
-    pair = task.model, task.posterior
-    return [annealed(*pair, task.rows, task.samples, task.asked.annealing, **task.named)]
-
-
-def _bidirectional(task: _Task) -> list[Certificate]:
-    model, posterior, asked = task.model, task.posterior, task.asked
-    z, made = simulate(model, len(task.rows), seed=asked.seed)
-    if isinstance(posterior, PerDatum) and asked.annealing.start == "encoder":
-        posterior = refit(model, posterior, made, seed=asked.seed)
-    found = bidirectional(model, posterior, made, z, task.samples, asked.annealing, **task.usual)
-    return list(found)
-
-
-def _hmc(task: _Task) -> list[Certificate]:
-    return [reciprocal(task.model, task.posterior, task.rows, task.samples, **task.named)]
-
-
-def _exact(task: _Task) -> list[Certificate]:
-    return [exact(task.model, task.posterior, task.rows, **task.named)]
-
-
-_METHODS: dict[str, Callable[[_Task], list[Certificate]]] = {
-    "importance": _importance,
-    "elbo": _elbo,
-    "ais": _ais,
-    "bidirectional": _bidirectional,
-    "hmc": _hmc,
-    "exact": _exact,
-}
+_METHODS = ("importance", "elbo", "ais", "bidirectional", "hmc", "exact")
 SAMPLES = dict.fromkeys(_METHODS, 1000) | dict.fromkeys(("ais", "bidirectional"), 16)
 """How many samples (for ais: chains) of each datum a method takes where nothing is said."""

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections import namedtuple
 from collections.abc import Callable
 
 import numpy as np
@@ -17,9 +18,10 @@ from aevb.distributions.listed import listed
 from aevb.enumeration import enumerate_codes
 from aevb.errors import UsageError
 from aevb.evaluation.batches import batch_for, evaluating
-from aevb.evaluation.certificate import Certificate, treatment
+from aevb.evaluation.certificate import Certificate
 from aevb.evaluation.chunks import Kept, Progress, by_chunks
 from aevb.evaluation.lattice import Region, integrate
+from aevb.evaluation.weights import Weighted
 from aevb.linear_gaussian import as_linear_gaussian
 from aevb.model import Model
 from aevb.posterior import Posterior
@@ -47,7 +49,6 @@ def exact(
     *,
     tolerance: float = 1e-3,
     seed: int = 0,
-    data: str = "data",
     kept: Kept | None = None,
     progress: Progress | None = None,
 ) -> Certificate:
@@ -77,83 +78,86 @@ def exact(
     """
     if not tolerance > 0:
         raise UsageError(f"the tolerance must be positive, found {tolerance}")
+    # Both at once: a prior may be made of the posterior's own encoder.
+    model, posterior = copy.deepcopy((model, posterior))
+    model, posterior = model.double(), posterior.double()
     with evaluating(model, posterior):
-        # Both at once: a prior may be made of the posterior's own encoder.
-        model, posterior = copy.deepcopy((model, posterior))
-        model, posterior = model.double(), posterior.double()
         way = _closed(model) or _listing(model) or _quadrature(model, posterior, tolerance, seed)
         by, size, work = way
-        columns, width = by_chunks(model, rows, size, 4, work, kept=kept, progress=progress)
-    values, errors, points, spacing = columns
-    count, largest = round(float(points.mean())), float(errors.max())
-    finite = largest if math.isfinite(largest) else None
-    more: dict[str, object] = {"by": by, "points": count, "largest_error": finite}
-    if by == "quadrature":
-        more |= {"tolerance": tolerance, "median_spacing": float(np.median(spacing))}
-    rough = int((errors > tolerance).sum())
-    remarks = (
-        f"{rough} of {len(values)} rows kept an error above {tolerance:g} nats, the largest "
-        f"{largest:.2g}: their quadrature needs more points than there is room for"
-    )
-    return Certificate(
-        "exact",
-        "log p(x)",
-        "exact",
-        count,
-        values,
-        errors,
-        float(count),
-        width,
-        data,
-        treatment(rows),
-        "float64",
-        remarks=(remarks,) if rough else (),
-        details=more,
-    )
+        fields = len(_Found._fields)
+        table, width = by_chunks(model, rows, size, fields, work, kept=kept, progress=progress)
+    return _told(by, _Found(*table), rows, width, tolerance)
 
 
-Way = tuple[str, int, Work]
+_Found = namedtuple("_Found", "value error points spacing")
+"""Of each datum: log p(x), the error that is left, how many points were laid, how densely."""
+
+_Way = tuple[str, int, Work]
 """What it is called, how many data at once, and what is done for them."""
 
 
-def _closed(model: Model) -> Way | None:
+def _told(by: str, found: _Found, rows: Rows, width: float, tolerance: float) -> Certificate:
+    """The certificate of what was found."""
+    count, largest = round(float(found.points.mean())), float(found.error.max())
+    rough = int((found.error > tolerance).sum())
+    remark = (
+        f"{rough} of {len(rows)} rows kept an error above {tolerance:g} nats, the largest "
+        f"{largest:.2g}: their quadrature needs more points than there is room for"
+    )
+    laid = {"tolerance": tolerance, "median_spacing": float(np.median(found.spacing))}
+    laid = laid if found.spacing.any() else {}
+    return Certificate.of(
+        *(Weighted(found.value, found.error, np.asarray(float(count)), None), rows, width),
+        method="exact",
+        direction="exact",
+        samples=count,
+        precision="float64",
+        remarks=(remark,) if rough else (),
+        details={"by": by, "points": count, "largest_error": largest} | laid,
+    )
+
+
+def _closed(model: Model) -> _Way | None:
     same = as_linear_gaussian(model)
     if same is None:
         return None
-
-    def work(positions: NDArray[np.int64], x: Tensor) -> list[Tensor]:
-        values = same.log_prob(x.to(same.offset))
-        nothing = torch.zeros_like(values)
-        return [values, nothing, nothing + 1, nothing]
-
-    return "closed form", 1000, work
+    return _summed("closed form", 1000, 1, lambda x: same.log_prob(x.to(same.offset)))
 
 
-def _listing(model: Model) -> Way | None:
+def _listing(model: Model) -> _Way | None:
     codes = listed(model.prior())
     if codes is None:
         return None
-    size = len(codes)
 
-    def work(positions: NDArray[np.int64], x: Tensor) -> list[Tensor]:
+    def values(x: Tensor) -> Tensor:
         table = enumerate_codes(model, x)
         assert table is not None
-        values = table.log_evidence
-        nothing = torch.zeros_like(values)
-        return [values, nothing, nothing + size, nothing]
+        return table.log_evidence
 
-    return "enumeration", max(1, CELLS // size), work
+    return _summed("enumeration", max(1, CELLS // len(codes)), len(codes), values)
 
 
-def _quadrature(model: Model, posterior: Posterior, tolerance: float, seed: int) -> Way:
+def _summed(by: str, size: int, points: int, values: Callable[[Tensor], Tensor]) -> _Way:
+    """A way without an error, by so many points."""
+
+    def work(positions: NDArray[np.int64], x: Tensor) -> list[Tensor]:
+        found = values(x)
+        nothing = torch.zeros_like(found)
+        return [found, nothing, nothing + points, nothing]
+
+    return by, size, work
+
+
+def _quadrature(model: Model, posterior: Posterior, tolerance: float, seed: int) -> _Way:
     prior = model.prior()
     size = prior.event_shape[0] if len(prior.event_shape) == 1 else 0
     free = on_reals(prior)
     if prior.batch_shape or size not in COARSE or not free:
         found = f"{size} dimensions" if size and free else "codes that are not"
+        others = "importance or ais" if size and free else "importance"
         raise UsageError(
             "exact needs a linear-Gaussian model, codes that can be listed, or codes of 1 to 3 "
-            f"free real numbers, found {found}: use importance or ais"
+            f"free real numbers, found {found}: use {others}"
         )
     region = _region(model, size, seed)
 

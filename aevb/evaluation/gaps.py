@@ -8,6 +8,7 @@ own numbers. The difference of any of these between training and test rows is a 
 """
 
 import math
+from collections import namedtuple
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,15 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aevb.data import Rows
-from aevb.evaluation import estimates
-from aevb.evaluation.certificate import (
-    Certificate,
-    finite,
-    monte_carlo_error,
-    standard_error,
-)
+from aevb.evaluation.batches import batch_for, judging
+from aevb.evaluation.certificate import Certificate, finite, monte_carlo_error, standard_error
 from aevb.evaluation.chunks import Array, Kept, Progress, by_chunks
+from aevb.evaluation.estimates import How, Pass, Passed
 from aevb.evaluation.refit import Refiner
+from aevb.evaluation.work import worth_compiling
 from aevb.model import Model
 from aevb.posterior import PerDatum, Posterior
 
@@ -69,10 +67,10 @@ class Mean(NamedTuple):
 
     def as_dict(self) -> dict[str, float | None]:
         """The mean, ready for JSON, which has no NaN."""
-        return {name: finite(value) for name, value in self._asdict().items()}
+        return dict(finite(self._asdict()))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Parts:
     """The numbers of some rows, (N,) nats each, and their Monte-Carlo errors.
 
@@ -106,7 +104,7 @@ class Parts:
         return Mean(mean, spread, spread)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gaps:
     """What is lost between log p(x) and the bound, on training rows and on test rows.
 
@@ -223,22 +221,26 @@ def gaps(
             if progress is not None:
                 progress(before + done, whole)
 
-        measure = _Measure(model, posterior, rows, samples, seed)
-        place = None if kept is None else kept(name)
-        columns, _ = by_chunks(
-            model, rows, measure.chunk, _COLUMNS, measure, kept=place, progress=told
-        )
+        with judging(model, posterior):
+            measure = _Measure(model, posterior, rows, samples, seed)
+            table, _ = by_chunks(
+                *(model, rows, measure.chunk, len(_Measured._fields), measure),
+                kept=kept and kept(name),
+                progress=told,
+            )
         given = None if evidence is None else evidence(rows)
-        found[name] = _parts(columns, given)
+        found[name] = _parts(_Measured(*table), given)
     return Gaps(found["train"], found["test"], samples)
 
 
-_COLUMNS = 9
+_Measured = namedtuple(
+    "_Measured", "encoder encoder_error p p_error best best_error p_best p_best_error gains"
+)
+"""Of each datum: bound and log p^(x), with errors, of q and q*; the gain of the last round."""
 
 
 class _Measure:
-    """The numbers of a chunk of rows: bound and log p^(x), with errors, of q and of q*; the gain of
-    the last round.
+    """What is measured of a chunk of rows: `_Measured`.
 
     What is refined is put into the same two posteriors for every chunk: they are compiled once.
     """
@@ -246,44 +248,48 @@ class _Measure:
     def __init__(
         self, model: Model, posterior: Posterior, rows: Rows, samples: int, seed: int
     ) -> None:
-        self.model, self.posterior, self.rows = model, posterior, rows
-        self.samples, self.seed = samples, seed
-        self.free = isinstance(posterior, PerDatum)
+        self.model = model
         self.refine = Refiner(model, posterior, rows, seed=seed)
         self.chunk = min(self.refine.chunk, len(rows))
         nothing = torch.zeros(self.chunk, self.refine.outputs)
-        self.before, self.best = (self.refine.posterior_with(nothing) for _ in range(2))
+        self.fitted = [self.refine.posterior_with(nothing) for _ in range(2)]
+        how = How(seed, worth_compiling(model, posterior, rows, 3 * samples))
+        free = isinstance(posterior, PerDatum)
+        judged = self.fitted if free else [*self.fitted, posterior]
+        self.passes = [Pass(model, [q], [samples], rows, how) for q in judged]
 
     def __call__(self, positions: NDArray[np.int64], x: Tensor) -> list[Tensor]:
-        pairs = zip((self.before, self.best), self.refine(positions, x), strict=True)
-        for posterior, numbers in pairs:
+        for posterior, numbers in zip(self.fitted, self.refine(positions, x), strict=True):
             posterior.put(numbers)
-        before, best = (self._bound(q, positions) for q in (self.before, self.best))
-        encoder = best if self.free else self._bound(self.posterior, positions)
-        return [torch.from_numpy(column) for column in (*encoder, *best, best[0] - before[0])]
+        before, best, *others = (self._passed(one, positions, x) for one in self.passes)
+        (encoder,) = others or [best]  # free numbers are their own best
+        told = [
+            number
+            for found in (encoder, best)
+            for number in (found.bound, found.bound_error, found.value, found.error)
+        ]
+        return [*told, best.bound - before.bound]
 
-    def _bound(self, posterior: Posterior, positions: NDArray[np.int64]) -> list[Array]:
-        """Bound, its error, log p^(x) and its error, each (M,)."""
-        rows = self.rows.pick(positions)
-        keys = positions.astype(np.uint64)
-        found = estimates.evidence(
-            self.model, posterior, rows, self.samples, seed=self.seed, keys=keys
-        )
-        both = found.elbo, found.importance
-        return [column for c in both for column in (c.values, c.errors)]
+    def _passed(self, one: Pass, positions: NDArray[np.int64], x: Tensor) -> Passed:
+        """Of the chunk, in as many parts as suit the memory; fitted numbers go by its places."""
+        places = np.arange(len(x))
+        parts = [
+            one(batch_for(self.model, x[p], p), positions[p])
+            for p in np.split(places, places[one.chunk :: one.chunk])
+        ]
+        return Passed(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _parts(columns: list[Array], given: Certificate | None) -> Parts:
-    """The columns of `_Measure` over all rows, with the best that there is for log p(x)."""
-    encoder, encoder_error, p, p_error, best, best_error, p_best, p_best_error, gains = columns
+def _parts(found: _Measured, given: Certificate | None) -> Parts:
+    """The numbers of all rows, with the best that there is for log p(x)."""
     ways = [
-        ("importance from the best of the family", "lower", p_best, p_best_error),
-        ("importance from the encoder", "lower", p, p_error),
+        ("importance from the best of the family", "lower", found.p_best, found.p_best_error),
+        ("importance from the encoder", "lower", found.p, found.p_error),
     ]
     if given is not None:
         own = given.method, given.direction, given.values, given.errors
         ways = [own, *ways] if given.direction == "lower" else [own]
     method, direction, log_p, log_p_error = max(ways, key=lambda way: float(way[2].mean()))
-    values = {"log_p": log_p, "best": best, "encoder": encoder}
-    errors = {"log_p": log_p_error, "best": best_error, "encoder": encoder_error}
-    return Parts(values, errors, gains, method, direction)
+    values = {"log_p": log_p, "best": found.best, "encoder": found.encoder}
+    errors = {"log_p": log_p_error, "best": found.best_error, "encoder": found.encoder_error}
+    return Parts(values, errors, found.gains, method, direction)

@@ -11,29 +11,23 @@ means of `BLOCKS` blocks are kept.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aevb.data import Rows
 from aevb.devices import tensor_of
 from aevb.distributions import kl
 from aevb.distributions.reparameterization import Noise
 from aevb.errors import UsageError
-from aevb.evaluation.batches import batch_for
+from aevb.evaluation.batches import batch_for, in_evaluation_mode
 from aevb.evaluation.certificate import finite
-from aevb.evaluation.gradient_draws import (
-    PREFIXES,
-    GradientDraws,
-    Moments,
-    distance,
-    moments_of,
-)
+from aevb.evaluation.chunks import Progress
+from aevb.evaluation.gradient_draws import PREFIXES, GradientDraws, Moments, distance, moments_of
 from aevb.model import Model
 from aevb.objectives import (
     LeaveOneOut,
@@ -52,7 +46,7 @@ from aevb.objectives import (
     vimco,
 )
 from aevb.posterior import Batch, Posterior
-from aevb.randomness import Stream, generator
+from aevb.randomness import Stream, generator, seed_torch, torch_kept
 
 BLOCKS = 10
 """Of replicates, whose spread says how far a bias is known."""
@@ -64,7 +58,6 @@ ROUNDS = 30
 """In turns, of which the quickest is the cost: what delays one is no part of it."""
 PARTS = tuple(PREFIXES)
 _DRAWS, _LONG, _BASELINE, _CLOCK = range(4)
-Progress = Callable[[int, int], None]
 Draws = Callable[[int], Tensor]
 
 
@@ -101,8 +94,9 @@ class Estimator:
 
     def as_dict(self) -> dict[str, Any]:
         """The numbers, ready for JSON."""
-        parts = {part: {k: finite(v) for k, v in self.of(part)._asdict().items()} for part in PARTS}
-        return {"name": self.name, "unbiased": self.unbiased, **parts, "cost": finite(self.cost)}
+        parts = {part: self.of(part)._asdict() for part in PARTS}
+        about = {"name": self.name, "unbiased": self.unbiased, "cost": self.cost}
+        return dict(finite(about | parts))
 
 
 @dataclass(frozen=True)
@@ -221,7 +215,7 @@ def compare_gradients(
         raise UsageError(f"gradients are compared of elbo or iwae, found {bound!r}")
     if replicates < 2 * BLOCKS:
         raise UsageError(f"a comparison needs at least {2 * BLOCKS} replicates, found {replicates}")
-    with _as_judged(model, posterior):
+    with in_evaluation_mode(model, posterior):
         measure = _Measure(model, posterior, rows, samples, seed, progress)
         named = _of_elbo(model, posterior, measure.batch, temperature)
         named = named if bound == "elbo" else _of_iwae(measure.batch)
@@ -259,8 +253,8 @@ def _of_iwae(batch: Batch) -> dict[str, Objective]:
 
 
 def _score_functions(bound: Objective, batch: Batch) -> dict[str, Objective]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with torch_kept(batch.x.device):
+        seed_torch(0, batch.x.device)
         learned = learned_baseline(batch.x[0].numel())
     return {
         "score function": score_function(bound),
@@ -269,17 +263,10 @@ def _score_functions(bound: Objective, batch: Batch) -> dict[str, Objective]:
     }
 
 
-@contextmanager
-def _as_judged(*modules: nn.Module) -> Iterator[None]:
-    """Layers in evaluation mode, with gradients; left as they were found."""
-    were = [(m, m.training) for module in modules for m in module.modules()]
-    for module in modules:
-        module.eval()
-    try:
-        yield
-    finally:
-        for m, training in were:
-            m.training = training
+def _worth(own: Moments, first: Moments, truth: Moments, rows: int) -> Worth:
+    bias, error = distance(own.blocks, truth.blocks)
+    ratio = own.variance / first.variance if first.variance > 0 else math.nan
+    return Worth(bias, error, rows * own.variance, ratio)
 
 
 class _Measure:
@@ -331,33 +318,16 @@ class _Measure:
             many = LONGER * replicates
             truth, reference = self._moments(named[name], many, _LONG), f"{many} of {name}"
         seconds = self._seconds(named)
-        first = next(iter(named))
-        estimators = [
-            Estimator(
-                name,
-                objective.unbiased,
-                theta=self._worth(found, truth, name, first, "theta"),
-                phi=self._worth(found, truth, name, first, "phi"),
-                cost=seconds[name] / seconds[first],
-            )
-            for name, objective in named.items()
-        ]
+        first, rows = next(iter(named)), len(self.batch.x)
+        estimators = []
+        for name, objective in named.items():
+            own, other = found[name], found[first]
+            theta, phi = (_worth(own[p], other[p], truth[p], rows) for p in PARTS)
+            cost = seconds[name] / seconds[first]
+            estimators.append(Estimator(name, objective.unbiased, theta, phi, cost))
         norms = {part: float(truth[part].mean.norm()) for part in PARTS}
-        about = (bound, self.samples, len(self.batch.x), replicates, reference)
+        about = (bound, self.samples, rows, replicates, reference)
         return Comparison(*about, norms, estimators, left_out)
-
-    def _worth(
-        self,
-        found: Mapping[str, Mapping[str, Moments]],
-        truth: Mapping[str, Moments],
-        name: str,
-        first: str,
-        part: str,
-    ) -> Worth:
-        own, other = found[name][part], found[first][part].variance
-        bias, error = distance(own.blocks, truth[part].blocks)
-        ratio = own.variance / other if other > 0 else math.nan
-        return Worth(bias, error, len(self.batch.x) * own.variance, ratio)
 
     def _prepare(self, objective: Objective) -> None:
         """Show these rows to what the objective learns for itself, and hold it there."""

@@ -5,24 +5,24 @@ I(x; z) = E log q(z given x) / q(z)      mean_n KL(q(z given x_n) || p) = I(x; z
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution
 
 from aevb.data import Rows
 from aevb.devices import tensor_of
-from aevb.distributions import on_reals, reparameterize, route
-from aevb.errors import UsageError
+from aevb.distributions import on_reals
+from aevb.distributions.reparameterization import drawn
+from aevb.errors import at_least
 from aevb.evaluation.batches import batch_for, evaluating
+from aevb.evaluation.certificate import standard_error
 from aevb.model import Model
 from aevb.posterior import Posterior
 from aevb.randomness import Stream, generator
 
-Array = NDArray[np.float64]
 PAIRS_AT_ONCE = 2_000_000
 """Numbers of codes beside components, (codes x rows x D), that are looked at together."""
 TAIL = 0.01
@@ -38,8 +38,7 @@ def codes_of(
     like = tensor_of(model)
     with evaluating(model, posterior):
         q = posterior(batch_for(model, rows.all(), np.arange(len(rows))))
-        noise = route(q).noise(generator(seed, Stream.CHECK, block), (1, len(rows)), like.dtype)
-        return q, reparameterize(q, noise.to(like.device))[0]
+        return q, drawn(q, (1,), generator(seed, Stream.CHECK, block), like)[0]
 
 
 def log_components(q: Distribution, z: Tensor) -> Tensor:
@@ -99,19 +98,16 @@ class Information:
 
     def as_dict(self) -> dict[str, float]:
         """The bounds, ready for JSON."""
-        names = ("lower", "lower_error", "upper", "upper_error", "kl", "cap")
-        return {name: getattr(self, name) for name in names}
+        return asdict(self)
 
 
-def information(
-    model: Model, posterior: Posterior, rows: Rows, *, draws: int = 1, seed: int = 0
-) -> Information:
+def information(model: Model, posterior: Posterior, rows: Rows, *, seed: int = 0) -> Information:
     """Bound the mutual information of data and codes, by the aggregate posterior of the rows.
 
         lower = mean_n log q(z_n given x_n) / ((1/N) sum_m q(z_n given x_m))          <= log N
         upper = mean_n log q(z_n given x_n) / ((1/(N-1)) sum_{m != n} q(z_n given x_m))
 
-    Shapes: N rows, `draws` codes z_n of each. Units: nats.
+    Shapes: N rows, a code z_n of each. Units: nats.
     Errors: UsageError for fewer than 2 rows.
     Source: Poole et al. (2019), "On variational bounds of mutual information", section 2, with
     q(z given x) known.
@@ -124,20 +120,16 @@ def information(
         True
     """
     n = len(rows)
-    if n < 2:
-        raise UsageError(f"mutual information needs at least 2 rows, found {n}")
-    parts = []
-    for block in range(draws):
-        q, z = codes_of(model, posterior, rows, seed=seed, block=block)
-        log_q = log_components(q, z)
-        own = log_q.diagonal()
-        others = log_q.masked_fill(torch.eye(n, dtype=torch.bool, device=own.device), -math.inf)
-        with torch.no_grad():
-            log_p = model.prior().log_prob(z).double()
-        lower = own - (log_q.logsumexp(1) - math.log(n))
-        upper = own - (others.logsumexp(1) - math.log(n - 1))
-        parts.append(torch.stack([lower, upper, own - log_p]))
-    by_row = torch.stack(parts).mean(0)
+    at_least(2, n, "the number of rows for mutual information")
+    q, z = codes_of(model, posterior, rows, seed=seed)
+    log_q = log_components(q, z)
+    own = log_q.diagonal()
+    others = log_q.masked_fill(torch.eye(n, dtype=torch.bool, device=own.device), -math.inf)
+    with torch.no_grad():
+        log_p = model.prior().log_prob(z).double()
+    lower = own - (log_q.logsumexp(1) - math.log(n))
+    upper = own - (others.logsumexp(1) - math.log(n - 1))
+    by_row = torch.stack([lower, upper, own - log_p])
     mean, error = by_row.mean(1).tolist(), (by_row.std(1) / math.sqrt(n)).tolist()
     return Information(mean[0], error[0], mean[1], error[1], mean[2], math.log(n))
 
@@ -206,12 +198,12 @@ def holes(
     """
     mixture, seen = codes_of(model, *train, seed=seed)
     _, z = codes_of(model, *held_out, seed=seed, block=1)
-    drawn = model.sample_prior(len(z), generator(seed, Stream.CHECK, 2))
+    anywhere = model.sample_prior(len(z), generator(seed, Stream.CHECK, 2))
     n = len(z)
     with torch.no_grad():
         prior = model.prior()
         of_rows = (log_aggregate(mixture, z) - prior.log_prob(z)).cpu().numpy()
-        of_prior = (log_aggregate(mixture, drawn) - prior.log_prob(drawn)).cpu().numpy()
+        of_prior = (log_aggregate(mixture, anywhere) - prior.log_prob(anywhere)).cpu().numpy()
         apart = of_rows
         if on_reals(prior):
             apart = (log_widened(seen, z) - prior.log_prob(z).double()).cpu().numpy()
@@ -220,5 +212,5 @@ def holes(
         share,
         math.sqrt(share * (1 - share) / n),
         float(apart.mean()),
-        float(apart.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan,
+        standard_error(apart),
     )

@@ -20,38 +20,29 @@ no chain has been is not seen: its mass is missing then. That a scout found one 
 """
 
 import math
+from collections import namedtuple
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributions import MultivariateNormal
+from torch.distributions import Distribution, MultivariateNormal
 
 from aevb.data import Rows
-from aevb.devices import full_float32, sent, tensor_of
-from aevb.distributions import on_reals
-from aevb.distributions.reparameterization import Route, route
+from aevb.devices import sent
+from aevb.distributions.reparameterization import route
 from aevb.errors import UsageError
-from aevb.evaluation.batches import CELLS_AT_ONCE, batch_for, evaluating
-from aevb.evaluation.certificate import Certificate, precision_of, treatment
-from aevb.evaluation.chunks import Array, Kept, Progress, by_chunks
-from aevb.evaluation.pareto import largest, tail_shape
-from aevb.machine import kept_memory
-from aevb.mcmc import (
-    HMC,
-    LogDensity,
-    State,
-    StepNoise,
-    effective_sample_size,
-    hamiltonian,
-    r_hat,
-)
+from aevb.evaluation.batches import batch_for, judging, rows_at_once
+from aevb.evaluation.certificate import Certificate, precision_of, require_reals
+from aevb.evaluation.chunks import Kept, Progress, by_chunks
+from aevb.evaluation.weights import Weighted, Weights
+from aevb.mcmc import HMC, LogDensity, State, StepNoise, effective_sample_size, hamiltonian, r_hat
 from aevb.model import Model
 from aevb.posterior import Posterior
-from aevb.randomness import Stream, generator, normal, rewind, uniform
+from aevb.randomness import Stream, by_row, normal, uniform
 
 CHAINS, BURN_IN, LEAPFROGS = 4, 50, 4
 SCOUTS = 12
@@ -71,6 +62,9 @@ NUMBERS_AT_ONCE = 4_000_000
 """Of the draws that are kept while a chunk of data is worked on."""
 
 
+Draw = Callable[[np.random.Generator], Tensor]
+
+
 def reciprocal(
     model: Model,
     posterior: Posterior,
@@ -78,7 +72,6 @@ def reciprocal(
     samples: int = 1000,
     *,
     seed: int = 0,
-    data: str = "data",
     kept: Kept | None = None,
     progress: Progress | None = None,
 ) -> Certificate:
@@ -110,58 +103,46 @@ def reciprocal(
             f"the number of samples must be a multiple of {CHAINS}, as there are {CHAINS} chains, "
             f"and at least {FEWEST}, found {samples}"
         )
-    like = tensor_of(model)
-    with evaluating(model, posterior), kept_memory(), full_float32():
-        prior = model.prior()
-        if len(prior.event_shape) != 1 or not on_reals(prior):
-            raise UsageError(
-                f"Hamiltonian chains need codes that may be any real numbers, found the prior "
-                f"{type(prior).__name__} over {prior.support}: choose another method"
-            )
-        dimensions = int(prior.event_shape[0])
+    require_reals(model, "hmc")
+    dimensions = int(model.prior().event_shape[0])
 
-        def work(positions: NDArray[np.int64], x: Tensor) -> list[Tensor]:
-            walked = _walk(model, posterior, x, positions, samples, seed)
-            return [*_estimate(walked), *_judge(walked), walked.acceptance]
+    def work(positions: NDArray[np.int64], x: Tensor) -> list[Tensor]:
+        walked = _walk(model, posterior, x, positions, samples, seed)
+        return [*_estimate(walked), *_judge(walked), walked.acceptance]
 
-        by_width = CELLS_AT_ONCE[like.device.type] // (SCOUTS * max(rows.width, 1))
-        by_draws = NUMBERS_AT_ONCE // (samples * (dimensions + 1))
-        size = max(1, min(by_width, by_draws))
-        columns, width = by_chunks(model, rows, size, 8, work, kept=kept, progress=progress)
-    values, errors, effective, tails, disagreement, worth, missed, acceptance = columns
-    details = {
-        "chains": CHAINS,
-        "burn_in": BURN_IN,
-        "leapfrogs": LEAPFROGS,
-        "acceptance": float(acceptance.mean()),
-        "independent_draws": float(np.median(worth)),
-        **_disagreement(disagreement),
-        "modes_missed": int(missed.sum()),
-    }
-    return Certificate(
+    by_draws = NUMBERS_AT_ONCE // (samples * (dimensions + 1))
+    size = max(1, min(rows_at_once(model, rows, SCOUTS), by_draws))
+    with judging(model, posterior):
+        table, width = by_chunks(
+            model, rows, size, len(_Found._fields), work, kept=kept, progress=progress
+        )
+    details = _details(_Found(*table))
+    return Certificate.of(
+        *(Weighted(*table[:4]), rows, width),
         method="hmc",
-        estimand="log p(x)",
         direction="upper",
         samples=samples,
-        values=values,
-        errors=errors,
-        effective_sample_size=float(effective.mean()),
-        width=width,
-        data=data,
-        binarize=treatment(rows),
         precision=precision_of(model),
-        pareto_k=tails,
         remarks=_remarks(dimensions, details, len(rows)),
         details=details,
     )
 
 
-def _disagreement(found: Array) -> dict[str, Any]:
-    """How many data have chains that disagree, and by how much at most."""
-    worst = float(found.max())
+_Found = namedtuple("_Found", "value error ess pareto_k disagreement worth missed acceptance")
+"""What is found of each datum, the estimate first."""
+
+
+def _details(found: _Found) -> dict[str, Any]:
+    """What there is to say of the chains, and how many data have some that disagree."""
     return {
-        "r_hat_above": int((~(found <= AGREED)).sum()),
-        "r_hat_largest": worst if math.isfinite(worst) else None,
+        "chains": CHAINS,
+        "burn_in": BURN_IN,
+        "leapfrogs": LEAPFROGS,
+        "acceptance": float(found.acceptance.mean()),
+        "independent_draws": float(np.median(found.worth)),
+        "r_hat_above": int((~(found.disagreement <= AGREED)).sum()),
+        "r_hat_largest": float(found.disagreement.max()),
+        "modes_missed": int(found.missed.sum()),
     }
 
 
@@ -205,23 +186,29 @@ def _walk(
 ) -> _Walked:
     """Scouts are sent out, chains begin where they found most, and walk on p(z given x)."""
     batch = batch_for(model, x, positions)
-    q = posterior(batch)
-    noise = _Noise(seed, positions, batch.x)
-    drawn = route(q).transform(noise.for_draws(route(q), 0))
+    dtype = batch.x.dtype
+
+    def named(draw: Draw, part: int, block: int = 0, axis: int = 1) -> Tensor:
+        drawn = by_row(seed, Stream.CHAINS, positions, draw, block, part, axis=axis)
+        return sent(drawn, batch.x.device)
+
+    def candidates(law: Distribution, part: int) -> Tensor:
+        way = route(law)
+        return way.transform(named(partial(way.noise, lead=(CANDIDATES,), dtype=dtype), part))
+
+    drawn, anywhere = candidates(posterior(batch), 0), candidates(model.prior(), 1)
     # Half the distance between quantiles: a deviation that heavy tails do not upset.
     ordered, share = drawn.sort(0).values, round(0.159 * (CANDIDATES - 1))
     scale = ((ordered[-1 - share] - ordered[share]) / 2).clamp_min(1e-6)
-    prior = route(model.prior())
-    anywhere = prior.transform(noise.for_draws(prior, 1))
     hmc = HMC(lambda z: model.log_joint(batch.x, z), LEAPFROGS)
 
     def chains(start: Tensor, steps: int, part: int) -> list[tuple[State, Tensor]]:
-        named = partial(noise.of_step, start.shape, part)
-        return list(hamiltonian(hmc, start, named, burn_in=BURN_IN, steps=steps, scale=scale))
+        noise = _steps(partial(named, part=part, axis=2), start)
+        return list(hamiltonian(hmc, start, noise, burn_in=BURN_IN, steps=steps, scale=scale))
 
     places = [drawn[:CHAINS], _best(hmc.log_density, anywhere, SCOUTS - CHAINS)]
     ((found, _),) = chains(torch.cat(places), 1, 2)
-    start = _chosen(found, noise.of_choice())
+    start = _chosen(found, named(lambda s: uniform(s, (CHAINS,), dtype), 3))
     states, acceptance = zip(*chains(start, samples // CHAINS, 4), strict=True)
     z = torch.stack([state.z for state in states])
     log_joint = torch.stack([state.log_density for state in states])
@@ -243,45 +230,24 @@ def _chosen(found: State, lots: Tensor) -> Tensor:
     return found.z.gather(0, chosen.expand(-1, -1, found.z.shape[-1]))
 
 
-class _Noise:
-    """The noise of chains on M data: that of a datum is a function of (seed, position, step)."""
+def _steps(named: Callable[..., Tensor], start: Tensor) -> Callable[[int], StepNoise]:
+    """The noise of step t of chains (C, M, D); so many steps of a datum are drawn in one go."""
+    lead, dtype = (STEPS_AT_ONCE, len(start)), start.dtype
 
-    def __init__(self, seed: int, positions: NDArray[np.int64], like: Tensor) -> None:
-        self.source = generator(seed, Stream.CHAINS)
-        self.positions, self.like = positions, like
-        self.block: StepNoise
+    def draw(source: np.random.Generator) -> Tensor:
+        momentum = normal(source, (*lead, start.shape[-1]), dtype)
+        others = (uniform(source, (*lead, 1), dtype) for _ in range(2))
+        return torch.cat([momentum, *others], -1)
 
-    def for_draws(self, way: Route, part: int) -> Tensor:
-        """For draws of a distribution, (CANDIDATES, M, *way.shape)."""
-        return self._each(lambda s: (way.noise(s, (CANDIDATES,), self.like.dtype),), part, 0)[0]
+    @lru_cache(maxsize=1)
+    def block(number: int) -> Tensor:
+        return named(draw, block=number)
 
-    def of_choice(self) -> Tensor:
-        """For the choice of the chains' starts among the scouts, (CHAINS, M)."""
-        return self._each(lambda s: (uniform(s, (CHAINS,), self.like.dtype),), 3, 0)[0]
+    def noise(t: int) -> StepNoise:
+        one = block(t // STEPS_AT_ONCE)[t % STEPS_AT_ONCE]
+        return StepNoise(one[..., :-2], one[..., -2], one[..., -1])
 
-    def of_step(self, shape: torch.Size, part: int, t: int) -> StepNoise:
-        """For step t of chains (C, M, D); so many steps of a datum are drawn in one go."""
-        if t % STEPS_AT_ONCE == 0:
-            lead, dtype = (STEPS_AT_ONCE, shape[0]), self.like.dtype
-
-            def draw(source: np.random.Generator) -> tuple[Tensor, ...]:
-                momentum = normal(source, (*lead, shape[-1]), dtype)
-                return momentum, uniform(source, lead, dtype), uniform(source, lead, dtype)
-
-            self.block = StepNoise(*self._each(draw, part, t // STEPS_AT_ONCE, axis=2))
-        return StepNoise(*(drawn[t % STEPS_AT_ONCE] for drawn in self.block))
-
-    def _each(
-        self,
-        draw: Callable[[np.random.Generator], tuple[Tensor, ...]],
-        part: int,
-        block: int,
-        *,
-        axis: int = 1,
-    ) -> list[Tensor]:
-        """What `draw` makes for each datum, with an axis for the data behind the leading ones."""
-        drawn = [draw(rewind(self.source, int(n), block, part)) for n in self.positions]
-        return [sent(torch.stack(d, axis), self.like.device) for d in zip(*drawn, strict=True)]
+    return noise
 
 
 def _estimate(walked: _Walked) -> list[Tensor]:
@@ -292,19 +258,10 @@ def _estimate(walked: _Walked) -> list[Tensor]:
     log_f = torch.cat([_fitted(others, own) for others, own in zip(rest, folds, strict=True)])
     log_w = log_f - log_joint.double()
     samples = log_w.shape[0] * log_w.shape[1]
-    flat = log_w.flatten(0, 1)
-    w = (log_w - flat.max(0).values).exp()
-    mean, variance = w.mean((0, 1)), w.flatten(0, 1).var(0)
-    worth = effective_sample_size(w, ranked=False)
-    error = (variance / worth).sqrt() / mean
-    even = mean.square() / w.square().mean((0, 1))
-    estimate = math.log(samples) - flat.logsumexp(0)
-    return [
-        estimate,
-        error,
-        even * worth.clamp_max(samples),
-        tail_shape(largest(flat, samples)),
-    ]
+    value, error, ess, k = Weights.of(log_w.flatten(0, 1)).summary()
+    worth = effective_sample_size((log_w - log_w.amax((0, 1))).exp(), ranked=False)
+    spread = (samples / worth).sqrt()
+    return [-value, error * spread, ess * (worth / samples).clamp_max(1), k]
 
 
 def _fitted(draws: Tensor, z: Tensor) -> Tensor:

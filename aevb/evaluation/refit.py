@@ -10,6 +10,7 @@ depends on the company of a row.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -20,17 +21,17 @@ from torch.func import grad
 
 from aevb.compilation import Compiled, layouts
 from aevb.data import Rows
-from aevb.devices import full_float32, sent, tensor_of
+from aevb.devices import sent, tensor_of
 from aevb.distributions import kl, reparameterize, route
-from aevb.evaluation.batches import CELLS_AT_ONCE, batch_for, evaluating, first_batch
+from aevb.errors import at_least
+from aevb.evaluation.batches import batch_for, evaluating, first_batch, judging, rows_at_once
 from aevb.evaluation.chunks import by_chunks
 from aevb.evaluation.work import operations
-from aevb.machine import kept_memory
 from aevb.model import Model
 from aevb.objectives import Draw
 from aevb.optimizers import Adam, cosine
 from aevb.posterior import PerDatum, Posterior
-from aevb.randomness import Stream, generator, rewind
+from aevb.randomness import Stream, by_row
 
 SAMPLES = 8
 STEPS, RATE = 400, 0.05
@@ -60,8 +61,8 @@ def refit(
     start: there may be better elsewhere.
     Shapes: N rows; the posterior's index is the row's position. Adam, `steps` steps, `rate` in
     units of phi, falling to zero. A number whose gradient is not finite does not move.
-    Errors: UsageError for a posterior that is not one network and a family, such as a ladder;
-    DataError for rows outside the likelihood's domain.
+    Errors: UsageError for a posterior that is not one network and a family, such as a ladder, or
+    fewer than 0 steps; DataError for rows outside the likelihood's domain.
     Source: stochastic variational inference (Hoffman et al. 2013); from the encoder's numbers, as
     here, Kim et al. (2018), "Semi-amortized variational autoencoders".
     Example:
@@ -80,6 +81,23 @@ def refit(
 
     columns, _ = by_chunks(model, rows, refine.chunk, refine.outputs, work)
     return refine.posterior_with(torch.from_numpy(np.stack(columns, 1)))
+
+
+def posterior_for(model: Model, posterior: Posterior, rows: Rows, *, seed: int = 0) -> Posterior:
+    """A posterior of these rows: itself, or where it has numbers of each datum, `refit` ones.
+
+    Its free numbers are those of other data. Errors: those of `refit`.
+    Example:
+        >>> import aevb
+        >>> digits = aevb.data.load("digits").test.limit(3)
+        >>> decoder = aevb.MLP(2, [8], 64)
+        >>> model = aevb.Model(aevb.standard_normal(2), aevb.continuous_bernoulli(decoder))
+        >>> posterior_for(model, aevb.per_datum(100, 2), digits).n
+        3
+    """
+    return (
+        refit(model, posterior, rows, seed=seed) if isinstance(posterior, PerDatum) else posterior
+    )
 
 
 @dataclass
@@ -108,6 +126,7 @@ class Refiner:
         rate: float = RATE,
         seed: int = 0,
     ) -> None:
+        at_least(0, steps, "the number of steps")
         self.model, self.posterior, self.seed = model, posterior, seed
         self.optimizer = Adam(rate)
         self.far = isinstance(posterior, PerDatum)
@@ -118,18 +137,20 @@ class Refiner:
             q = posterior.given(start)
             kl(q, model.prior())  # torch finds its formula here, which it cannot while traced
         self.outputs, self.way = start.shape[1], route(q)
-        device = tensor_of(model).device.type
-        self.chunk = max(1, CELLS_AT_ONCE[device] // (SAMPLES * max(rows.width, 1)))
+        self.chunk = rows_at_once(model, rows, SAMPLES)
         _, decode = operations(model, posterior, rows)
         ahead = 2 * decode * SAMPLES * steps * len(rows)
         compiled = ahead > OPERATIONS_WORTH_COMPILING
+        device = tensor_of(model).device.type
         self._graph = Compiled(_step, device=device) if compiled else None
         self._state: _State | None = None
 
     def __call__(self, positions: NDArray[np.int64], x: Tensor) -> tuple[Tensor, Tensor]:
-        with evaluating(self.model, self.posterior), kept_memory(), full_float32():
+        with judging(self.model, self.posterior):
             batch = batch_for(self.model, x, positions)
-            start = self.posterior.numbers(batch) if not self.far else self._zeros(len(x))
+            start = batch.x.new_zeros(len(x), self.outputs)
+            if not self.far:
+                start = self.posterior.numbers(batch)
             state = self._state_for(start)
             before = start
             noise = self._noise(positions, sum(map(len, self.rounds)))
@@ -152,16 +173,11 @@ class Refiner:
         posterior.put(numbers)
         return posterior
 
-    def _zeros(self, m: int) -> Tensor:
-        return torch.zeros(m, self.outputs).to(tensor_of(self.model))
-
     def _state_for(self, start: Tensor) -> "_State":
         """The one that a graph works on, for chunks of the first's size: it was made for it."""
-        if self._state is None:
-            self._state = _State(*(torch.zeros_like(start) for _ in range(3)))
-        state = self._state
-        if state.numbers.shape != start.shape:
-            state = _State(*(torch.zeros_like(start) for _ in range(3)))
+        fresh = _State(*(torch.zeros_like(start) for _ in range(3)))
+        self._state = self._state or fresh
+        state = self._state if self._state.numbers.shape == start.shape else fresh
         state.numbers.copy_(start)
         return state
 
@@ -175,13 +191,11 @@ class Refiner:
 
     def _noise(self, positions: NDArray[np.int64], steps: int) -> Iterator[Tensor]:
         """The noise of each step, (SAMPLES, M, D), drawn for some steps at once."""
-        like, source = tensor_of(self.model), generator(self.seed, Stream.EVALUATION)
+        like = tensor_of(self.model)
         for start in range(0, steps, NOISE_BLOCK):
             lead = min(NOISE_BLOCK, steps - start), SAMPLES
-            drawn = torch.empty((*lead, len(positions), *self.way.shape), dtype=like.dtype)
-            for j, position in enumerate(positions):
-                rewind(source, int(position), start, 1)
-                drawn[:, :, j] = self.way.noise(source, lead, like.dtype)
+            draw = partial(self.way.noise, lead=lead, dtype=like.dtype)
+            drawn = by_row(self.seed, Stream.REFITTING, positions, draw, start, axis=2)
             yield from sent(drawn, like.device)
 
 

@@ -1,9 +1,63 @@
 """Means of positive weights that are known by their logarithms."""
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from aevb.evaluation.pareto import largest, tail_shape
+
+
+class Weighted(NamedTuple):
+    """What the weights of each datum say: tensors (M,) of some data, arrays (N,) of all.
+
+    The log of their mean, its error, the effective sample size, and the shape of their tail.
+    """
+
+    value: Any
+    error: Any
+    ess: Any
+    pareto_k: Any
+
+
+class Weights(NamedTuple):
+    """K weights of each datum, of which their sums and largest are kept: more may be joined.
+
+    Shapes: log-weights (S, M), S of the K at a time; `log_sum` and `log_square_sum` (M,), float64.
+    Example:
+        >>> log_w = torch.tensor([[0.0], [1.0], [2.0]])
+        >>> parts = Weights.of(log_w[:2], 3).joined(log_w[2:]).summary()
+        >>> torch.allclose(parts.value, Weights.of(log_w).summary().value)
+        True
+    """
+
+    samples: int
+    log_sum: Tensor
+    log_square_sum: Tensor
+    tail: Tensor
+
+    @classmethod
+    def of(cls, log_weights: Tensor, samples: int | None = None) -> "Weights":
+        """The first of so many weights, or all there are."""
+        samples, log_w = samples or len(log_weights), log_weights.double()
+        tail = largest(log_w, samples)
+        return cls(samples, log_w.logsumexp(0), (2 * log_w).logsumexp(0), tail)
+
+    def joined(self, log_weights: Tensor) -> "Weights":
+        """With some more of them."""
+        more = Weights.of(log_weights, self.samples)
+        return Weights(
+            self.samples,
+            torch.logaddexp(self.log_sum, more.log_sum),
+            torch.logaddexp(self.log_square_sum, more.log_square_sum),
+            largest(more.tail, self.samples, self.tail),
+        )
+
+    def summary(self) -> Weighted:
+        """Their mean, its error, and how far both are to be trusted."""
+        mean = log_mean(self.log_sum, self.log_square_sum, self.samples)
+        return Weighted(*mean, tail_shape(self.tail))
 
 
 def log_mean(log_sum: Tensor, log_square_sum: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -24,9 +78,3 @@ def log_mean(log_sum: Tensor, log_square_sum: Tensor, count: int) -> tuple[Tenso
     ess = torch.exp(2 * log_sum - log_square_sum)
     spread = (count / ess - 1).clamp_min(0) / (count - 1 if count > 1 else math.nan)
     return log_sum - math.log(count), torch.sqrt(spread), ess
-
-
-def log_mean_of(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same from the log-weights (K, N) themselves."""
-    log_weights = log_weights.double()
-    return log_mean(log_weights.logsumexp(0), (2 * log_weights).logsumexp(0), len(log_weights))

@@ -149,7 +149,7 @@ def work(settings: Mapping[str, Any], folder: Path, share: Share) -> dict[str, A
         learner, data, plan, run=RunFolder(folder), resume=True, callbacks=[Told(share, 0.9)]
     )
     rows = judged(data.test, settings["judged"])
-    found = evidence(model, posterior, rows, settings["importance"], seed=seed, data=data.name)
+    found = evidence(model, posterior, rows, settings["importance"], seed=seed)
     return {
         "passes": passes,
         "importance": found.importance.as_dict(),

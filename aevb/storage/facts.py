@@ -12,7 +12,6 @@ from pydantic import TypeAdapter, ValidationError
 from aevb import __version__
 from aevb.data import Column, Dataset
 from aevb.errors import ModelFileError
-from aevb.evaluation import treatment
 from aevb.settings import Settings
 
 _COLUMNS = TypeAdapter(tuple[Column, ...])
@@ -47,7 +46,7 @@ def _of_data(data: Dataset) -> dict[str, Any]:
         "missing": source.missing,
         "rows": {name: len(rows) for name, rows in parts.items()},
         "split": "official" if source.splits else f"random, seed {data.train.seed}",
-        "binarize": treatment(data.train),
+        "binarize": data.train.stated,
         "likelihood_reason": source.reason,
     }
 

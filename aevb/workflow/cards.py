@@ -42,9 +42,10 @@ ADVICE = ": log p(x) may be higher, take more --samples, --proposals encoder,pri
 SIDES = {"lower": "log p(x), at least", "upper": "log p(x), at most", "exact": "log p(x)"}
 
 
-def row(name: str, value: float, note: str, spread: str = "") -> str:
+def row(name: str, value: float | None, note: str, spread: str = "") -> str:
     """A figure under its name, as every table for a person has it."""
-    return f"{name:<28}{value:>10.2f}{spread:<8} {note}"
+    said = "none" if value is None else f"{value:.2f}"
+    return f"{name:<28}{said:>10}{spread:<8} {note}"
 
 
 def line(name: str, found: Mapping[str, Any], note: str) -> str:
@@ -66,7 +67,8 @@ def _circumstances(found: Mapping[str, Any]) -> str:
     kind = "error" if found["method"] == "exact" else "Monte-Carlo error"
     parts.append(f"{kind} {'unknown' if error is None else f'{error:.3f}'}")
     if found["method"] != "exact":
-        parts.append(f"effective {found['effective_sample_size']:.0f}")
+        effective = found["effective_sample_size"]
+        parts.append(f"effective {'unknown' if effective is None else f'{effective:.0f}'}")
     if found["method"] == "bidirectional":
         parts.append(f"{found['data']} rows")
     return ", ".join(parts)

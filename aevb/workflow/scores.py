@@ -12,7 +12,6 @@ from aevb.data import Rows
 from aevb.devices import device_for
 from aevb.errors import TrainingError, UsageError
 from aevb.evaluation import (
-    SAMPLES,
     Asked,
     Evidence,
     check_methods,
@@ -52,10 +51,10 @@ def score(
     data = folder.dataset()
     rows: Rows = getattr(data, split).limit(limit)
     model, posterior = folder.load_for(rows, refine)
-    samples = max(asked.samples or SAMPLES[method] for method in methods)
+    samples = max(asked.samples_of(method) for method in methods)
     long = worth_compiling(model, posterior, rows, samples)
     device = device_for(device, long or set(methods) - {"importance", "elbo"} != set())
-    asked = replace(asked, data=f"{data.name} {split}", compiled=long)
+    asked = replace(asked, compiled=long)
     about = asdict(asked) | {"split": split, "limit": limit, "refine": refine, "device": device}
 
     def kept(method: str) -> Unfinished:
