@@ -59,12 +59,14 @@ class Conditional(nn.Module):
 
     def forward(self, condition: Tensor) -> Distribution:
         batch = condition.shape[: condition.ndim - self.condition_ndim]
-        raw: Tensor = self.network(
-            condition.flatten(0, len(batch) - 1) if len(batch) > 1 else condition
-        )
-        raw = for_densities(raw).unflatten(0, batch)
-        distribution: Distribution = self.family(raw, len(batch))
+        flat = condition.reshape(-1, *condition.shape[len(batch) :])
+        raw = for_densities(self.network(flat))
+        distribution: Distribution = self.family(raw.reshape(*batch, *raw.shape[1:]), len(batch))
         return distribution
+
+    def with_family(self, family: Family) -> "Conditional":
+        """The same network with another family."""
+        return Conditional(self.network, family, self.condition_ndim)
 
     def start_at(self, x: Tensor) -> None:
         """Begin at the columnwise marginals of x (N, ...), where the network has a `start_at`."""
@@ -211,9 +213,10 @@ class Averaged(nn.Module):
             source = generator(seed, Stream.INITIALIZATION, k, 1 + part)
             noise.copy_(normal(source, noise.shape, noise.dtype))
 
-    def over(self, conditional: nn.Module) -> "Averaged":
-        """The same weights, deviations and draws in another law with parameters of these shapes."""
-        other = Averaged(conditional, self.draws)
+    def with_family(self, family: Family) -> "Averaged":
+        """The same weights, deviations and draws with another family."""
+        inner: Any = self.conditional
+        other = Averaged(inner.with_family(family), self.draws)
         other.log_deviation, other.noise = self.log_deviation, self.noise
         return other
 

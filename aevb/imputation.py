@@ -10,7 +10,7 @@ importance sampling the encoder is a proposal that weights set right, and Gibbs 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution
 
-from aevb.conditional import Averaged, Conditional
 from aevb.data import Rows
 from aevb.devices import tensor_of
 from aevb.distributions import route
@@ -113,14 +112,12 @@ def observing(model: Model) -> Model:
     """The model for rows with missing cells: the same modules, NaN cells integrated out."""
     if isinstance(model.family, Masked):
         return model
-    averaged = model.likelihood if isinstance(model.likelihood, Averaged) else None
-    likelihood = model.likelihood if averaged is None else averaged.conditional
-    if model.family is None or not isinstance(likelihood, Conditional):
+    likelihood: Any = model.likelihood
+    if model.family is None or not hasattr(likelihood, "with_family"):
         raise UsageError(
             "missing cells need a likelihood made of one of the families of aevb.families"
         )
-    masked = Conditional(likelihood.network, Masked(model.family), likelihood.condition_ndim)
-    return Model(model.prior, masked if averaged is None else averaged.over(masked))
+    return Model(model.prior, likelihood.with_family(Masked(model.family)))
 
 
 def _posterior_mean(

@@ -153,7 +153,7 @@ def test_the_evidence_of_two_layers_is_the_sum_over_both(name):
 
 
 def test_families_refuse_what_they_cannot_be():
-    with pytest.raises(UsageError, match="at least 2 classes, found 1"):
+    with pytest.raises(UsageError, match="at least 2, found 1"):
         families.OneHotCategoricals(1)
     with pytest.raises(UsageError, match="a multiple of 3 numbers, not 4"):
         families.OneHotCategoricals(3).outputs(4)

@@ -9,7 +9,7 @@ so that dz = -(du/dz)^-1 du at fixed z, with a lower triangle du/dz.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -24,11 +24,16 @@ from aevb.distributions.reparameterization import (
     Noise,
     Reparameterized,
     apart,
+    base_of,
     route,
     side_by_side,
 )
 from aevb.distributions.special import ndtr
 from aevb.randomness import normal, open_uniform
+
+ANYWHERE = 0.5
+"""What stands in for a missing cell: no density of the library has a slope without bound there, as
+many have at 0, nor one of counts or classes a gap that would not be put out of the sum."""
 
 
 def _noise(
@@ -142,8 +147,7 @@ def _log_normals(z: Tensor, parts: Normal) -> Tensor:
 
 def _base(mixture: td.MixtureSameFamily) -> Any:
     """The components' law of each number, of torch's classes that of ours with more digits."""
-    component = mixture.component_distribution
-    return _precise(component.base_dist if isinstance(component, Independent) else component)
+    return _precise(base_of(mixture.component_distribution))
 
 
 def _precise(q: Distribution) -> Any:
@@ -297,8 +301,8 @@ class Masked(Independent):  # type: ignore[type-arg]  # a class of torch's, at r
     def log_prob(self, value: Tensor) -> Tensor:
         """The sum of log p over the observed cells, (*batch) nats."""
         observed = ~torch.isnan(value)
-        # 0 lies in every support; what it gives is put out of the sum, and of the gradient.
-        each = self.base_dist.log_prob(torch.where(observed, value, torch.zeros_like(value)))
+        # A slope that is infinite, times the 0 of a cell that is left out, would not be 0.
+        each = self.base_dist.log_prob(torch.where(observed, value, ANYWHERE))
         each = torch.where(observed, each, torch.zeros_like(each))
         return each.flatten(each.ndim - self.reinterpreted_batch_ndims).sum(-1)
 
@@ -333,13 +337,16 @@ class Average(Reparameterized):
 
     @property
     def mean(self) -> Tensor:
-        return torch.stack([part.mean for part in self.parts]).mean(0)
+        return self.mean_of(lambda part: part.mean)
 
     @property
     def variance(self) -> Tensor:
         means = torch.stack([part.mean for part in self.parts])
-        within = torch.stack([part.variance for part in self.parts]).mean(0)
-        return within + means.var(0, unbiased=False)
+        return self.mean_of(lambda part: part.variance) + means.var(0, unbiased=False)
+
+    def mean_of(self, number: Callable[[Distribution], Tensor]) -> Tensor:
+        """The mean over the parts of a number of each."""
+        return torch.stack([number(part) for part in self.parts]).mean(0)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log of the mean over parts of p_k(x), (*sample, *batch) nats."""

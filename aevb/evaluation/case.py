@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -11,18 +11,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
 from aevb.data import Rows
 from aevb.distributions.combinators import Average
+from aevb.distributions.reparameterization import base_of
 from aevb.evaluation.batches import evaluating
 from aevb.evaluation.certificate import Certificate
 from aevb.evaluation.chunks import Progress
 from aevb.evaluation.diagnosis import Diagnosis, diagnose
 from aevb.evaluation.estimates import Evidence, evidence
 from aevb.evaluation.information import Holes, Information, codes_of, holes, information
-from aevb.families import Columns, Family, Masked, Standardized
+from aevb.families import Family
 from aevb.model import Model
+from aevb.networks import Standardizer
 from aevb.posterior import Posterior
 
 SAMPLES = 200
@@ -175,7 +177,9 @@ class Case:
             law: Any = self.model.likelihood(z)
         if isinstance(law, Average):
             raise Unknown
-        return list(_leaves(self.model.family, law, self.x.to(z), None))
+        x = self.x.to(z)
+        leaves = self.model.family.leaves(torch.arange(x.shape[1]), base_of(law))
+        return [Part(f, own, x[:, at], _deviation(unit, at).to(z)) for f, at, unit, own in leaves]
 
     @cached_property
     def independent(self) -> float:
@@ -198,20 +202,9 @@ class Case:
         return self.kept
 
 
-def _leaves(family: Family, law: Any, x: Tensor, unit: Tensor | None) -> Iterator[Part]:
-    """The families that a family is made of, each with its own columns."""
-    base = law.base_dist if isinstance(law, Independent) else law
-    if unit is None:
-        unit = torch.ones(x.shape[1]).to(x)
-    if isinstance(family, Masked):
-        yield from _leaves(family.family, base, x, unit)
-    elif isinstance(family, Columns):
-        for part, group, own in zip(family.families, family.columns, base.parts, strict=True):
-            yield from _leaves(part, own, x[:, list(group)], unit[list(group)])
-    elif isinstance(family, Standardized):
-        yield Part(family.family, base, x, unit * family.deviation)
-    else:
-        yield Part(family, base, x, unit)
+def _deviation(unit: Standardizer | None, columns: Tensor) -> Tensor:
+    """The unit that each of so many columns was learned in."""
+    return torch.ones(len(columns)) if unit is None else unit.deviation
 
 
 def spread(certificate: Certificate) -> float:
