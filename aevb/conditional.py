@@ -76,6 +76,18 @@ class Conditional(nn.Module):
                 start(self.family.encode_marginals(x))
 
 
+def borrow(borrower: nn.Module, **modules: nn.Module) -> None:
+    """Let a module use others that are not its own: their parameters are not counted twice.
+
+    Example:
+        >>> module = nn.Linear(2, 3)
+        >>> borrow(module, network=nn.Linear(5, 7))
+        >>> module.network.out_features, len(list(module.parameters()))
+        (7, 2)
+    """
+    vars(borrower).update(modules)
+
+
 def for_densities(raw: Tensor) -> Tensor:
     """What a network gives, in single precision at least: products may have less, densities not.
 
@@ -141,8 +153,14 @@ class Chain(nn.Module):
         self.noises = _noises(links, sizes)
 
     def forward(self, condition: Tensor | None = None) -> Distribution:
-        first, *rest = self.links
-        return distributions.Chain(first(condition), rest, self.sizes, self.reverse, self.noises)
+        links = self._later(condition)
+        return distributions.Chain(
+            self.links[0](condition), links, self.sizes, self.reverse, self.noises
+        )
+
+    def _later(self, condition: Tensor | None) -> Sequence[Callable[[Tensor], Distribution]]:
+        """The laws of all parts but the first, each of the part before it."""
+        return list(self.links)[1:]
 
 
 class Averaged(nn.Module):
@@ -221,7 +239,7 @@ class Averaged(nn.Module):
         return other
 
 
-class Informed(nn.Module):
+class Informed(Chain):
     """A chain whose later links are told of the condition beside the part before them.
 
         p(a, b given c) = p(a given c) p(b given t(c), a) ...,   z = (a, b, ...)
@@ -243,17 +261,12 @@ class Informed(nn.Module):
     """
 
     def __init__(self, links: Sequence[nn.Module], sizes: Sequence[int], told: nn.Module) -> None:
-        super().__init__()
-        self.links: Sequence[Any] = nn.ModuleList(_checked(links, sizes))  # type: ignore[assignment]
-        self.sizes = tuple(sizes)
+        super().__init__(links, sizes)
         self.told = told
-        self.noises = _noises(links, sizes)
 
-    def forward(self, condition: Tensor) -> Distribution:
-        first, *rest = self.links
+    def _later(self, condition: Tensor | None) -> Sequence[Callable[[Tensor], Distribution]]:
         about = for_densities(self.told(condition))
-        links = [_informed(link, about) for link in rest]
-        return distributions.Chain(first(condition), links, self.sizes, noises=self.noises)
+        return [_informed(link, about) for link in list(self.links)[1:]]
 
 
 def _informed(link: Any, about: Tensor) -> Callable[[Tensor], Distribution]:
@@ -293,18 +306,33 @@ def _route_of(family: Any, size: int) -> Route:
 
 
 def standard_normal(size: int) -> Unconditional:
-    """The prior of the paper, p(z) = N(z; 0, I) over `size` dimensions."""
+    """The prior of the paper, p(z) = N(z; 0, I) over `size` dimensions.
+
+    Example:
+        >>> standard_normal(2)().log_prob(torch.zeros(2)).exp()
+        tensor(0.1592)
+    """
     return Unconditional(Normal(), size)
 
 
 def class_and_code(classes: int, size: int) -> nn.Module:
-    """The prior p(y) p(z) of a class, each as likely as another, and a code from N(0, I)."""
+    """The prior p(y) p(z) of a class, each as likely as another, and a code from N(0, I).
+
+    Example:
+        >>> class_and_code(3, 2)().event_shape
+        torch.Size([5])
+    """
     either = Unconditional(OneHotCategorical(), classes), standard_normal(size)
     return Chain(either, [classes, size])
 
 
 def bernoulli(network: nn.Module) -> Conditional:
-    """A likelihood for data in {0, 1}; the network gives X logits."""
+    """A likelihood for data in {0, 1}; the network gives X logits.
+
+    Example:
+        >>> bernoulli(nn.Linear(2, 5))(torch.zeros(3, 2)).event_shape
+        torch.Size([5])
+    """
     return Conditional(network, Bernoulli())
 
 
@@ -334,7 +362,12 @@ def gaussian(
     sigmoid_mean: bool = False,
     noise_shape: tuple[int, ...] | None = None,
 ) -> Conditional:
-    """A likelihood for real data; the network gives X means, X log-variances (see `Normal`)."""
+    """A likelihood for real data; the network gives X means, X log-variances (see `Normal`).
+
+    Example:
+        >>> gaussian(nn.Linear(2, 2 * 5))(torch.zeros(3, 2)).event_shape
+        torch.Size([5])
+    """
     return Conditional(network, Normal(min_variance, sigmoid_mean, noise_shape))
 
 

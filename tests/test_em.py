@@ -23,7 +23,7 @@ from aevb.errors import TrainingError, UsageError
 from aevb.families import Bernoulli, Normal, OneHotCategorical, Standardized
 from aevb.gaussian_mixture import COVARIANCES, GaussianMixture, gaussian_mixture
 from aevb.linear_gaussian import LinearGaussian, linear_gaussian, maximum_likelihood
-from aevb.posterior import Batch
+from aevb.posterior import Batch, ExactPosterior
 
 NAMES = {"full": "full", "diagonal": "diag", "spherical": "spherical"}
 """What scikit-learn calls them."""
@@ -290,7 +290,7 @@ def test_the_parts_of_the_bound_are_the_posteriors():
     x = clusters(1)
     for model in (start("full", x, 3, seed=0)[0], linear_gaussian(np.ones((3, 1)), np.zeros(3), 1)):
         model = model.double()
-        q = model.exact_posterior()(x)
+        q = ExactPosterior(model)(x)
         divergence = aevb.distributions.kl(q, model.prior()).mean()
         evidence = model.log_prob(x).mean()
         learner = EM(model, len(x))
