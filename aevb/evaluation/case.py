@@ -24,7 +24,6 @@ from aevb.evaluation.estimates import Evidence, evidence
 from aevb.evaluation.information import Holes, Information, codes_of, holes, information
 from aevb.families import Family
 from aevb.model import Model
-from aevb.networks import Standardizer
 from aevb.posterior import Posterior
 
 SAMPLES = 200
@@ -179,7 +178,11 @@ class Case:
             raise Unknown
         x = self.x.to(z)
         leaves = self.model.family.leaves(torch.arange(x.shape[1]), base_of(law))
-        return [Part(f, own, x[:, at], _deviation(unit, at).to(z)) for f, at, unit, own in leaves]
+        ones = torch.ones(x.shape[1])
+        return [
+            Part(f, own, x[:, at], (unit.deviation if unit else ones[at]).to(z))
+            for f, at, unit, own in leaves
+        ]
 
     @cached_property
     def independent(self) -> float:
@@ -200,11 +203,6 @@ class Case:
         if self.kept is None:
             raise Unknown
         return self.kept
-
-
-def _deviation(unit: Standardizer | None, columns: Tensor) -> Tensor:
-    """The unit that each of so many columns was learned in."""
-    return torch.ones(len(columns)) if unit is None else unit.deviation
 
 
 def spread(certificate: Certificate) -> float:
