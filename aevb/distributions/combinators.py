@@ -31,10 +31,6 @@ from aevb.distributions.reparameterization import (
 from aevb.distributions.special import ndtr
 from aevb.randomness import normal, open_uniform
 
-ANYWHERE = 0.5
-"""What stands in for a missing cell: no density of the library has a slope without bound there, as
-many have at 0, nor one of counts or classes a gap that would not be put out of the sum."""
-
 
 def _noise(
     generator: np.random.Generator, shape: Sequence[int], dtype: torch.dtype = torch.float32
@@ -301,10 +297,21 @@ class Masked(Independent):  # type: ignore[type-arg]  # a class of torch's, at r
     def log_prob(self, value: Tensor) -> Tensor:
         """The sum of log p over the observed cells, (*batch) nats."""
         observed = ~torch.isnan(value)
-        # A slope that is infinite, times the 0 of a cell that is left out, would not be 0.
-        each = self.base_dist.log_prob(torch.where(observed, value, ANYWHERE))
+        inside = _inside(self.base_dist, value)
+        each = self.base_dist.log_prob(torch.where(observed, value, inside))
         each = torch.where(observed, each, torch.zeros_like(each))
         return each.flatten(each.ndim - self.reinterpreted_batch_ndims).sum(-1)
+
+
+def _inside(law: Distribution, value: Tensor) -> Tensor:
+    """What stands in for missing cells, (*sample, *batch): in every support, and at no pole.
+
+    At 0 many a density has a slope without bound, which times the 0 of a cell left out is no 0.
+    """
+    if isinstance(law, Product):
+        pairs = zip(law.parts, law.columns, strict=True)
+        return law.join([_inside(part, value[..., list(group)]) for part, group in pairs])
+    return torch.full_like(value, 0.5 if law.support is constraints.unit_interval else 1.0)
 
 
 class Average(Reparameterized):

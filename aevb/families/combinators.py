@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from aevb import distributions
-from aevb.distributions.combinators import ANYWHERE
 from aevb.errors import UsageError
 from aevb.families.family import Family, Leaf, Wrapped, cells, independent
 
@@ -128,7 +127,7 @@ class Masked(Wrapped):
 
     def inside(self, x: Tensor) -> Tensor:
         missing = torch.isnan(x)
-        return self.family.inside(torch.where(missing, ANYWHERE, x)) | missing
+        return self.family.inside(torch.where(missing, 0.5, x)) | missing
 
 
 def _filled(x: Tensor) -> Tensor:
@@ -139,5 +138,5 @@ def _filled(x: Tensor) -> Tensor:
         observed = x[~missing[:, i], i].sort().values
         count = int(missing[:, i].sum())
         spread = ((torch.arange(count) + 0.5) / count * len(observed)).long()
-        x[missing[:, i], i] = observed[spread] if len(observed) else ANYWHERE
+        x[missing[:, i], i] = observed[spread] if len(observed) else 0.5
     return x
