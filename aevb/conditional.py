@@ -22,7 +22,7 @@ from torch.func import functional_call
 from aevb import distributions
 from aevb.distributions.combinators import Average
 from aevb.distributions.reparameterization import Noise, Route, route
-from aevb.errors import UsageError
+from aevb.errors import UsageError, at_least
 from aevb.families import (
     LIKELIHOOD_MIN_VARIANCE,
     Bernoulli,
@@ -192,8 +192,7 @@ class Averaged(nn.Module):
         size = sum(p.numel() for p in conditional.parameters())
         if not size:
             raise UsageError("there are no weights to average over: the law has no parameters")
-        if draws < 1:
-            raise UsageError(f"an average needs at least 1 draw of the weights, found {draws}")
+        at_least(1, draws, "the number of draws of the weights")
         self.conditional = conditional
         self.draws = draws
         self.log_deviation = nn.Parameter(torch.full((size,), math.log(self.START)))

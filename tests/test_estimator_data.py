@@ -317,7 +317,7 @@ def test_wrong_codes_and_counts_are_refused(fitted):
     assert "at least 1, found 0" in refusal(fitted.encode, IRIS, samples=0)
     assert "at least 1, found 0" in refusal(fitted.score_samples, IRIS, samples=0)
     assert "dimensions 0 to 1" in refusal(fitted.traverse, 2)
-    assert "at least 2 steps" in refusal(fitted.interpolate, IRIS[0], IRIS[1], 1)
+    assert "steps must be at least 2" in refusal(fitted.interpolate, IRIS[0], IRIS[1], 1)
 
 
 def test_what_is_not_fitted_says_so():

@@ -19,7 +19,7 @@ from aevb.algorithms.monotone import Expectation, Monotone
 from aevb.distributions import kl
 from aevb.distributions.listed import listed
 from aevb.enumeration import CELLS, enumerate_codes
-from aevb.errors import UsageError
+from aevb.errors import UsageError, at_least
 from aevb.linear_gaussian import LinearGaussian, affine_of, as_linear_gaussian
 from aevb.posterior import ExactPosterior, Posterior
 
@@ -71,8 +71,7 @@ class GeneralizedEM(Monotone[Points]):
     weight_prior: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UsageError(f"an M step makes at least 1 step, found {self.steps}")
+        at_least(1, self.steps, "the number of steps of an M step")
         self.listed = listed(self.model.prior()) is not None
         super().__post_init__()
 
