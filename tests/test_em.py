@@ -438,7 +438,7 @@ X = clusters(0, n=10)
         (lambda m: EM(m, 10, reg=-1.0), "negative"),
         (lambda m: EM(m, 0), "at least 1 row"),
         (lambda m: EM(belief_net(), 10), "mixture of Gaussians or a linear-Gaussian"),
-        (lambda m: GeneralizedEM(m, 10, steps=0), "at least 1 step"),
+        (lambda m: GeneralizedEM(m, 10, steps=0), "an M step must be at least 1"),
         (lambda m: GeneralizedEM(deep(), 10), "listed"),
         (lambda m: start_at_clusters(m, X[:1], 0), "as many rows"),
     ],
