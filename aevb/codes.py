@@ -14,11 +14,11 @@ from aevb.data import Rows
 from aevb.devices import tensor_of
 from aevb.distributions import center
 from aevb.distributions.reparameterization import drawn
-from aevb.errors import UsageError
+from aevb.errors import UsageError, at_least
 from aevb.evaluation import batch_for, evaluating
 from aevb.model import Model
 from aevb.posterior import Posterior
-from aevb.randomness import Stream, generator, seed_torch, torch_kept
+from aevb.randomness import Stream, generator, torch_seeded
 
 Array = NDArray[np.float64]
 CHUNK = 1000
@@ -37,8 +37,7 @@ def encode_samples(
     model: Model, posterior: Posterior, rows: Rows, *, samples: int, seed: int = 0
 ) -> Array:
     """Draws of z from q(z given x) for each row, (samples, N, D); UsageError for samples < 1."""
-    if samples < 1:
-        raise UsageError(f"the number of samples must be at least 1, found {samples}")
+    at_least(1, samples, "the number of samples")
     parts, like = [], tensor_of(model)
     with evaluating(model, posterior):
         for positions, x in rows.chunks(CHUNK):
@@ -78,18 +77,15 @@ def sample(model: Model, n: int, *, seed: int = 0, draw: bool = False) -> Array:
 
 def sample_latent(model: Model, n: int, *, seed: int = 0) -> Array:
     """n draws of z from the prior, (n, D)."""
-    if n < 1:
-        raise UsageError(f"the number of samples must be at least 1, found {n}")
+    at_least(1, n, "the number of samples")
     with evaluating(model):
         return _array(model.sample_prior(n, generator(seed, Stream.SAMPLING)))
 
 
 def draw_data(model: Model, codes: Array, *, seed: int = 0) -> Array:
     """A draw of x from p(x given z) for each code, (N, X)."""
-    device = tensor_of(model).device
-    with torch_kept(device):
-        # Likelihoods need no differentiable draws: torch's own samplers do, under a seed of ours.
-        seed_torch(int(generator(seed, Stream.SAMPLING, 1).integers(2**63)), device)
+    # Likelihoods need no differentiable draws: torch's own samplers do, under a seed of ours.
+    with torch_seeded(generator(seed, Stream.SAMPLING, 1), tensor_of(model).device):
         return _by_chunks(model, codes, lambda z: model.likelihood(z).sample())
 
 
@@ -108,8 +104,7 @@ def interpolate(start: Array, stop: Array, steps: int, *, spherical: bool = Fals
         >>> interpolate(np.array([1.0, 0.0]), np.array([0.0, 1.0]), 3, spherical=True)[1].round(3)
         array([0.707, 0.707])
     """
-    if steps < 2:
-        raise UsageError(f"an interpolation needs at least 2 steps, found {steps}")
+    at_least(2, steps, "the number of steps")
     norms = np.linalg.norm(start) * np.linalg.norm(stop)
     cosine = float(start @ stop / norms) if norms else 1.0
     angle = np.arccos(np.clip(cosine, -1.0, 1.0))

@@ -22,7 +22,7 @@ from torch.func import functional_call
 from aevb import distributions
 from aevb.distributions.combinators import Average
 from aevb.distributions.reparameterization import Noise, Route, route
-from aevb.errors import UsageError
+from aevb.errors import UsageError, at_least
 from aevb.families import (
     LIKELIHOOD_MIN_VARIANCE,
     Bernoulli,
@@ -59,12 +59,14 @@ class Conditional(nn.Module):
 
     def forward(self, condition: Tensor) -> Distribution:
         batch = condition.shape[: condition.ndim - self.condition_ndim]
-        raw: Tensor = self.network(
-            condition.flatten(0, len(batch) - 1) if len(batch) > 1 else condition
-        )
-        raw = for_densities(raw).unflatten(0, batch)
-        distribution: Distribution = self.family(raw, len(batch))
+        flat = condition.reshape(-1, *condition.shape[len(batch) :])
+        raw = for_densities(self.network(flat))
+        distribution: Distribution = self.family(raw.reshape(*batch, *raw.shape[1:]), len(batch))
         return distribution
+
+    def with_family(self, family: Family) -> "Conditional":
+        """The same network with another family."""
+        return Conditional(self.network, family, self.condition_ndim)
 
     def start_at(self, x: Tensor) -> None:
         """Begin at the columnwise marginals of x (N, ...), where the network has a `start_at`."""
@@ -72,6 +74,18 @@ class Conditional(nn.Module):
         if start is not None:
             with torch.no_grad():
                 start(self.family.encode_marginals(x))
+
+
+def borrow(borrower: nn.Module, **modules: nn.Module) -> None:
+    """Let a module use others that are not its own: their parameters are not counted twice.
+
+    Example:
+        >>> module = nn.Linear(2, 3)
+        >>> borrow(module, network=nn.Linear(5, 7))
+        >>> module.network.out_features, len(list(module.parameters()))
+        (7, 2)
+    """
+    vars(borrower).update(modules)
 
 
 def for_densities(raw: Tensor) -> Tensor:
@@ -139,8 +153,14 @@ class Chain(nn.Module):
         self.noises = _noises(links, sizes)
 
     def forward(self, condition: Tensor | None = None) -> Distribution:
-        first, *rest = self.links
-        return distributions.Chain(first(condition), rest, self.sizes, self.reverse, self.noises)
+        links = self._later(condition)
+        return distributions.Chain(
+            self.links[0](condition), links, self.sizes, self.reverse, self.noises
+        )
+
+    def _later(self, condition: Tensor | None) -> Sequence[Callable[[Tensor], Distribution]]:
+        """The laws of all parts but the first, each of the part before it."""
+        return list(self.links)[1:]
 
 
 class Averaged(nn.Module):
@@ -172,8 +192,7 @@ class Averaged(nn.Module):
         size = sum(p.numel() for p in conditional.parameters())
         if not size:
             raise UsageError("there are no weights to average over: the law has no parameters")
-        if draws < 1:
-            raise UsageError(f"an average needs at least 1 draw of the weights, found {draws}")
+        at_least(1, draws, "the number of draws of the weights")
         self.conditional = conditional
         self.draws = draws
         self.log_deviation = nn.Parameter(torch.full((size,), math.log(self.START)))
@@ -211,14 +230,15 @@ class Averaged(nn.Module):
             source = generator(seed, Stream.INITIALIZATION, k, 1 + part)
             noise.copy_(normal(source, noise.shape, noise.dtype))
 
-    def over(self, conditional: nn.Module) -> "Averaged":
-        """The same weights, deviations and draws in another law with parameters of these shapes."""
-        other = Averaged(conditional, self.draws)
+    def with_family(self, family: Family) -> "Averaged":
+        """The same weights, deviations and draws with another family."""
+        inner: Any = self.conditional
+        other = Averaged(inner.with_family(family), self.draws)
         other.log_deviation, other.noise = self.log_deviation, self.noise
         return other
 
 
-class Informed(nn.Module):
+class Informed(Chain):
     """A chain whose later links are told of the condition beside the part before them.
 
         p(a, b given c) = p(a given c) p(b given t(c), a) ...,   z = (a, b, ...)
@@ -240,17 +260,12 @@ class Informed(nn.Module):
     """
 
     def __init__(self, links: Sequence[nn.Module], sizes: Sequence[int], told: nn.Module) -> None:
-        super().__init__()
-        self.links: Sequence[Any] = nn.ModuleList(_checked(links, sizes))  # type: ignore[assignment]
-        self.sizes = tuple(sizes)
+        super().__init__(links, sizes)
         self.told = told
-        self.noises = _noises(links, sizes)
 
-    def forward(self, condition: Tensor) -> Distribution:
-        first, *rest = self.links
+    def _later(self, condition: Tensor | None) -> Sequence[Callable[[Tensor], Distribution]]:
         about = for_densities(self.told(condition))
-        links = [_informed(link, about) for link in rest]
-        return distributions.Chain(first(condition), links, self.sizes, noises=self.noises)
+        return [_informed(link, about) for link in list(self.links)[1:]]
 
 
 def _informed(link: Any, about: Tensor) -> Callable[[Tensor], Distribution]:
@@ -290,18 +305,33 @@ def _route_of(family: Any, size: int) -> Route:
 
 
 def standard_normal(size: int) -> Unconditional:
-    """The prior of the paper, p(z) = N(z; 0, I) over `size` dimensions."""
+    """The prior of the paper, p(z) = N(z; 0, I) over `size` dimensions.
+
+    Example:
+        >>> standard_normal(2)().log_prob(torch.zeros(2)).exp()
+        tensor(0.1592)
+    """
     return Unconditional(Normal(), size)
 
 
 def class_and_code(classes: int, size: int) -> nn.Module:
-    """The prior p(y) p(z) of a class, each as likely as another, and a code from N(0, I)."""
+    """The prior p(y) p(z) of a class, each as likely as another, and a code from N(0, I).
+
+    Example:
+        >>> class_and_code(3, 2)().event_shape
+        torch.Size([5])
+    """
     either = Unconditional(OneHotCategorical(), classes), standard_normal(size)
     return Chain(either, [classes, size])
 
 
 def bernoulli(network: nn.Module) -> Conditional:
-    """A likelihood for data in {0, 1}; the network gives X logits."""
+    """A likelihood for data in {0, 1}; the network gives X logits.
+
+    Example:
+        >>> bernoulli(nn.Linear(2, 5))(torch.zeros(3, 2)).event_shape
+        torch.Size([5])
+    """
     return Conditional(network, Bernoulli())
 
 
@@ -331,7 +361,12 @@ def gaussian(
     sigmoid_mean: bool = False,
     noise_shape: tuple[int, ...] | None = None,
 ) -> Conditional:
-    """A likelihood for real data; the network gives X means, X log-variances (see `Normal`)."""
+    """A likelihood for real data; the network gives X means, X log-variances (see `Normal`).
+
+    Example:
+        >>> gaussian(nn.Linear(2, 2 * 5))(torch.zeros(3, 2)).event_shape
+        torch.Size([5])
+    """
     return Conditional(network, Normal(min_variance, sigmoid_mean, noise_shape))
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from aevb.devices import tensor_of
-from aevb.distributions.listed import listed
+from aevb.distributions.listed import Listed, listed
 from aevb.model import Model
 
 CELLS = 4_000_000
@@ -25,9 +25,9 @@ class Enumeration(NamedTuple):
         return torch.logsumexp(self.log_joint, 0)
 
     @property
-    def posterior(self) -> Tensor:
-        """p(z given x) of each code, (P, N): each column adds up to 1."""
-        return torch.softmax(self.log_joint, 0)
+    def posterior(self) -> Listed:
+        """p(z given x), of each datum over the codes: batch (N,), `probs` (N, P)."""
+        return Listed(self.codes, self.log_joint.mT, validate_args=False)
 
 
 def enumerate_codes(model: Model, x: Tensor) -> Enumeration | None:
@@ -38,8 +38,8 @@ def enumerate_codes(model: Model, x: Tensor) -> Enumeration | None:
         >>> from aevb import bernoulli, families, MLP
         >>> from aevb.conditional import Unconditional
         >>> model = Model(Unconditional(families.Bernoulli(), 3), bernoulli(MLP(3, [], 5)))
-        >>> enumerate_codes(model, torch.ones(2, 5)).posterior.shape
-        torch.Size([8, 2])
+        >>> enumerate_codes(model, torch.ones(2, 5)).posterior.probs.shape
+        torch.Size([2, 8])
     """
     codes = listed(model.prior())
     if codes is None:

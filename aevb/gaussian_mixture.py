@@ -12,11 +12,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from aevb.conditional import Conditional, Unconditional
-from aevb.errors import DataError, UsageError
+from aevb.errors import DataError, UsageError, at_least
 from aevb.families import Family, MultivariateNormal, Normal, OneHotCategorical, Standardized
-from aevb.families.gaussian import SHARE
 from aevb.model import Model
-from aevb.posterior import ExactPosterior
 
 COVARIANCES = ("full", "diagonal", "spherical")
 
@@ -39,11 +37,8 @@ class Components(nn.Module):
         super().__init__()
         if covariance not in COVARIANCES:
             raise UsageError(f"covariance must be {', '.join(COVARIANCES)}, found {covariance!r}")
-        if components < 1 or width < 1:
-            raise UsageError(
-                f"a mixture needs at least 1 component over 1 element, found {components} and "
-                f"{width}"
-            )
+        at_least(1, components, "the number of components")
+        at_least(1, width, "the number of elements")
         self.components = components
         self.width = width
         self.covariance = covariance
@@ -145,10 +140,6 @@ class GaussianMixture(Model):
     def _logits(self) -> Tensor:
         return self.prior.raw  # type: ignore[return-value]
 
-    def exact_posterior(self) -> ExactPosterior:
-        """p(z given x): of each datum the probabilities of the components, the responsibilities."""
-        return ExactPosterior(self)
-
     def standardize(self, x: Tensor) -> Tensor:
         """x in the units that the numbers are held in, (..., X): its own, or the columns'."""
         family = self.likelihood.family
@@ -179,12 +170,10 @@ class GaussianMixture(Model):
             if self.covariance != "full":
                 numbers.log_variance.copy_((covariances - self.min_variance).clamp_min(least).log())
                 return
-            factor = torch.linalg.cholesky(covariances)
-            diagonal = factor.diagonal(dim1=-2, dim2=-1)
-            squares = (diagonal.square() - self.min_variance).clamp_min(least)
-            numbers.log_variance.copy_(squares.log())
-            rows, columns = torch.tril_indices(self.width, self.width, -1)
-            numbers.below.copy_(factor[:, rows, columns] / diagonal[:, rows] / SHARE)
+            family = MultivariateNormal(self.min_variance)
+            raw = family.encode(numbers.means, torch.linalg.cholesky(covariances))
+            numbers.log_variance.copy_(raw[:, self.width : 2 * self.width])
+            numbers.below.copy_(raw[:, 2 * self.width :])
 
 
 def gaussian_mixture(

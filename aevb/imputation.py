@@ -4,13 +4,13 @@
 
 The cells are independent given z, so that p(x_observed given z) is the likelihood without the
 missing ones. The answer is that of the model, however its encoder takes rows with holes: to
-importance sampling the encoder is a proposal that weights set right, and Gibbs does without it.
+importance sampling the encoder is a proposal that weights set right; Markov chains do without it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution
 
-from aevb.conditional import Averaged, Conditional
 from aevb.data import Rows
 from aevb.devices import tensor_of
 from aevb.distributions import route
-from aevb.errors import UsageError
+from aevb.distributions.reparameterization import drawn
+from aevb.errors import UsageError, at_least
 from aevb.evaluation import evaluating
 from aevb.families import Masked
 from aevb.mcmc import HMC, StepNoise, hamiltonian
 from aevb.model import Model
 from aevb.posterior import Batch, Posterior
-from aevb.randomness import Stream, generator, normal, seed_torch, torch_kept, uniform
+from aevb.randomness import Stream, generator, normal, uniform
 
 Array = NDArray[np.float64]
 CELLS_AT_ONCE = 16_000_000
@@ -43,7 +43,7 @@ def impute(
     posterior: Posterior,
     rows: Rows,
     *,
-    method: Literal["gibbs", "importance"] | None = None,
+    method: Literal["hmc", "importance"] | None = None,
     samples: int = 100,
     seed: int = 0,
 ) -> Array:
@@ -52,20 +52,20 @@ def impute(
         importance:  sum_k w_k E[x given z_k] / sum_k w_k,
                      w_k = p(x_observed given z_k) p(z_k) / q(z_k),  z_k from q, which is the
                      encoder's or, if it never saw holes, its mixture over fills of them
-        Gibbs:       the mean of E[x given z_t] over Markov chains on p(z given x_observed)
+        hmc:         the mean of E[x given z_t] over Markov chains on p(z given x_observed)
 
-    The sampler of Gibbs alternates z and x_missing; with x_missing integrated out, which is exact
-    here and mixes better, what is left are moves of z, by Hamiltonian Monte Carlo. It is several
-    times slower than importance sampling of as many draws, and nearer to the answer. Discrete codes
-    have no gradient to move along: without a `method` they go by importance, all others by Gibbs.
+    The chains of Hamiltonian Monte Carlo move z alone: x_missing is integrated out, which is exact
+    here. They are several times slower than importance sampling of as many draws, and nearer to the
+    answer. Discrete codes have no gradient to move along: without a `method` they go by importance,
+    all others by hmc.
     Shapes: N rows of X cells; (N, X). Units: of the data; a column of classes gets the most
     probable one. `samples` are the draws of z for each row, behind those for burning in.
-    Errors: UsageError for an unknown method, Gibbs for discrete codes, samples below 1, or a
+    Errors: UsageError for an unknown method, hmc for discrete codes, samples below 1, or a
     likelihood whose cells are not independent; DataError for observed cells outside the
     likelihood's domain.
     Source: Mattei & Frellsen (2019), "MIWAE", equation 12, for importance; Liu (1994), "The
     collapsed Gibbs sampler in Bayesian computations with applications to a gene regulation
-    problem", for Gibbs.
+    problem", for what is integrated out; Neal (2011), "MCMC using Hamiltonian dynamics".
     Example:
         >>> import aevb
         >>> digits = aevb.data.load("digits")
@@ -75,18 +75,21 @@ def impute(
         >>> impute(model, aevb.mean_field(aevb.MLP(64, [8], 4)), holes, samples=9).shape
         (1, 64)
     """
-    if method not in ("importance", "gibbs", None):
-        raise UsageError(f"the method must be gibbs or importance, found {method!r}")
     discrete = not route(model.prior()).differentiable
-    if method == "gibbs" and discrete:
+    method = method or ("importance" if discrete else "hmc")
+    infer = {"importance": _importance, "hmc": _hmc}.get(method)
+    if infer is None:
+        raise UsageError(f"the method must be hmc or importance, found {method!r}")
+    if infer is _hmc and discrete:
         raise UsageError(
-            "gibbs moves codes along a gradient, and those of this model are discrete: choose the "
+            "hmc moves codes along a gradient, and those of this model are discrete: choose the "
             "method importance"
         )
-    method = method or ("importance" if discrete else "gibbs")
-    infer = _importance if method == "importance" else _gibbs
-    inferred = _posterior_mean(model, posterior, rows, infer, samples, seed, holed_only=True)
     data = rows.all().double().flatten(1).numpy()
+    inferred = data.copy()
+    for holes in _parts(model, posterior, rows, samples, seed):
+        if not holes.whole:
+            inferred[holes.positions] = holes.shown(infer(holes, samples))
     return np.where(np.isnan(data), inferred, data)
 
 
@@ -106,55 +109,50 @@ def denoise(
         >>> denoise(model, aevb.mean_field(aevb.MLP(64, [8], 4)), digits.test.limit(3)).shape
         (3, 64)
     """
-    return _posterior_mean(model, posterior, rows, _importance, samples, seed, holed_only=False)
+    inferred = np.empty((len(rows), rows.width))
+    for holes in _parts(model, posterior, rows, samples, seed):
+        inferred[holes.positions] = holes.shown(_importance(holes, samples))
+    return inferred
 
 
 def observing(model: Model) -> Model:
-    """The model for rows with missing cells: the same modules, NaN cells integrated out."""
+    """The model for rows with missing cells: the same modules, NaN cells integrated out.
+
+    Errors: UsageError for a likelihood that is none of this project's.
+    Example:
+        >>> import aevb
+        >>> model = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(aevb.MLP(2, [8], 3)))
+        >>> x = torch.tensor([[1.0, torch.nan, 0.0]])
+        >>> observing(model).log_likelihood(x, torch.zeros(5, 1, 2)).shape
+        torch.Size([5, 1])
+    """
     if isinstance(model.family, Masked):
         return model
-    averaged = model.likelihood if isinstance(model.likelihood, Averaged) else None
-    likelihood = model.likelihood if averaged is None else averaged.conditional
-    if model.family is None or not isinstance(likelihood, Conditional):
+    likelihood: Any = model.likelihood
+    if model.family is None or not hasattr(likelihood, "with_family"):
         raise UsageError(
             "missing cells need a likelihood made of one of the families of aevb.families"
         )
-    masked = Conditional(likelihood.network, Masked(model.family), likelihood.condition_ndim)
-    return Model(model.prior, masked if averaged is None else averaged.over(masked))
+    return Model(model.prior, likelihood.with_family(Masked(model.family)))
 
 
-def _posterior_mean(
-    model: Model,
-    posterior: Posterior,
-    rows: Rows,
-    infer: "Callable[[_Holes, int], Tensor]",
-    samples: int,
-    seed: int,
-    *,
-    holed_only: bool,
-) -> Array:
-    """What `infer` makes of each row, (N, X); zeros for whole rows where they are left out."""
-    if samples < 1:
-        raise UsageError(f"the number of samples must be at least 1, found {samples}")
-    like = tensor_of(model)
+def _parts(
+    model: Model, posterior: Posterior, rows: Rows, samples: int, seed: int
+) -> "Iterator[_Holes]":
+    """The rows, some at a time: those with holes, then whole ones, which any encoder has seen."""
+    at_least(1, samples, "the number of samples")
+    like, masked = tensor_of(model), observing(model)
+    family: Any = masked.family
     widest = max(rows.width, FILLS * model.prior().event_shape[0])
     chunk = max(1, CELLS_AT_ONCE // (max(samples, PRIOR_DRAWS) * widest))
-    masked = observing(model)
-    parts = []
-    with evaluating(masked, posterior), torch_kept(like.device):
+    with evaluating(masked, posterior):
         for positions, x in rows.chunks(chunk):
-            if masked.family is not None:
-                masked.family.check(x, int(positions[0]) + 1)
-            inferred = torch.zeros(len(x), rows.width, dtype=torch.float64)
+            family.check(x, int(positions[0]) + 1)
             holed = torch.isnan(x).flatten(1).any(1)
-            # Whole rows go by themselves: the encoder takes them as they are.
-            for some in (holed,) if holed_only else (holed, ~holed):
+            for some in (holed, ~holed):
                 if bool(some.any()):
-                    own = (x[some].to(like), positions[some.numpy()], masked is model, seed)
-                    moments = infer(_Holes(masked, posterior, *own), samples)
-                    inferred[some] = masked.summarize(moments).double().flatten(1).cpu()
-            parts.append(inferred.numpy())
-    return np.concatenate(parts)
+                    own = x[some].to(like), positions[some.numpy()]
+                    yield _Holes(masked, posterior, *own, masked is model, seed)
 
 
 @dataclass(frozen=True)
@@ -169,9 +167,17 @@ class _Holes:
     seed: int
 
     @property
+    def whole(self) -> bool:
+        return not bool(torch.isnan(self.x).any())
+
+    @property
     def seen(self) -> bool:
         """Whether the encoder takes the rows as they are: it was trained on holes, or has none."""
-        return self.trained_on_holes or not bool(torch.isnan(self.x).any())
+        return self.trained_on_holes or self.whole
+
+    def shown(self, moments: Tensor) -> Array:
+        """What to show for moments (N, M), (N, X)."""
+        return self.model.summarize(moments).double().flatten(1).cpu().numpy()
 
     def source(self, turn: int, part: int = 0) -> np.random.Generator:
         return generator(self.seed, Stream.IMPUTATION, int(self.positions[0]), turn, part)
@@ -182,28 +188,17 @@ class _Holes:
         """z (S, M, D) from q(z given x) for whole rows x (M, X), and this q; M = N repeats."""
         rows = torch.from_numpy(self.positions).repeat(repeats)
         q = self.posterior(Batch(x, rows.to(x.device)))
-        way = route(q)
-        noise = way.noise(self.source(turn), (samples, *q.batch_shape), x.dtype)
-        return way.transform(noise.to(x.device)), q
-
-    def prior_draws(self, samples: int, turn: int) -> Tensor:
-        """z (S, N, D) from the prior."""
-        n = len(self.x)
-        flat = self.model.sample_prior(samples * n, self.source(turn, 2))
-        return flat.reshape(samples, n, -1)
-
-    def draw(self, z: Tensor, turn: int) -> Tensor:
-        """The rows with their holes filled from p(x given z), (S, N, X) for z (S, N, D)."""
-        seed_torch(int(self.source(turn, 3).integers(2**63)), z.device)
-        drawn = self.model.likelihood(z).sample().reshape(-1, *self.x.shape).to(self.x.dtype)
-        return torch.where(torch.isnan(self.x), drawn, self.x)
+        return drawn(q, (samples,), self.source(turn), x), q
 
     def draw_fills(self, z: Tensor, log_weights: Tensor, count: int, turn: int) -> Tensor:
         """The rows filled by draws from p(x_missing given x_observed), (count, N, X).
 
         z (S, N, D) with log-weights (S, N) are resampled, one place in each of `count` equal parts.
         """
-        return self.draw(self.resample(z, log_weights, count, turn), turn)
+        z = self.resample(z, log_weights, count, turn)
+        filled = self.model.sample_data(z, self.source(turn, 3))
+        filled = filled.reshape(-1, *self.x.shape).to(self.x.dtype)
+        return torch.where(torch.isnan(self.x), filled, self.x)
 
     def resample(self, z: Tensor, log_weights: Tensor, count: int, turn: int) -> Tensor:
         """Draws of z (count, N, D) from those given (S, N, D), by their log-weights (S, N)."""
@@ -263,14 +258,15 @@ def _propose_by_fills(
     k, n = fills.shape[:2]
     each = -(-samples // (k + 1))
     z, q = holes.propose(fills.flatten(0, 1), each, turn, k)
-    z = torch.cat([z.unflatten(1, (k, n)).flatten(0, 1), holes.prior_draws(each, turn)])
+    from_prior = holes.model.sample_prior(each * n, holes.source(turn, 2)).reshape(each, n, -1)
+    z = torch.cat([z.unflatten(1, (k, n)).flatten(0, 1), from_prior])
     spread = z.unsqueeze(1).expand(-1, k, -1, -1).flatten(1, 2)
     parts = q.log_prob(spread).unflatten(1, (k, n))
     parts = torch.cat([parts, holes.model.prior().log_prob(z).unsqueeze(1)], dim=1)
     return z, parts.logsumexp(1) - math.log(k + 1)
 
 
-def _gibbs(holes: _Holes, samples: int) -> Tensor:
+def _hmc(holes: _Holes, samples: int) -> Tensor:
     """The mean of the moments over chains of z whose law tends to p(z given x_observed)."""
     model, size = holes.model, len(holes.x)
     z, log_weights = _from_prior(holes)
@@ -279,7 +275,7 @@ def _gibbs(holes: _Holes, samples: int) -> Tensor:
     def noise(t: int) -> StepNoise:
         momentum = normal(holes.source(t, 4), start.shape, start.dtype)
         lots = [uniform(holes.source(t, part), start.shape[:2], start.dtype) for part in (5, 6)]
-        return StepNoise(*(drawn.to(start) for drawn in (momentum, *lots)))
+        return StepNoise(*(e.to(start) for e in (momentum, *lots)))
 
     hmc = HMC(lambda z: model.log_joint(holes.x, z))
     kept = -(-samples // len(start))

@@ -9,20 +9,19 @@ One noise for all elements is probabilistic PCA, one for each is factor analysis
 
 import copy
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from torch.distributions import Distribution, Independent, LowRankMultivariateNormal
-from torch.distributions import MultivariateNormal as FullNormal
-from torch.distributions import Normal as DiagonalNormal
+from torch import distributions as td
+from torch.distributions import Distribution
 
 from aevb.conditional import Conditional, standard_normal
+from aevb.distributions.reparameterization import base_of
 from aevb.errors import DataError, UsageError
-from aevb.families import Normal
-from aevb.families.gaussian import SHARE
+from aevb.families import MultivariateNormal, Normal
 from aevb.model import Model
 from aevb.networks import MLP
 from aevb.posterior import Amortized, full_covariance, mean_field
@@ -35,14 +34,6 @@ LEAST_SHARE = 1e-9
 SIZES = (0.01, 1.0, 30.0, 1000.0)
 """Of the points at which a decoder is asked whether it is affine."""
 POINTS = 8
-
-
-class Gradients(NamedTuple):
-    """Slopes of the mean log p(x): weight (X, D), offset (X,), log_variance as the noise's."""
-
-    weight: Tensor
-    offset: Tensor
-    log_variance: Tensor
 
 
 class LinearGaussian(Model):
@@ -62,11 +53,7 @@ class LinearGaussian(Model):
     """
 
     def __init__(self, latent_dim: int, width: int, noise_shape: tuple[int, ...] = ()) -> None:
-        if tuple(noise_shape) not in ((), (width,)):
-            raise UsageError(
-                f"the noise of a linear-Gaussian model has shape () or ({width},), "
-                f"found {tuple(noise_shape)}"
-            )
+        _check_noise(noise_shape, width)
         family = Normal(noise_shape=tuple(noise_shape))
         super().__init__(
             standard_normal(latent_dim), Conditional(MLP(latent_dim, [], width), family)
@@ -109,18 +96,19 @@ class LinearGaussian(Model):
 
     def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """m (..., D), the Cholesky factor of G^-1 (D, D), and x - b - W m (..., X)."""
-        factor = torch.linalg.cholesky(self.posterior_precision())
+        scaled, precision = _explained(self.weight, self.variance)
+        factor = torch.linalg.cholesky(precision)
         rest = x - self.offset
-        along = (rest @ self._scaled).reshape(-1, self.latent_dim)
+        along = (rest @ scaled).reshape(-1, self.latent_dim)
         mean = torch.cholesky_solve(along.mT, factor).mT.reshape(*x.shape[:-1], self.latent_dim)
         return mean, factor, rest - mean @ self.weight.mT
 
-    def posterior_given(self, x: Tensor) -> FullNormal:
-        mean, factor, _ = self._posterior(x)
-        covariance = torch.cholesky_inverse(factor)
-        return FullNormal(mean, scale_tril=torch.linalg.cholesky(covariance), validate_args=False)
+    def posterior_given(self, x: Tensor) -> td.MultivariateNormal:
+        """p(z given x) = N(m, G), batch (N,), of rows (N, X)."""
+        mean, precision = self._posterior(x)[0], self.posterior_precision()
+        return td.MultivariateNormal(mean, precision_matrix=precision, validate_args=False)
 
-    def exact_posterior(self) -> Amortized:
+    def exact_encoder(self) -> Amortized:
         """p(z given x) at the present parameters, as a posterior that can be trained and saved.
 
         It is `full_covariance` of a linear network: the mean is affine in x, the covariance G one
@@ -128,10 +116,8 @@ class LinearGaussian(Model):
         """
         gain, covariance = self._gain()
         factor = torch.linalg.cholesky(covariance)
-        diagonal = factor.diagonal()
-        rows, columns = torch.tril_indices(self.latent_dim, self.latent_dim, -1)
-        below = factor[rows, columns] / diagonal[rows] / SHARE
-        return full_covariance(self._encoder(gain, torch.cat([2 * diagonal.log(), below])))
+        raw = MultivariateNormal().encode(torch.zeros_like(factor[0]), factor)
+        return full_covariance(self._encoder(gain, raw[self.latent_dim :]))
 
     def best_mean_field(self) -> Amortized:
         """Of all diagonal Gaussians the one nearest to p(z given x), for each datum.
@@ -154,12 +140,7 @@ class LinearGaussian(Model):
 
     def posterior_precision(self) -> Tensor:
         """G^-1 = I + W^T Psi^-1 W, (D, D): the same for every x."""
-        return torch.eye(self.latent_dim).to(self.weight) + self.weight.mT @ self._scaled
-
-    @property
-    def _scaled(self) -> Tensor:
-        """Psi^-1 W, (X, D)."""
-        return self.weight / self.variance.unsqueeze(-1)
+        return _explained(self.weight, self.variance)[1]
 
     def put(self, weight: Tensor, offset: Tensor, variance: Tensor) -> None:
         """Set the numbers: W (X, D), b (X,), and the noise in the shape that the model has it."""
@@ -168,31 +149,12 @@ class LinearGaussian(Model):
             self.offset.copy_(offset)
             self._parts.family.log_variance.copy_(variance.log())
 
-    def gradients(self, x: Tensor) -> Gradients:
-        """The slopes of mean_n log p(x_n) in W, b and the log of the noise, x (N, X).
-
-            W: mean_n Psi^-1 e_n m_n^T - Psi^-1 W G,   b: mean_n Psi^-1 e_n,  e = x - b - W m
-            log Psi_i: 1/2 ((mean_n e_ni^2 + (W G W^T)_ii) / Psi_i - 1), summed where it is shared
-
-        Units: nats per datum and unit of the parameter.
-        Source: Fisher's identity: the posterior's mean of the gradient of log p(x, z).
-        """
-        with torch.no_grad():
-            mean, factor, error = self._posterior(x)
-            covariance = torch.cholesky_inverse(factor)
-            weight = (error.mT @ mean / len(x) - self.weight @ covariance).div(
-                self.variance.unsqueeze(-1)
-            )
-            spread = error.square().mean(0) + (self.weight @ covariance * self.weight).sum(-1)
-            by_element = 0.5 * (spread / self.variance - 1)
-            noise = by_element if self.noise_shape else by_element.sum()
-            return Gradients(weight, error.mean(0) / self.variance, noise)
-
     def _gain(self) -> tuple[Tensor, Tensor]:
         """G W^T Psi^-1 (D, X), and G (D, D)."""
         with torch.no_grad():
-            factor = torch.linalg.cholesky(self.posterior_precision())
-            return torch.cholesky_solve(self._scaled.mT, factor), torch.cholesky_inverse(factor)
+            scaled, precision = _explained(self.weight, self.variance)
+            factor = torch.linalg.cholesky(precision)
+            return torch.cholesky_solve(scaled.mT, factor), torch.cholesky_inverse(factor)
 
     def _encoder(self, gain: Tensor, constants: Tensor) -> MLP:
         """x to m = gain (x - b), and to constants behind it."""
@@ -201,6 +163,20 @@ class LinearGaussian(Model):
             network.head.weight.zero_()[: self.latent_dim] = gain
             network.head.bias.copy_(torch.cat([-gain @ self.offset, constants]))
         return network
+
+
+def _check_noise(noise_shape: tuple[int, ...], width: int) -> None:
+    if tuple(noise_shape) not in ((), (width,)):
+        raise UsageError(
+            f"the noise of a linear-Gaussian model has shape () or ({width},), "
+            f"found {tuple(noise_shape)}"
+        )
+
+
+def _explained(weight: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Psi^-1 W, (X, D), and G^-1 = I + W^T Psi^-1 W, (D, D)."""
+    scaled = weight / variance.unsqueeze(-1)
+    return scaled, torch.eye(weight.shape[1]).to(weight) + weight.mT @ scaled
 
 
 def linear_gaussian(weight: ArrayLike, offset: ArrayLike, variance: ArrayLike) -> LinearGaussian:
@@ -231,16 +207,18 @@ def linear_gaussian(weight: ArrayLike, offset: ArrayLike, variance: ArrayLike) -
     return model
 
 
-def maximum_likelihood(x: ArrayLike, latent_dim: int, noise: str = "isotropic") -> LinearGaussian:
+def maximum_likelihood(
+    x: ArrayLike, latent_dim: int, noise_shape: tuple[int, ...] = ()
+) -> LinearGaussian:
     """The linear-Gaussian model of `latent_dim` dimensions under which the data are most probable.
 
-        isotropic: W = U (L - s^2 I)^1/2,  s^2 the mean of the eigenvalues left out
-        diagonal:  EM until a step adds less than 1e-10 nats per datum
+        one noise for all, ():  W = U (L - s^2 I)^1/2,  s^2 the mean of the eigenvalues left out
+        one for each, (X,):     EM until a step adds less than 1e-10 nats per datum
 
     U, L are the leading eigenvectors and eigenvalues of the covariance of x, with divisor N. The
     log-likelihood never falls from one step of EM to the next.
     Shapes: x (N, X), in float64 inside and for the result.
-    Errors: UsageError for a noise of another name, or too many latent dimensions; DataError for a
+    Errors: UsageError for a noise of another shape, or too many latent dimensions; DataError for a
     column that does not vary, or rows that leave no noise.
     Source: Tipping & Bishop (1999), equations 7 and 8; Rubin & Thayer (1982).
     Example:
@@ -249,13 +227,12 @@ def maximum_likelihood(x: ArrayLike, latent_dim: int, noise: str = "isotropic") 
         [2.0, 2.0]
     """
     rows = torch.as_tensor(np.asarray(x, dtype=np.float64))
-    if noise not in ("isotropic", "diagonal"):
-        raise UsageError(f"noise must be isotropic or diagonal, found {noise!r}")
     if rows.ndim != 2 or not 0 < latent_dim < rows.shape[1]:
         raise UsageError(
             f"rows (N, X) need between 1 and X - 1 latent dimensions, found rows of shape "
             f"{tuple(rows.shape)} and {latent_dim} dimensions"
         )
+    _check_noise(noise_shape, rows.shape[1])
     mean = rows.mean(0)
     covariance = (rows - mean).mT @ (rows - mean) / len(rows)
     values, vectors = torch.linalg.eigh(covariance)
@@ -268,7 +245,7 @@ def maximum_likelihood(x: ArrayLike, latent_dim: int, noise: str = "isotropic") 
         )
     scale = (values[:latent_dim] - variance).clamp_min(0).sqrt()
     model = linear_gaussian(vectors[:, :latent_dim] * scale, mean, variance)
-    if noise == "isotropic":
+    if not noise_shape:
         return model
     still = torch.nonzero(covariance.diagonal() == 0)
     if len(still):
@@ -305,8 +282,7 @@ def em_step(weight: Tensor, variance: Tensor, covariance: Tensor) -> tuple[Tenso
     """
     shared = variance.ndim == 0
     variance = variance.expand(len(weight))
-    scaled = weight / variance.unsqueeze(-1)
-    precision = torch.eye(weight.shape[1]).to(weight) + weight.mT @ scaled
+    scaled, precision = _explained(weight, variance)
     factor = torch.linalg.cholesky(precision)
     gain = torch.cholesky_solve(scaled.mT, factor)
     with_code = covariance @ gain.mT
@@ -369,20 +345,20 @@ def as_linear_gaussian(model: Model) -> LinearGaussian | None:
 
 def affine_of(prior: Distribution) -> tuple[Tensor, Tensor] | None:
     """m (D,) and L (D, D) of a Gaussian prior N(m, L L^T), else None."""
-    base = prior.base_dist if isinstance(prior, Independent) else prior
+    base = base_of(prior)
     if prior.batch_shape or len(prior.event_shape) != 1:
         return None
-    if isinstance(base, FullNormal | LowRankMultivariateNormal):
+    if isinstance(base, td.MultivariateNormal | td.LowRankMultivariateNormal):
         return base.loc, base.scale_tril
-    if isinstance(base, DiagonalNormal):
+    if isinstance(base, td.Normal):
         return base.loc, torch.diag_embed(base.scale)
     return None
 
 
 def _is_diagonal(likelihood: Distribution) -> bool:
     return (
-        isinstance(likelihood, Independent)
-        and isinstance(likelihood.base_dist, DiagonalNormal)
+        isinstance(likelihood, td.Independent)
+        and isinstance(likelihood.base_dist, td.Normal)
         and len(likelihood.event_shape) == 1
     )
 

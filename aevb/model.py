@@ -74,9 +74,9 @@ class Model(nn.Module):
     def moments(self, z: Tensor) -> Tensor:
         """Numbers of p(x given z) that may be averaged over z, (..., M): its mean, for most."""
         p: Distribution = self.likelihood(z)
-        laws = p.parts if isinstance(p, Average) else [p]
-        of = self.family.moments if self.family is not None else attrgetter("mean")
-        return torch.stack([of(law) for law in laws]).mean(0)
+        of = attrgetter("mean") if self.family is None else self.family.moments
+        found: Tensor = p.mean_of(of) if isinstance(p, Average) else of(p)
+        return found
 
     def summarize(self, moments: Tensor) -> Tensor:
         """What to show for moments, averaged over draws of z or not, (..., *X)."""

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
 from aevb import distributions
-from aevb.conditional import Chain, Conditional, Informed, for_densities
-from aevb.distributions.listed import Listed
+from aevb.conditional import Chain, Conditional, Informed, borrow, for_densities
 from aevb.enumeration import enumerate_codes
 from aevb.errors import UsageError
 from aevb.families import Family, MultivariateNormal, Normal, OneHotCategorical
@@ -41,10 +40,43 @@ def as_batch(batch: Batch | Tensor) -> Batch:
 
 
 class Posterior(nn.Module, ABC):
-    """q(z given x), with the condition that a subclass picks from the batch.
+    """q(z given x).
 
     Shapes: a batch of N data to a distribution with batch (N,) and event (D,).
     """
+
+    per_row = False
+    """Whether each row of one data set has numbers of its own, which say nothing of other rows."""
+    exact = False
+    """Whether it is p(z given x) of a model, whatever the model's numbers become."""
+
+    @abstractmethod
+    def forward(self, batch: Batch | Tensor) -> Distribution:
+        """q of each datum."""
+
+    def numbers(self, batch: Batch | Tensor) -> Tensor:
+        """What the network says of each datum before the family makes it a distribution.
+
+        Shapes: (N, outputs); of a chain, the numbers of its first link.
+        Errors: UsageError for a posterior that is not one network and a family, such as a ladder.
+        """
+        raise _refusal(self)
+
+    def outputs(self, size: int) -> int:
+        """How many numbers encode q over `size` latent dimensions."""
+        raise _refusal(self)
+
+    def given(self, numbers: Tensor) -> Distribution:
+        """q with these numbers (N, outputs) in place of the network's; all else is shared."""
+        raise _refusal(self)
+
+    def renewed(self, n: int, outputs: int) -> "PerDatum":
+        """The same family with free numbers, zeros at first, for n data: all else is shared."""
+        raise _refusal(self)
+
+
+class OfNumbers(Posterior):
+    """A posterior by a conditional, of the condition that a subclass picks from the batch."""
 
     def __init__(self, conditional: nn.Module) -> None:
         super().__init__()
@@ -59,16 +91,14 @@ class Posterior(nn.Module, ABC):
         return distribution
 
     def numbers(self, batch: Batch | Tensor) -> Tensor:
-        """What the network says of each datum before the family makes it a distribution.
-
-        Shapes: (N, outputs); of a chain, the numbers of its first link.
-        Errors: UsageError for a posterior that is not one network and a family, such as a ladder.
-        """
         raw: Tensor = self._first.network(self.condition(as_batch(batch)))
         return for_densities(raw)
 
+    def outputs(self, size: int) -> int:
+        chain = self.conditional
+        return self._first.family.outputs(chain.sizes[0] if isinstance(chain, Chain) else size)
+
     def given(self, numbers: Tensor) -> Distribution:
-        """q with these numbers (N, outputs) in place of the network's; all else is shared."""
         q: Distribution = self._first.family(numbers, 1)
         chain = self.conditional
         if not isinstance(chain, Chain):
@@ -76,9 +106,8 @@ class Posterior(nn.Module, ABC):
         return distributions.Chain(q, chain.links[1:], chain.sizes, chain.reverse, chain.noises)
 
     def renewed(self, n: int, outputs: int) -> "PerDatum":
-        """The same family with free numbers, zeros at first, for n data: all else is shared."""
-        first, chain = self._first, self.conditional
-        new: nn.Module = Conditional(FreeParameters(n, outputs), first.family, condition_ndim=0)
+        chain = self.conditional
+        new: nn.Module = free(n, outputs, self._first.family)
         if isinstance(chain, Chain):
             new = Chain([new, *chain.links[1:]], chain.sizes, chain.reverse)
         return PerDatum(new)
@@ -86,30 +115,33 @@ class Posterior(nn.Module, ABC):
     @property
     def _first(self) -> Conditional:
         """The network and the family that a datum's own numbers go through."""
-        chain = self.conditional
-        first = chain.links[0] if isinstance(chain, Chain) else chain
+        chain: Any = self.conditional
+        # The later links of one that is informed ask for x beside these numbers.
+        whole = isinstance(chain, Chain) and not isinstance(chain, Informed)
+        first = chain.links[0] if whole else chain
         if not isinstance(first, Conditional):
-            raise UsageError(
-                "a posterior whose numbers can be refined for each datum is one network and a "
-                f"family, as aevb.amortized makes it, found {type(first).__name__}"
-            )
+            raise _refusal(first)
         return first
 
 
-class Amortized(Posterior):
+def _refusal(found: nn.Module) -> UsageError:
+    return UsageError(
+        "a posterior whose numbers can be refined for each datum is one network and a family, as "
+        f"aevb.amortized makes it, found {type(found).__name__}"
+    )
+
+
+class Amortized(OfNumbers):
     """One network for all data: the condition is x itself.
 
     Source: Kingma & Welling (2013), section 2.2, the recognition model.
-    Example:
-        >>> mean_field(nn.Linear(5, 4))(torch.zeros(3, 5)).event_shape
-        torch.Size([2])
     """
 
     def condition(self, batch: Batch) -> Tensor:
         return batch.x
 
 
-class PerDatum(Posterior):
+class PerDatum(OfNumbers):
     """Free parameters for each datum: the condition is the row's number.
 
     Errors: UsageError for a batch without row numbers.
@@ -119,6 +151,8 @@ class PerDatum(Posterior):
         >>> q(Batch(torch.zeros(3, 5), torch.tensor([0, 4, 9]))).event_shape
         torch.Size([2])
     """
+
+    per_row = True
 
     def condition(self, batch: Batch) -> Tensor:
         if batch.rows is None:
@@ -141,7 +175,7 @@ class PerDatum(Posterior):
             table[: len(numbers)] = numbers.to(table) / FreeParameters.GAIN
 
 
-class Global(Posterior):
+class Global(OfNumbers):
     """One distribution for all data: the condition is always the same row of a table.
 
     It is the posterior of a parameter that all data share, and what an amortized one collapses to.
@@ -164,16 +198,15 @@ class FromPrior(Posterior):
         torch.Size([3])
     """
 
-    def __init__(self, prior: nn.Module) -> None:
-        nn.Module.__init__(self)
-        self._shared = (prior,)
+    prior: nn.Module
 
-    def condition(self, batch: Batch) -> Tensor:
-        return batch.x
+    def __init__(self, prior: nn.Module) -> None:
+        super().__init__()
+        borrow(self, prior=prior)
 
     def forward(self, batch: Batch | Tensor) -> Distribution:
-        law: Any = self._shared[0]()
-        distribution: Distribution = law.expand((len(self.condition(as_batch(batch))),))
+        law: Distribution = self.prior()
+        distribution: Distribution = law.expand(torch.Size((len(as_batch(batch).x),)))
         return distribution
 
 
@@ -197,20 +230,15 @@ class ExactPosterior(Posterior):
         torch.Size([2, 8])
     """
 
+    exact = True
+    model: Model
+
     def __init__(self, model: Model) -> None:
-        nn.Module.__init__(self)
-        self._shared = (model,)  # its parameters are not counted twice
-
-    @property
-    def model(self) -> Model:
-        """The model whose posterior it is."""
-        return self._shared[0]
-
-    def condition(self, batch: Batch) -> Tensor:
-        return batch.x
+        super().__init__()
+        borrow(self, model=model)
 
     def forward(self, batch: Batch | Tensor) -> Distribution:
-        x = self.condition(as_batch(batch))
+        x = as_batch(batch).x
         with torch.no_grad():
             closed = self.model.posterior_given(x)
             if closed is not None:
@@ -221,7 +249,7 @@ class ExactPosterior(Posterior):
                 "the exact posterior needs codes that can be listed, at most 65,536 of them, or a "
                 "model that has a closed form of it: choose another posterior"
             )
-        return Listed(table.codes, table.log_joint.mT, validate_args=False)
+        return table.posterior
 
 
 class FreeParameters(nn.Module):
@@ -269,6 +297,8 @@ class Ladder(nn.Module):
         torch.Size([5])
     """
 
+    prior: Any
+
     def __init__(
         self, rungs: Sequence[nn.Module], heads: Sequence[nn.Module], prior: nn.Module
     ) -> None:
@@ -285,12 +315,7 @@ class Ladder(nn.Module):
             )
         self.rungs: Sequence[Any] = nn.ModuleList(rungs)  # type: ignore[assignment]
         self.heads: Sequence[Any] = nn.ModuleList(heads)  # type: ignore[assignment]
-        self._shared = (prior,)  # it is the model's: its parameters are not counted twice
-
-    @property
-    def prior(self) -> Any:
-        """The chain that the model has too."""
-        return self._shared[0]
+        borrow(self, prior=prior)
 
     def forward(self, x: Tensor) -> Distribution:
         said, d = [], x
@@ -322,7 +347,12 @@ def _merged(link: nn.Module, raw: Tensor) -> Callable[[Tensor], Distribution]:
 
 
 def mean_field(network: nn.Module, condition_ndim: int = 1) -> Amortized:
-    """The encoder of the paper, N(z; mean(x), diag(variance(x))); the network gives 2D numbers."""
+    """The encoder of the paper, N(z; mean(x), diag(variance(x))); the network gives 2D numbers.
+
+    Example:
+        >>> mean_field(nn.Linear(5, 4))(torch.zeros(3, 5)).event_shape
+        torch.Size([2])
+    """
     return amortized(network, Normal(), condition_ndim)
 
 
@@ -349,21 +379,31 @@ def with_class(
     return Amortized(Informed(links, sizes, told))
 
 
-def full_covariance(network: nn.Module, condition_ndim: int = 1) -> Amortized:
+def full_covariance(network: nn.Module) -> Amortized:
     """An encoder with a full covariance; the network gives D (D + 3) / 2 numbers."""
-    return amortized(network, MultivariateNormal(), condition_ndim)
+    return amortized(network, MultivariateNormal())
 
 
 def per_datum(n: int, size: int, family: Family | None = None) -> PerDatum:
-    """Free parameters for each of n data over `size` latent dimensions (a diagonal Gaussian)."""
-    family = Normal() if family is None else family
+    """Free parameters for each of n data over `size` latent dimensions (a diagonal Gaussian).
+
+    Example:
+        >>> per_datum(10, 2)(Batch(torch.zeros(3, 5), torch.tensor([0, 4, 9]))).batch_shape
+        torch.Size([3])
+    """
     return PerDatum(_table(n, size, family))
 
 
 def everywhere(size: int, family: Family | None = None) -> Global:
     """One distribution over `size` latent dimensions for all data (a diagonal Gaussian)."""
-    return Global(_table(1, size, Normal() if family is None else family))
+    return Global(_table(1, size, family))
 
 
-def _table(n: int, size: int, family: Family) -> Conditional:
-    return Conditional(FreeParameters(n, family.outputs(size)), family, condition_ndim=0)
+def _table(n: int, size: int, family: Family | None) -> Conditional:
+    family = Normal() if family is None else family
+    return free(n, family.outputs(size), family)
+
+
+def free(n: int, outputs: int, family: Family) -> Conditional:
+    """A family at numbers of its own for each of n rows, whose number is the condition."""
+    return Conditional(FreeParameters(n, outputs), family, condition_ndim=0)

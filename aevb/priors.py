@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent
 
 from aevb import distributions
+from aevb.conditional import borrow
 from aevb.distributions import Normal
-from aevb.errors import UsageError
+from aevb.distributions.reparameterization import base_of
+from aevb.errors import UsageError, at_least
 
 
 class VampPrior(nn.Module):
@@ -22,9 +24,9 @@ class VampPrior(nn.Module):
 
         p(z) = 1/K sum_k q(z given u_k)
 
-    It is the prior that is nearest to the average posterior among mixtures of K posteriors. The
-    encoder, which the posterior uses too, is run on the pseudo-inputs once in a step of training,
-    and once in all within `held`, while nothing is learned.
+    Learned by the bound, it tends to the mixture of K posteriors that is nearest to the average
+    one. The encoder, which the posterior uses too, is run on the pseudo-inputs once in a step of
+    training, and once in all within `held`, while nothing is learned.
     Shapes: `encoder` takes (K, width) to a diagonal Gaussian with batch (K,); `unit` holds the
     pseudo-inputs to [0, 1], for data that lie there. Batch (), event (D,).
     Errors: UsageError for an encoder that gives no diagonal Gaussian.
@@ -37,25 +39,20 @@ class VampPrior(nn.Module):
         torch.Size([2])
     """
 
+    encoder: nn.Module
+    held_loc: Tensor
+    held_scale: Tensor
+
     def __init__(self, encoder: nn.Module, components: int, width: int, unit: bool = False) -> None:
         super().__init__()
-        if components < 1:
-            raise UsageError(f"a mixture needs at least 1 component, found {components}")
-        self._shared = (encoder,)  # it is the posterior's: its parameters are not counted twice
+        at_least(1, components, "the number of components")
+        borrow(self, encoder=encoder)
         self.components = components
         self.width = width
         self.unit = unit
         self.pseudo_inputs = nn.Parameter(torch.rand(components, width))
         for name in ("held_loc", "held_scale"):
             self.register_buffer(name, torch.empty(0, device="cpu"), persistent=False)
-
-    held_loc: Tensor
-    held_scale: Tensor
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The encoder that the posterior has too."""
-        return self._shared[0]
 
     def forward(self, condition: Tensor | None = None) -> Distribution:
         held = self.held_loc.numel() > 0
@@ -84,7 +81,7 @@ class VampPrior(nn.Module):
     def _encoded(self) -> tuple[Tensor, Tensor]:
         u = self.pseudo_inputs.clamp(0, 1) if self.unit else self.pseudo_inputs
         q = self.encoder(u)
-        base = q.base_dist if isinstance(q, Independent) else q
+        base = base_of(q)
         if not isinstance(base, torch.distributions.Normal):
             raise UsageError(
                 f"a VampPrior needs an encoder that gives a diagonal Gaussian, found "

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.func import grad_and_value
 
-from aevb.conditional import Chain
+from aevb.conditional import borrow
 from aevb.devices import tensor_of
 from aevb.distributions import reparameterize, route
 from aevb.distributions.reparameterization import Noise
-from aevb.errors import UsageError
+from aevb.errors import UsageError, at_least
 from aevb.model import Model
 from aevb.objectives import Draw
 from aevb.posterior import Batch, PerDatum, Posterior, as_batch
@@ -59,23 +59,23 @@ class Refined(Posterior):
         torch.Size([2])
     """
 
+    model: Model
     noise: Tensor
 
     def __init__(self, posterior: Posterior, model: Model, steps: int = STEPS) -> None:
-        nn.Module.__init__(self)
-        if isinstance(posterior, PerDatum | Refined):
+        super().__init__()
+        if posterior.per_row or isinstance(posterior, Refined):
             raise UsageError(
                 "what is refined for each datum is an encoder, or one law for all data, found "
                 f"{type(posterior).__name__}"
             )
-        if steps < 0:
-            raise UsageError(f"the number of steps must be at least 0, found {steps}")
+        at_least(0, steps, "the number of steps")
         self.posterior = posterior
-        self._shared = (model,)
+        borrow(self, model=model)
         self.steps = steps
-        like, chain = tensor_of(model), self.conditional
-        size = chain.sizes[0] if isinstance(chain, Chain) else model.prior().event_shape[0]
-        q = self.given(torch.zeros(1, self._first.family.outputs(size)).to(like))
+        like = tensor_of(model)
+        outputs = self.outputs(model.prior().event_shape[0])
+        q = self.given(torch.zeros(1, outputs).to(like))
         if not route(q).differentiable:
             raise UsageError(
                 "steps up the bound need draws with a gradient, which discrete codes have not"
@@ -83,20 +83,21 @@ class Refined(Posterior):
         self.register_buffer("noise", _fixed(route(q).standard).to(like))
 
     @property
-    def model(self) -> Model:
-        """The model whose bound is climbed."""
-        return self._shared[0]
-
-    @property
-    def conditional(self) -> nn.Module:  # type: ignore[override]
+    def conditional(self) -> nn.Module:
         """That of the posterior that is refined."""
-        return self.posterior.conditional
-
-    def condition(self, batch: Batch) -> Tensor:
-        return self.posterior.condition(batch)
+        return self.posterior.conditional  # type: ignore[return-value]
 
     def forward(self, batch: Batch | Tensor) -> Distribution:
         return self.given(self.numbers(batch))
+
+    def outputs(self, size: int) -> int:
+        return self.posterior.outputs(size)
+
+    def given(self, numbers: Tensor) -> Distribution:
+        return self.posterior.given(numbers)
+
+    def renewed(self, n: int, outputs: int) -> PerDatum:
+        return self.posterior.renewed(n, outputs)
 
     def numbers(self, batch: Batch | Tensor) -> Tensor:
         """lambda_T, (N, outputs)."""

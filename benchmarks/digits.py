@@ -91,7 +91,7 @@ def imputation() -> None:
     }
     for name, vae in models.items():
         vae.fit(train)
-        for method in ("gibbs", "importance"):
+        for method in ("hmc", "importance"):
             start = time.perf_counter()
             filled = vae.impute(seen, method=method)
             took = time.perf_counter() - start

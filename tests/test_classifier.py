@@ -36,7 +36,7 @@ def gaussian(mean, covariance):
         model.weight.copy_(torch.from_numpy(factor))
         model.offset.copy_(torch.from_numpy(mean))
         model.likelihood.family.log_variance.fill_(np.log(noise))
-    return model, model.exact_posterior()
+    return model, model.exact_encoder()
 
 
 @pytest.mark.parametrize("priors", [None, [0.1, 0.2, 0.7]])

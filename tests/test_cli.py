@@ -731,7 +731,10 @@ USAGE = {
     "a learning rate that is no number": (["--lr", "nan"], "--lr"),
     "a seed below zero": (["--seed", "-1"], "--seed"),
     "a seed too large": (["--seed", str(2**64)], "--seed"),
-    "one class": (["--likelihood", "categorical", "--classes", "1"], "at least 2 classes"),
+    "one class": (
+        ["--likelihood", "categorical", "--classes", "1"],
+        "classes must be at least 2",
+    ),
     "free bits of another objective": (
         ["--objective", "iwae", "--free-bits", "1"],
         "--free-bits needs",

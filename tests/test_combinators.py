@@ -10,18 +10,23 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import aevb
+from aevb import distributions as zoo
 from aevb.errors import DataError, UsageError
 from aevb.families import (
     Bernoulli,
     Categorical,
     Columns,
     ContinuousBernoulli,
+    DiscretizedLogistic,
+    Elementwise,
     Masked,
     MultivariateNormal,
     NegativeBinomial,
     Normal,
+    Ordinal,
     Poisson,
     Standardized,
+    ZeroInflatedNegativeBinomial,
 )
 from aevb.networks import ObservedInput, Standardizer
 
@@ -75,7 +80,7 @@ def test_samples_of_a_product_have_the_columns_means():
     assert ((draws[:, order].mean(0) - without_classes).abs() < 5 * spread).all()
     shares = torch.stack([(draws[:, 3] == k).double().mean() for k in range(3)])
     assert (shares - expected[0, 3:6]).abs().max() < 0.02
-    assert family.expectation(p)[0, 3] == shares.argmax()
+    assert family.summarize(family.moments(p))[0, 3] == shares.argmax()
 
 
 DISCRETE = [(Bernoulli(), [0.0, 1.0]), (Categorical(3), [0.0, 1.0, 2.0])]
@@ -118,6 +123,50 @@ def test_missing_cells_give_no_gradient_and_no_nan():
     assert not raw.grad[1].any()
     assert not raw.grad[:, 5:8].any()
     assert raw.grad[0, :5].all()
+
+
+LAWS = ("Laplace", "StudentT", "LogNormal", "Weibull", "Rayleigh", "Pareto", "LogitNormal", "Gamma")
+LAWS = (*LAWS, "Beta", "Kumaraswamy", "Exponential", "Uniform", "Reciprocal")
+OF_WIDTH = {
+    **{name: lambda width, name=name: Elementwise(getattr(zoo, name)) for name in LAWS},
+    **{type(f).__name__: lambda width, f=f: f for f in [*FAMILIES, ContinuousBernoulli()]},
+    "zeros": lambda width: ZeroInflatedNegativeBinomial(),
+    "grades": lambda width: Ordinal(3, width),
+    "levels": lambda width: DiscretizedLogistic(3),
+    "mixture of levels": lambda width: DiscretizedLogistic(3, 2),
+}
+
+
+@pytest.mark.parametrize("name", OF_WIDTH)
+def test_a_missing_cell_adds_nothing_to_any_law_nor_to_its_slopes(name):
+    """As if there were no such column: also where the log-density has no slope at 0."""
+    two, one = (OF_WIDTH[name](width).double() for width in (2, 1))
+    raw = raw_for(two, 1, 2, seed=5) / 4
+    seen = raw.reshape(1, -1, 2)[..., 0].requires_grad_()
+    raw.requires_grad_()
+    cell = 0.3 if name in ("Beta", "Kumaraswamy", "LogitNormal", "Uniform") else 1.0
+    x = torch.tensor([[cell, torch.nan]]).double()
+    truth = one(seen, 1).log_prob(x[:, :1])
+    (expected,) = torch.autograd.grad(truth.sum(), seen)
+    for family in (Masked(two), Masked(Columns([two], [[0, 1]]))):
+        found = family(raw, 1).log_prob(x)
+        (slopes,) = torch.autograd.grad(found.sum(), raw)
+        assert torch.allclose(found, truth)
+        assert torch.allclose(slopes.reshape(1, -1, 2)[..., 0], expected)
+        assert not slopes.reshape(1, -1, 2)[..., 1].any()
+
+
+def test_a_mask_lets_no_infinite_cell_through():
+    x = torch.tensor([[torch.inf, torch.nan], [-torch.inf, 1.0]])
+    for family in (Normal(), Poisson(), Columns([Normal(), Poisson()], [[0], [1]])):
+        assert Masked(family).inside(x).tolist() == [[False, True], [False, True]]
+
+
+def test_a_column_without_any_cell_leaves_a_start_that_is_finite():
+    for law in (zoo.LogNormal, zoo.LogitNormal):
+        family = Masked(Elementwise(law))
+        x = torch.tensor([[0.2, torch.nan], [0.4, torch.nan]])
+        assert torch.isfinite(family.encode_marginals(x)).all()
 
 
 def test_without_holes_a_mask_changes_nothing():

@@ -152,7 +152,7 @@ def test_imputing_a_table_gives_a_filled_copy_of_its_file(table, tmp_path):
     )
 
 
-@pytest.mark.parametrize("method", ["importance", "gibbs"])
+@pytest.mark.parametrize("method", ["importance", "hmc"])
 def test_cells_of_an_array_are_filled_where_they_are_nan_alone(signal, tmp_path, method):
     path, folder = signal
     rows = np.load(path)

@@ -10,6 +10,7 @@ from helpers import needs_compiler
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aevb import distributions as zoo
 from aevb.compilation import Compiled
 from aevb.distributions import kl, kl_by_dimension, reparameterize, route
 from aevb.distributions.continuous_bernoulli import log_normalizer
@@ -18,6 +19,7 @@ from aevb.families import (
     Bernoulli,
     Categorical,
     ContinuousBernoulli,
+    Elementwise,
     MultivariateNormal,
     NegativeBinomial,
     Normal,
@@ -79,8 +81,9 @@ def test_shapes_and_blocks(name):
     p = family(raw, 2)
     assert p.batch_shape == (2, 3)
     assert p.event_shape == (4,)
-    assert family.expectation(p).shape == (2, 3, 4)
-    assert torch.isfinite(family.expectation(p)).all()
+    shown = family.summarize(family.moments(p))
+    assert shown.shape == (2, 3, 4)
+    assert torch.isfinite(shown).all()
     image = family(
         torch.randn(2, family.outputs(1), 4) if name != "normal-shared" else torch.randn(2, 4), 1
     )
@@ -205,10 +208,10 @@ def test_wrong_sizes_are_usage_errors():
         Normal()(torch.zeros(1, 5), 1)
     with pytest.raises(UsageError, match="full covariance"):
         MultivariateNormal()(torch.zeros(1, 4), 1)
-    with pytest.raises(UsageError, match="at least 2 classes"):
+    with pytest.raises(UsageError, match="at least 2, found"):
         Categorical(1)
     for family in (Normal, MultivariateNormal):
-        with pytest.raises(UsageError, match="negative"):
+        with pytest.raises(UsageError, match="min_variance must be at least 0"):
             family(-1.0)
 
 
@@ -304,6 +307,46 @@ def test_standardized_density_is_that_of_the_data(inner):
     start = family(family.encode_marginals(x)[None], 1)
     assert torch.allclose(start.mean[0], x.mean(0))
     assert torch.allclose(start.variance[0], x.var(0, unbiased=False), rtol=1e-2)
+
+
+def test_a_family_whose_location_is_not_that_of_the_data_is_not_standardized():
+    for law in (zoo.LogNormal, zoo.LogitNormal):
+        with pytest.raises(UsageError, match="only a family with a location and a scale"):
+            Standardized(Elementwise(law), 2)
+
+
+def test_what_is_fixed_stays_so_in_the_units_of_the_data():
+    family = Standardized(Elementwise(zoo.StudentT, {"df": 5.0}), 2)
+    family.fit(torch.tensor([[1.0, 30.0], [3.0, 50.0]]))
+    p = family(torch.zeros(1, 4), 1)
+    x = torch.tensor([[1.5, 20.0]])
+    truth = scipy.stats.t.logpdf(x.numpy(), 5.0, [2.0, 40.0], [1.0, 10.0]).sum()
+    assert float(p.log_prob(x)) == pytest.approx(truth, rel=1e-5)
+
+
+@pytest.mark.parametrize("family", [Normal(1e-4), MultivariateNormal(1e-4)])
+def test_a_log_variance_without_end_leaves_a_density(family):
+    raw = torch.tensor([[0.0, 89.0]], requires_grad=True)
+    value = family(raw, 1).log_prob(torch.ones(1, 1))
+    value.backward()
+    assert float(value.detach()) == pytest.approx(scipy.stats.norm.logpdf(1, 0, math.exp(30)))
+    assert torch.isfinite(raw.grad).all()
+
+
+def test_the_numbers_of_a_full_gaussian_are_found_again():
+    raw = torch.from_numpy(np.random.default_rng(0).standard_normal((7, 9)))
+    for family in (MultivariateNormal(), MultivariateNormal(0.1)):
+        p = family(raw, 1)
+        assert torch.allclose(family.encode(p.mean, p.scale_tril), raw)
+
+
+def test_what_no_likelihood_takes_is_to_be_mended():
+    for family, cell in ((Normal(), torch.inf), (Normal(), torch.nan), (Bernoulli(), torch.inf)):
+        with pytest.raises(DataError, match="mend the cell") as found:
+            family.check(torch.tensor([[1.0, cell]]))
+        assert "choose the likelihood" not in str(found.value)
+    with pytest.raises(DataError, match="Normal expects finite numbers, found inf"):
+        Standardized(Normal(), 1).check(torch.tensor([[torch.inf]]))
 
 
 def test_what_has_a_location_and_a_scale_is_standardized_and_constant_columns_stay():

@@ -24,7 +24,7 @@ from aevb.errors import TrainingError, UsageError
 from aevb.families import Bernoulli, Normal, OneHotCategorical, Standardized
 from aevb.gaussian_mixture import COVARIANCES, GaussianMixture, gaussian_mixture
 from aevb.linear_gaussian import LinearGaussian, linear_gaussian, maximum_likelihood
-from aevb.posterior import Batch
+from aevb.posterior import Batch, ExactPosterior
 
 NAMES = {"full": "full", "diagonal": "diag", "spherical": "spherical"}
 """What scikit-learn calls them."""
@@ -291,7 +291,7 @@ def test_the_parts_of_the_bound_are_the_posteriors():
     x = clusters(1)
     for model in (start("full", x, 3, seed=0)[0], linear_gaussian(np.ones((3, 1)), np.zeros(3), 1)):
         model = model.double()
-        q = model.exact_posterior()(x)
+        q = ExactPosterior(model)(x)
         divergence = aevb.distributions.kl(q, model.prior()).mean()
         evidence = model.log_prob(x).mean()
         learner = EM(model, len(x))
@@ -450,7 +450,7 @@ X = clusters(0, n=10)
         (lambda m: EM(m, 10, reg=-1.0), "negative"),
         (lambda m: EM(m, 0), "at least 1 row"),
         (lambda m: EM(belief_net(), 10), "mixture of Gaussians or a linear-Gaussian"),
-        (lambda m: GeneralizedEM(m, 10, steps=0), "at least 1 step"),
+        (lambda m: GeneralizedEM(m, 10, steps=0), "an M step must be at least 1"),
         (lambda m: GeneralizedEM(deep(), 10), "listed"),
         (lambda m: start_at_clusters(m, X[:1], 0), "as many rows"),
     ],

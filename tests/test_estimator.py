@@ -170,7 +170,7 @@ def test_nothing_global_is_touched():
     vae = VAE(**SMALL).fit(x)
     answers(vae, x)
     vae.impute(np.where(x > 6, np.nan, x), samples=3)
-    vae.impute(np.where(x > 6, np.nan, x), samples=3, method="gibbs")
+    vae.impute(np.where(x > 6, np.nan, x), samples=3, method="hmc")
     vae.partial_fit(x)
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert (np.random.get_state()[1] == numpy_state).all()  # noqa: NPY002

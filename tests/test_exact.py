@@ -95,7 +95,7 @@ def test_quadrature_is_the_closed_form_where_there_is_one(monkeypatch, latent, d
     model, rows, truth = linear(latent, deviation)
     monkeypatch.setattr(room, "as_linear_gaussian", lambda model: None)
     rows, truth = (rows, truth) if latent < 3 else (rows.pick(np.arange(2)), truth[:2])
-    for posterior in [nowhere(4, latent), model.exact_posterior()][: 4 - latent]:
+    for posterior in [nowhere(4, latent), model.exact_encoder()][: 4 - latent]:
         found = exact(model, posterior, rows)
         assert found.details["by"] == "quadrature"
         assert (found.errors <= 1.01e-3).all()
@@ -358,7 +358,7 @@ def test_coins_are_listed():
     listed = enumerate_codes(model, rows.all())
     assert np.array_equal(listed.codes.detach().numpy(), z)
     expected = np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
-    assert np.allclose(listed.posterior.detach().numpy(), expected.T, atol=1e-12)
+    assert np.allclose(listed.posterior.probs.detach().numpy(), expected, atol=1e-12)
 
 
 def test_estimates_run_on_hard_coins_and_stay_below():

@@ -348,9 +348,19 @@ def pair(posterior, prior=None, seed=0, dtype=torch.float64):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_a_flow_starts_at_the_gaussian_of_the_columns(name):
+    """N(m, v) of columns with mean m and variance v, as every other family does."""
+    family = family_of(name)
+    x = 100 + 10 * noise((500, D))
+    q = family(family.encode_marginals(x)[None], 1)
+    mean, deviation = x.mean(0), x.std(0, correction=0)
+    near(q.log_prob(x), Normal(mean, deviation).log_prob(x).sum(-1), 1e-9)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_zeros_are_the_standard_normal(name):
     family = family_of(name)
-    raw = family.encode_marginals(torch.zeros(9, D).double())
+    raw = torch.zeros(family.outputs(D)).double()
     q = family(raw.expand(5, -1), 1)
     assert (q.batch_shape, q.event_shape) == ((5,), (D,))
     z = noise((2, 5, D))
@@ -491,12 +501,12 @@ def test_a_family_runs_under_functional_call():
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (lambda: Planar(0, 1), "at least 1 dimension"),
+        (lambda: Planar(0, 1), "dimensions of a flow must be at least 1"),
         (lambda: Radial(2, 0), "1 to 100 maps"),
         (lambda: Householder(2, 101), "1 to 100 maps"),
         (lambda: Sylvester(2, 1, 3), "bottleneck must lie between 1 and 2"),
         (lambda: RealNVP(1, 1, [3], 0), "two halves"),
-        (lambda: InverseAutoregressive(2, 1, [3], -1), "must not be negative"),
+        (lambda: InverseAutoregressive(2, 1, [3], -1), "context must be at least 0"),
         (lambda: MADE(2, [0]), "at least 1 unit"),
         (lambda: Planar(2, 1).outputs(3), "over 2 dimensions"),
         (lambda: Planar(2, 1)(torch.zeros(3, 8), 1), "expected 9: 4 for the Gaussian and 5"),

@@ -276,7 +276,7 @@ def test_what_makes_no_sense_is_refused(wrong):
         "rows": (lambda: toy(rows=0), "rows must be at least 1"),
         "prior": (lambda: toy(weight_prior_rows=5), "already"),
         "no weights": (lambda: Averaged(nn.Identity()), "no weights to average over"),
-        "draws": (lambda: Averaged(nn.Linear(1, 1), 0), "at least 1 draw"),
+        "draws": (lambda: Averaged(nn.Linear(1, 1), 0), "draws of the weights must be at least 1"),
     }
     make, said = makes[wrong]
     with pytest.raises(UsageError, match=said):

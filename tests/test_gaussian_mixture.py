@@ -62,7 +62,7 @@ def test_density_and_responsibilities_are_scipys(seed, kind):
     table = joint(numbers, x)
     found = model.log_prob(torch.as_tensor(x)).detach().numpy()
     assert np.allclose(found, logsumexp(table, axis=1), rtol=1e-12, atol=1e-12)
-    shares = model.exact_posterior()(torch.as_tensor(x)).mean
+    shares = ExactPosterior(model)(torch.as_tensor(x)).mean
     expected = np.exp(table - logsumexp(table, axis=1, keepdims=True))
     assert np.allclose(shares.numpy(), expected, atol=1e-12)
     for ours, theirs in zip((model.weights, model.means, model.covariances), numbers, strict=True):
@@ -75,7 +75,7 @@ def test_all_that_evaluates_models_agrees(kind):
     x = np.random.default_rng(0).normal(size=(9, model.width)).astype(np.float32)
     rows = Rows(x, np.arange(9), (model.width,))
     truth = model.log_prob(torch.as_tensor(x).double()).detach().numpy()
-    posterior = model.exact_posterior()
+    posterior = ExactPosterior(model)
     found = exact(model, posterior, rows)
     assert found.details["by"] == "enumeration"
     assert np.allclose(found.values, truth, atol=1e-10)
@@ -117,15 +117,15 @@ def test_gradients_at_draws_and_over_codes_are_those_of_the_evidence():
     model, _ = drawn(7)
     x = torch.as_tensor(np.random.default_rng(2).normal(size=(6, model.width)))
     truth = torch.autograd.grad(model.log_prob(x).sum(), list(model.parameters()))
-    q = model.exact_posterior()(x)
+    q = ExactPosterior(model)(x)
     table = model.log_joint_by_component(x)
     whole = torch.autograd.grad((q.mean * table).sum(), list(model.parameters()))
     for ours, theirs in zip(whole, truth, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-10)
-    objective = enumeration(model, model.exact_posterior(), x, torch.zeros(1, 6, 0)).sum()
+    objective = enumeration(model, ExactPosterior(model), x, torch.zeros(1, 6, 0)).sum()
     listed = torch.autograd.grad(objective, list(model.parameters()))
     u = torch.as_tensor(np.random.default_rng(3).random((40_000, 6)))
-    z = reparameterize(model.exact_posterior()(x), u)
+    z = reparameterize(ExactPosterior(model)(x), u)
     sampled = torch.autograd.grad(model.log_joint(x, z).mean(0).sum(), list(model.parameters()))
     for ours, draws, theirs in zip(listed, sampled, truth, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-10)
@@ -139,7 +139,7 @@ def test_gradient_learning_raises_the_evidence():
     model = GaussianMixture(2, 2, "diagonal", min_variance=1e-4)
     model.put(torch.ones(2) / 2, torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), 4 * torch.ones(2, 2))
     before = float(model.log_prob(rows.all()).mean().detach())
-    posterior = model.exact_posterior()
+    posterior = ExactPosterior(model)
     learner = aevb.AEVB(model, posterior, enumeration, optimizer=aevb.Adam(0.05))
     aevb.train(learner, dataset(rows), aevb.Plan(epochs=60, batch_size=50))
     truth = Theirs(2, covariance_type="diag", random_state=0).fit(x).score(x)
@@ -216,11 +216,11 @@ def test_a_value_that_never_comes_adds_nothing():
 def test_a_saved_mixture_gives_the_same_numbers(tmp_path):
     model = GaussianMixture(3, 4, "full", 1e-4, standardized=True)
     model.likelihood.family.fit(torch.randn(20, 4, generator=torch.Generator().manual_seed(0)))
-    aevb.save(tmp_path, model, model.exact_posterior())
+    aevb.save(tmp_path, model, ExactPosterior(model))
     again, posterior = aevb.load(tmp_path)
     x = torch.ones(5, 4)
     assert torch.equal(again.log_prob(x), model.log_prob(x))
-    assert torch.equal(posterior(x).mean, model.exact_posterior()(x).mean)
+    assert torch.equal(posterior(x).mean, ExactPosterior(model)(x).mean)
     assert posterior.model is again
 
 
@@ -228,7 +228,7 @@ def test_codes_are_responsibilities():
     model, _ = drawn(3)
     x = np.random.default_rng(0).normal(size=(9, model.width)).astype(np.float32)
     rows = Rows(x, np.arange(9), (model.width,))
-    posterior = model.exact_posterior()
+    posterior = ExactPosterior(model)
     shares = codes.encode(model, posterior, rows)
     assert np.allclose(shares.sum(1), 1)
     drawn_codes = codes.encode_samples(model, posterior, rows, samples=3)
@@ -257,4 +257,4 @@ def test_what_cannot_be_is_said_in_one_sentence(call, error, said):
 def test_the_noise_of_a_listed_law_is_one_number():
     model, _ = drawn(3)
     with pytest.raises(UsageError, match="noise"):
-        reparameterize(model.exact_posterior()(torch.zeros(2, model.width)), noise((1, 3)))
+        reparameterize(ExactPosterior(model)(torch.zeros(2, model.width)), noise((1, 3)))

@@ -139,7 +139,7 @@ def test_estimates_and_codes_are_those_of_the_processor(tmp_path):
                 codes.sample(model, 5),
                 diagnose(model, posterior, rows).kl_by_dimension,
                 bound_parts(model, posterior, rows)["elbo"],
-                impute(model, posterior, holed, samples=20, method="gibbs"),
+                impute(model, posterior, holed, samples=20, method="hmc"),
                 *snapshots.look(),
                 codes.encode(model, refit(model, aevb.per_datum(1, 2), rows, steps=20), rows),
             ]

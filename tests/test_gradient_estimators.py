@@ -318,7 +318,7 @@ def test_the_straight_through_gradient_is_exact_where_the_bound_is_linear_in_the
 
 def at_the_exact_posterior():
     model = linear_pair()[0]
-    return model, model.exact_posterior()
+    return model, model.exact_encoder()
 
 
 def no_noise_at_the_exact_posterior(objective):

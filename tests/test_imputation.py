@@ -77,7 +77,7 @@ def spread(x):
 
 
 PAIRS = {"exact": (0.0, 1.0), "wide-and-beside": (0.25, 1.6)}
-ERRORS = {"importance": (1000, 2.0), "gibbs": (300, 6.0)}
+ERRORS = {"importance": (1000, 2.0), "hmc": (300, 6.0)}
 """Draws, and how far the answers may lie from the truth, in errors of as many independent draws."""
 
 
@@ -106,8 +106,8 @@ def test_the_two_methods_agree_and_their_seed_counts():
     importance = imputation.impute(model, posterior, rows, samples=300)
     assert (importance == imputation.impute(model, posterior, rows, samples=300)).all()
     assert (importance != imputation.impute(model, posterior, rows, samples=300, seed=1)).any()
-    chain = imputation.impute(model, posterior, rows, method="gibbs", samples=300)
-    assert (chain == imputation.impute(model, posterior, rows, method="gibbs", samples=300)).all()
+    chain = imputation.impute(model, posterior, rows, method="hmc", samples=300)
+    assert (chain == imputation.impute(model, posterior, rows, method="hmc", samples=300)).all()
     assert np.abs(importance - chain).max() < 0.6  # of deviations between 0.5 and 1.4
 
 
@@ -135,8 +135,8 @@ def test_weights_without_the_proposal_would_be_caught(monkeypatch):
 
 def test_chains_that_forget_the_prior_would_be_caught(monkeypatch):
     monkeypatch.setattr(aevb.Model, "log_joint", aevb.Model.log_likelihood)
-    found = errors_in_filling("gibbs", "wide-and-beside")
-    assert math.sqrt((found**2).mean()) > 2 * ERRORS["gibbs"][1]
+    found = errors_in_filling("hmc", "wide-and-beside")
+    assert math.sqrt((found**2).mean()) > 2 * ERRORS["hmc"][1]
 
 
 def test_few_draws_do():
@@ -165,7 +165,7 @@ def filled_by_quadrature(model, x, side=161, limit=7.0):
 
 
 @pytest.mark.parametrize(
-    ("method", "samples", "limit"), [("importance", 2000, 0.02), ("gibbs", 400, 0.08)]
+    ("method", "samples", "limit"), [("importance", 2000, 0.02), ("hmc", 400, 0.08)]
 )
 def test_a_bernoulli_model_is_filled_as_quadrature_says(method, samples, limit):
     model, posterior = small_pair(width=5, spread=1.6, seed=3)
@@ -193,7 +193,7 @@ def test_an_encoder_that_was_trained_on_holes_sees_them():
     encoder = aevb.mean_field(ZeroFilled(posterior.conditional.network))
     x = with_holes((np.random.default_rng(2).random((12, 5)) < 0.5).astype(np.float64))
     truth = filled_by_quadrature(model, x)
-    for method, samples in (("importance", 4000), ("gibbs", 500)):
+    for method, samples in (("importance", 4000), ("hmc", 500)):
         got = imputation.impute(masked, encoder, rows_of(x), method=method, samples=samples)
         assert (got - truth)[np.isnan(x)].std() < 0.06
 
@@ -225,9 +225,9 @@ def test_classes_are_filled_by_the_most_probable_one():
 def test_what_cannot_be_filled_is_said_in_a_sentence():
     model, posterior = small_pair(width=3)
     rows = rows_of(np.array([[1.0, np.nan, 0.0]]))
-    with pytest.raises(UsageError, match="gibbs or importance, found 'mice'"):
+    with pytest.raises(UsageError, match="hmc or importance, found 'mice'"):
         imputation.impute(model, posterior, rows, method="mice")
-    for method in ("importance", "gibbs"):
+    for method in ("importance", "hmc"):
         with pytest.raises(UsageError, match="at least 1, found 0"):
             imputation.impute(model, posterior, rows, method=method, samples=0)
     grey = rows_of(np.array([[1.0, np.nan, 0.0], [0.0, 1.0, 0.5]]))
@@ -246,7 +246,7 @@ def test_no_generator_but_its_own_is_touched():
     rows = rows_of(with_holes(draws(3)))
     torch_state = torch.get_rng_state()
     numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002  # it is the global one
-    for method in ("importance", "gibbs"):
+    for method in ("importance", "hmc"):
         imputation.impute(model, posterior, rows, method=method, samples=5)
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert (np.random.get_state()[1] == numpy_state).all()  # noqa: NPY002

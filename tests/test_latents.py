@@ -355,3 +355,12 @@ def test_a_plane_of_codes_is_drawn_only_under_a_prior_of_one_law(call, tmp_path,
     train_briefly(call, tmp_path, "--prior", prior, "--latent-dim", "2")
     kinds = workflow.pictures_of(workflow.Material(RunFolder(tmp_path / "run")))
     assert ("manifold" in kinds) == ("prior-predictive" in kinds) == (prior == "learned-normal")
+
+
+def test_a_condition_needs_no_batch():
+    law = Conditional(nn.Linear(2, 5), families.Bernoulli())
+    z = torch.randn(4, 3, 2)
+    assert torch.allclose(law(z).base_dist.logits[1, 2], law(z[1, 2]).base_dist.logits)
+    below = Conditional(nn.Linear(2, 6), families.Normal())
+    prior = Chain([Unconditional(families.Normal(), 2), below], [2, 3], reverse=True)
+    assert prior().sample().shape == (5,)

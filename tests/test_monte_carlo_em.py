@@ -285,7 +285,7 @@ def test_mean_field_reaches_the_best_of_all_diagonal_gaussians():
     for t in range(500):
         learner.step(state, batch, noise((64, 8, 3), t), cosine(t / 500))
     with torch.no_grad():
-        q, exact = posterior(batch), model.exact_posterior()(x)
+        q, exact = posterior(batch), model.exact_encoder()(x)
         q = MultivariateNormal(q.mean, scale_tril=q.stddev.diag_embed())
         lost = kl_divergence(q, exact) - model.mean_field_gap()
     assert (lost > -1e-12).all()

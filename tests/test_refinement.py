@@ -12,10 +12,20 @@ from aevb import codes
 from aevb.conditional import Chain, Conditional, Unconditional
 from aevb.distributions import kl
 from aevb.errors import UsageError
+from aevb.evaluation import refit
 from aevb.families import Elementwise, Normal
 from aevb.imputation import impute
 from aevb.linear_gaussian import linear_gaussian
-from aevb.posterior import Amortized, Batch, Ladder, amortized, everywhere, per_datum
+from aevb.posterior import (
+    Amortized,
+    Batch,
+    ExactPosterior,
+    FromPrior,
+    Ladder,
+    amortized,
+    everywhere,
+    per_datum,
+)
 from aevb.refinement import Refined, refined
 from aevb.storage import RunFolder
 from aevb.storage.latents import FAMILIES, PRIORS, prior_for
@@ -41,7 +51,7 @@ def rows():
 
 def exact_bound(model, x, q):
     """log p(x) - KL(q(z) || p(z given x)), (N,): both terms in closed form."""
-    return (model.log_prob(x) - kl(q, model.exact_posterior()(x))).detach()
+    return (model.log_prob(x) - kl(q, model.exact_encoder()(x))).detach()
 
 
 def of(posterior, x):
@@ -194,18 +204,23 @@ def ladder():
     return Amortized(Ladder(rungs, [torch.nn.Linear(3, 2) for _ in range(2)], prior))
 
 
-@pytest.mark.parametrize("wrong", ["per datum", "refined", "ladder", "steps"])
+@pytest.mark.parametrize("wrong", ["per datum", "refined", "ladder", "exact", "prior", "steps"])
 def test_what_cannot_be_refined_is_refused(wrong):
     model, encoder = small_pair()
     sick = {
         "per datum": (per_datum(N, D), 3, "found PerDatum"),
         "refined": (Refined(encoder, model), 3, "found Refined"),
         "ladder": (ladder(), 3, "one network and a family"),
+        "exact": (ExactPosterior(model), 3, "one network and a family.*found ExactPosterior"),
+        "prior": (FromPrior(model.prior), 3, "one network and a family.*found FromPrior"),
         "steps": (encoder, -1, "at least 0, found -1"),
     }
     posterior, steps, said = sick[wrong]
     with pytest.raises(UsageError, match=said):
         Refined(posterior, model, steps)
+    if wrong in ("exact", "prior"):
+        with pytest.raises(UsageError, match=said):
+            refit(model, posterior, binary_rows(N))
 
 
 @needs_compiler

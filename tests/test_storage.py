@@ -60,7 +60,15 @@ from aevb.families import (
 from aevb.gaussian_mixture import GaussianMixture
 from aevb.linear_gaussian import LinearGaussian
 from aevb.networks import Leading, ObservedInput, StandardizedInput
-from aevb.posterior import Amortized, Batch, Ladder, PerDatum, amortized, everywhere
+from aevb.posterior import (
+    Amortized,
+    Batch,
+    ExactPosterior,
+    Ladder,
+    PerDatum,
+    amortized,
+    everywhere,
+)
 from aevb.priors import VampPrior
 from aevb.refinement import Refined
 from aevb.storage.description import ACTIVATIONS, CLASSES, describe, restore
@@ -218,12 +226,12 @@ def levels():
 
 def mixed_gaussians():
     model = GaussianMixture(D, X)
-    return model, model.exact_posterior()
+    return model, ExactPosterior(model)
 
 
 def oracle():
     model = LinearGaussian(D, X, (X,))
-    return model, model.exact_posterior()
+    return model, model.exact_encoder()
 
 
 PAIRS = {

@@ -19,7 +19,7 @@ from aevb.algorithms.monotone import Expectation, Monotone
 from aevb.distributions import kl
 from aevb.distributions.listed import listed
 from aevb.enumeration import CELLS, enumerate_codes
-from aevb.errors import UsageError
+from aevb.errors import UsageError, at_least
 from aevb.linear_gaussian import LinearGaussian, affine_of, as_linear_gaussian
 from aevb.posterior import ExactPosterior, Posterior
 
@@ -71,14 +71,13 @@ class GeneralizedEM(Monotone[Points]):
     weight_prior: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UsageError(f"an M step makes at least 1 step, found {self.steps}")
+        at_least(1, self.steps, "the number of steps of an M step")
         self.listed = listed(self.model.prior()) is not None
         super().__post_init__()
 
     def _posterior(self) -> Posterior:
         closed = self.listed or isinstance(self.model, LinearGaussian)
-        return ExactPosterior(self.model) if closed else self._linear().exact_posterior()
+        return ExactPosterior(self.model) if closed else self._linear().exact_encoder()
 
     def _linear(self) -> LinearGaussian:
         """The model as a linear-Gaussian one over its own codes."""
@@ -115,15 +114,15 @@ class GeneralizedEM(Monotone[Points]):
             return self._expect_gaussian(x)
         table = enumerate_codes(self.model, x)
         assert table is not None
-        evidence, weights = table.log_evidence, table.posterior
-        divergence = kl(self.posterior(x), self.model.prior())
+        q = table.posterior
+        divergence = kl(q, self.model.prior())
         assert divergence is not None
-        return Points(evidence, divergence, table.codes.unsqueeze(1), weights)
+        return Points(table.log_evidence, divergence, table.codes.unsqueeze(1), q.probs.mT)
 
     def _expect_gaussian(self, x: Tensor) -> Points:
         same = self._linear()
         wide = x.to(same.offset)
-        q, size = same.exact_posterior()(wide), same.latent_dim
+        q, size = same.exact_encoder()(wide), same.latent_dim
         divergence = kl(q, same.prior())
         assert divergence is not None
         ways = math.sqrt(size) * q.scale_tril.mT
@@ -151,7 +150,7 @@ class GeneralizedEM(Monotone[Points]):
             value, gradient = reached, slope
             rate.mul_(2)
         if not isinstance(self.posterior, ExactPosterior):
-            self.posterior.load_state_dict(self._linear().exact_posterior().state_dict())
+            self.posterior.load_state_dict(self._linear().exact_encoder().state_dict())
         return 0.0
 
     def _climb(

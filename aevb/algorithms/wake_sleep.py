@@ -28,7 +28,7 @@ from aevb.distributions.reparameterization import Noise, draw_from, noise_of, si
 from aevb.errors import UsageError
 from aevb.families.elementwise import MOVING
 from aevb.objectives.bounds import Draw, Terms, with_gradient_of
-from aevb.posterior import Batch, ExactPosterior, PerDatum
+from aevb.posterior import Batch
 
 
 @dataclass
@@ -70,7 +70,7 @@ class WakeSleep(GradientLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.posterior, PerDatum):
+        if self.posterior.per_row:
             raise UsageError(
                 f"{self._name} teaches the posterior by dreams, which are no rows of the data, and "
                 "free parameters of each datum learn nothing from them: choose an amortized "
@@ -82,7 +82,7 @@ class WakeSleep(GradientLearner):
                 "here the two share parameters (as a ladder and a VampPrior do): choose a "
                 "posterior and a prior with parameters of their own"
             )
-        family = getattr(self.posterior.conditional, "family", None)
+        family = getattr(getattr(self.posterior, "conditional", None), "family", None)
         distribution = getattr(family, "distribution", None)
         if distribution in MOVING:
             raise UsageError(
@@ -168,7 +168,8 @@ def _shares(model: nn.Module, posterior: nn.Module) -> bool:
     if {id(p) for p in model.parameters()} & {id(p) for p in posterior.parameters()}:
         return True
     parts = (*model.modules(), *posterior.modules())
-    return any(hasattr(p, "_shared") and not isinstance(p, ExactPosterior) for p in parts)
+    lent = [p for p in parts if any(isinstance(v, nn.Module) for v in vars(p).values())]
+    return not all(getattr(p, "exact", False) for p in lent)
 
 
 def _taken(noise: Tensor, law: Distribution) -> tuple[Tensor, Tensor]:

@@ -22,10 +22,10 @@ def impute(
     run: Run,
     data: Annotated[str, typer.Argument(help="A file with missing cells.")],
     method: Annotated[
-        Literal["gibbs", "importance"] | None,
+        Literal["hmc", "importance"] | None,
         typer.Option(
             help="How z is inferred; importance is several times faster "
-            "[default: gibbs; importance for discrete codes]."
+            "[default: hmc; importance for discrete codes]."
         ),
     ] = None,
     samples: Samples = 100,

@@ -9,7 +9,7 @@ so that dz = -(du/dz)^-1 du at fixed z, with a lower triangle du/dz.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -24,6 +24,7 @@ from aevb.distributions.reparameterization import (
     Noise,
     Reparameterized,
     apart,
+    base_of,
     route,
     side_by_side,
 )
@@ -143,8 +144,7 @@ def _log_normals(z: Tensor, parts: Normal) -> Tensor:
 
 def _base(mixture: td.MixtureSameFamily) -> Any:
     """The components' law of each number, of torch's classes that of ours with more digits."""
-    component = mixture.component_distribution
-    return _precise(component.base_dist if isinstance(component, Independent) else component)
+    return _precise(base_of(mixture.component_distribution))
 
 
 def _precise(q: Distribution) -> Any:
@@ -310,10 +310,21 @@ class Masked(Independent):  # type: ignore[type-arg]  # a class of torch's, at r
     def log_prob(self, value: Tensor) -> Tensor:
         """The sum of log p over the observed cells, (*batch) nats."""
         observed = ~torch.isnan(value)
-        # 0 lies in every support; what it gives is put out of the sum, and of the gradient.
-        each = self.base_dist.log_prob(torch.where(observed, value, torch.zeros_like(value)))
+        inside = _inside(self.base_dist, value)
+        each = self.base_dist.log_prob(torch.where(observed, value, inside))
         each = torch.where(observed, each, torch.zeros_like(each))
         return each.flatten(each.ndim - self.reinterpreted_batch_ndims).sum(-1)
+
+
+def _inside(law: Distribution, value: Tensor) -> Tensor:
+    """What stands in for missing cells, (*sample, *batch): in every support, and at no pole.
+
+    At 0 many a density has a slope without bound, which times the 0 of a cell left out is no 0.
+    """
+    if isinstance(law, Product):
+        pairs = zip(law.parts, law.columns, strict=True)
+        return law.join([_inside(part, value[..., list(group)]) for part, group in pairs])
+    return torch.full_like(value, 0.5 if law.support is constraints.unit_interval else 1.0)
 
 
 class Average(Reparameterized):
@@ -346,13 +357,16 @@ class Average(Reparameterized):
 
     @property
     def mean(self) -> Tensor:
-        return torch.stack([part.mean for part in self.parts]).mean(0)
+        return self.mean_of(lambda part: part.mean)
 
     @property
     def variance(self) -> Tensor:
         means = torch.stack([part.mean for part in self.parts])
-        within = torch.stack([part.variance for part in self.parts]).mean(0)
-        return within + means.var(0, unbiased=False)
+        return self.mean_of(lambda part: part.variance) + means.var(0, unbiased=False)
+
+    def mean_of(self, number: Callable[[Distribution], Tensor]) -> Tensor:
+        """The mean over the parts of a number of each."""
+        return torch.stack([number(part) for part in self.parts]).mean(0)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log of the mean over parts of p_k(x), (*sample, *batch) nats."""

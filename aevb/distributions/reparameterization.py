@@ -229,12 +229,17 @@ class Route(NamedTuple):
         return Noise(self.shape, self.law, self.differentiable)
 
 
+def base_of(q: Distribution) -> Any:
+    """The law of each element: what `Independent` gathers."""
+    return q.base_dist if isinstance(q, Independent) else q
+
+
 def route(q: Distribution) -> Route:
     """The route of a distribution; UsageError, naming those there are, where none is known.
 
     Shapes: `Independent` only moves axes from the batch to the event, those of the noise too.
     """
-    base = q.base_dist if isinstance(q, Independent) else q
+    base = base_of(q)
     kind = type(base) if isinstance(base, Reparameterized) else ROUTES.get(type(base))
     if kind is None:
         known = ", ".join(sorted({found.__name__ for found in ROUTES}))
@@ -243,12 +248,12 @@ def route(q: Distribution) -> Route:
             f"{known}): choose one of aevb.distributions as the posterior"
         )
     moved = base.batch_shape[len(q.batch_shape) :]
-    shape = torch.Size((*moved, *kind.noise_shape(base)))  # type: ignore[arg-type]
+    shape = torch.Size((*moved, *kind.noise_shape(base)))
     law = base.law if isinstance(base, Reparameterized) else kind.law
     return Route(
         shape,
         law,
-        lambda noise: kind.transform(base, noise),  # type: ignore[arg-type]
+        lambda noise: kind.transform(base, noise),
         base.has_rsample if isinstance(base, Reparameterized) else kind.has_rsample,
     )
 

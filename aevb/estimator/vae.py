@@ -367,7 +367,7 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self,
         X: Any,
         *,
-        method: Literal["gibbs", "importance"] | None = None,
+        method: Literal["hmc", "importance"] | None = None,
         samples: int = 100,
         random_state: Randomness = None,
     ) -> Array:

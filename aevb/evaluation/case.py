@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -10,17 +10,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
 from aevb.data import Rows
 from aevb.distributions.combinators import Average
+from aevb.distributions.reparameterization import base_of
 from aevb.evaluation.batches import evaluating
 from aevb.evaluation.chunks import Progress
 from aevb.evaluation.diagnosis import Diagnosis, diagnose
 from aevb.evaluation.estimates import Evidence, evidence
 from aevb.evaluation.findings import Skipped
 from aevb.evaluation.information import Holes, Information, codes_of, holes, information
-from aevb.families import Columns, Family, Masked, Standardized
+from aevb.families import Family
 from aevb.model import Model
 from aevb.posterior import Posterior
 
@@ -174,7 +175,13 @@ class Case:
             law: Any = self.model.likelihood(z)
         if isinstance(law, Average):
             raise Skipped("the likelihood has no law for each cell")
-        return list(_leaves(family, law, self.x.to(z), None))
+        x = self.x.to(z)
+        leaves = family.leaves(torch.arange(x.shape[1]), base_of(law))
+        ones = torch.ones(x.shape[1])
+        return [
+            Part(f, own, x[:, at], (unit.deviation if unit else ones[at]).to(z))
+            for f, at, unit, own in leaves
+        ]
 
     @cached_property
     def independent(self) -> float:
@@ -186,19 +193,3 @@ class Case:
         with torch.no_grad():
             raw = family.encode_marginals(x)
             return float(family(raw[None], 1).log_prob(self.x).mean())
-
-
-def _leaves(family: Family, law: Any, x: Tensor, unit: Tensor | None) -> Iterator[Part]:
-    """The families that a family is made of, each with its own columns."""
-    base = law.base_dist if isinstance(law, Independent) else law
-    if unit is None:
-        unit = torch.ones(x.shape[1]).to(x)
-    if isinstance(family, Masked):
-        yield from _leaves(family.family, base, x, unit)
-    elif isinstance(family, Columns):
-        for part, group, own in zip(family.families, family.columns, base.parts, strict=True):
-            yield from _leaves(part, own, x[:, list(group)], unit[list(group)])
-    elif isinstance(family, Standardized):
-        yield Part(family.family, base, x, unit * family.deviation)
-    else:
-        yield Part(family, base, x, unit)

@@ -2,6 +2,7 @@
 
 from aevb.families.classes import OneHotCategorical, OneHotCategoricals
 from aevb.families.combinators import Columns, Masked
+from aevb.families.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from aevb.families.elementwise import Elementwise
 from aevb.families.family import Family
 from aevb.families.flow import (
@@ -19,14 +20,8 @@ from aevb.families.gaussian import (
     Normal,
     Standardized,
 )
-from aevb.families.levels import DiscretizedLogistic, Ordinal, ZeroInflatedNegativeBinomial
-from aevb.families.observations import (
-    Bernoulli,
-    Categorical,
-    ContinuousBernoulli,
-    NegativeBinomial,
-    Poisson,
-)
+from aevb.families.levels import DiscretizedLogistic, Ordinal
+from aevb.families.observations import Bernoulli, Categorical, ContinuousBernoulli
 from aevb.families.vectors import (
     Dirichlet,
     Elliptical,

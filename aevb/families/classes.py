@@ -3,12 +3,11 @@ and several such vectors side by side, as codes."""
 
 import torch
 from torch import Tensor
+from torch import distributions as td
 from torch.distributions import Distribution
-from torch.distributions import OneHotCategorical as TorchOneHotCategorical
-from torch.distributions.constraints import Constraint
 
 from aevb import distributions
-from aevb.errors import UsageError
+from aevb.errors import UsageError, at_least
 from aevb.families.family import Family
 from aevb.families.vectors import Latent
 
@@ -26,14 +25,11 @@ class OneHotCategorical(Family):
         tensor(0.2500)
     """
 
-    support = TorchOneHotCategorical.support
+    support = td.OneHotCategorical.support
     domain = "zeros and a single one in each row"
 
-    def outputs(self, size: int) -> int:
-        return size
-
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
-        return TorchOneHotCategorical(logits=raw.flatten(batch_ndim), validate_args=False)
+        return td.OneHotCategorical(logits=raw.flatten(batch_ndim), validate_args=False)
 
     def encode_marginals(self, x: Tensor) -> Tensor:
         return torch.log((x.sum(0) + 0.5) / (len(x) + 0.5 * x.shape[1])).flatten()
@@ -56,20 +52,10 @@ class OneHotCategoricals(Latent):
         tensor([0.3333, 0.3333, 0.3333, 0.3333, 0.3333, 0.3333])
     """
 
-    domain = "zeros and a single one for each class"
-
     def __init__(self, classes: int) -> None:
         super().__init__()
-        if classes < 2:
-            raise UsageError(f"a categorical needs at least 2 classes, found {classes}")
+        at_least(2, classes, "the number of classes")
         self.classes = classes
-
-    @property
-    def support(self) -> Constraint:  # type: ignore[override]
-        """Blocks of zeros and a single one."""
-        law = distributions.OneHotCategoricals(torch.zeros(1, self.classes))
-        found: Constraint = law.support
-        return found
 
     def outputs(self, size: int) -> int:
         if size % self.classes:

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
 from aevb import distributions
 from aevb.errors import UsageError
-from aevb.families.family import Family, cells, independent
+from aevb.families.family import Family, Leaf, Wrapped, cells, independent
 
 
 class Columns(Family):
@@ -31,8 +31,6 @@ class Columns(Family):
         torch.Size([3])
     """
 
-    support = constraints.real
-
     def __init__(self, families: Sequence[Family], columns: Sequence[Sequence[int]]) -> None:
         super().__init__()
         found = sorted(i for group in columns for i in group)
@@ -47,17 +45,13 @@ class Columns(Family):
         self._position = [order.index(i) for i in range(len(order))]
 
     @property
-    def domain(self) -> str:  # type: ignore[override]
-        """What each group of columns takes."""
-        return "; ".join(family.domain for family in self.families)
-
-    @property
     def _groups(self) -> list[tuple[Any, tuple[int, ...]]]:
         return list(zip(self.families, self.columns, strict=True))
 
-    def family_of(self, column: int) -> Family:
-        found: Family = next(family for family, group in self._groups if column in group)
-        return found.family_of(column)
+    def leaves(self, columns: Tensor, law: Any = None) -> list[Leaf]:
+        laws = [None] * len(self.families) if law is None else law.parts
+        pairs = zip(self._groups, laws, strict=True)
+        return [leaf for (f, at), own in pairs for leaf in f.leaves(columns[list(at)], own)]
 
     def outputs(self, size: int) -> int:
         if size != len(self._position):
@@ -103,7 +97,7 @@ class Columns(Family):
         return [(family, x[:, list(group)]) for family, group in self._groups]
 
 
-class Masked(Family):
+class Masked(Wrapped):
     """A family over data with missing cells: NaN cells are integrated out.
 
         log p(x_observed) = sum over observed i of log p(x_i)
@@ -120,22 +114,9 @@ class Masked(Family):
         tensor([0.5000])
     """
 
-    support = constraints.real
-
     def __init__(self, family: Family) -> None:
         super().__init__()
         self.family = family
-
-    @property
-    def domain(self) -> str:  # type: ignore[override]
-        """What the family takes, or NaN."""
-        return self.family.domain
-
-    def family_of(self, column: int) -> Family:
-        return self.family.family_of(column)
-
-    def outputs(self, size: int) -> int:
-        return self.family.outputs(size)
 
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
         base = cells(self.family(raw, batch_ndim))
@@ -144,20 +125,9 @@ class Masked(Family):
     def encode_marginals(self, x: Tensor) -> Tensor:
         return self.family.encode_marginals(_filled(x.flatten(1)))
 
-    def fit(self, x: Tensor) -> None:
-        self.family.fit(x)
-
     def inside(self, x: Tensor) -> Tensor:
-        return self.family.inside(torch.nan_to_num(x, nan=0.0)) | torch.isnan(x)
-
-    def moments(self, distribution: Distribution) -> Tensor:
-        return self.family.moments(distribution)
-
-    def summarize(self, moments: Tensor) -> Tensor:
-        return self.family.summarize(moments)
-
-    def moment_count(self, size: int) -> int:
-        return self.family.moment_count(size)
+        missing = torch.isnan(x)
+        return self.family.inside(torch.where(missing, 0.5, x)) | missing
 
 
 def _filled(x: Tensor) -> Tensor:
@@ -168,5 +138,5 @@ def _filled(x: Tensor) -> Tensor:
         observed = x[~missing[:, i], i].sort().values
         count = int(missing[:, i].sum())
         spread = ((torch.arange(count) + 0.5) / count * len(observed)).long()
-        x[missing[:, i], i] = observed[spread] if len(observed) else torch.zeros(count).to(x)
+        x[missing[:, i], i] = observed[spread] if len(observed) else 0.5
     return x

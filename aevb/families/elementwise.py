@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor
 from torch.distributions import Distribution, biject_to, constraints
 from torch.distributions.constraints import Constraint
 
-from aevb import distributions as zoo
-from aevb.errors import UsageError
+from aevb import distributions
+from aevb.errors import UsageError, at_least
 from aevb.families.family import MOST, Family, blocks, independent, positive
 
 LARGEST = 1e6
@@ -39,24 +40,28 @@ def _decades(raw: Sequence[Tensor]) -> Arguments:
 
 
 DEPENDENT: dict[type[Distribution], tuple[int, Callable[[Sequence[Tensor]], Arguments]]] = {
-    zoo.Uniform: (2, _interval),
-    zoo.Triangular: (3, _triangle),
-    zoo.Reciprocal: (2, _decades),
+    distributions.Uniform: (2, _interval),
+    distributions.Triangular: (3, _triangle),
+    distributions.Reciprocal: (2, _decades),
 }
 """Arguments that bound each other: how many numbers they take, and how."""
 MOVING: dict[type[Distribution], Constraint] = {
-    zoo.Uniform: constraints.real,
-    zoo.Triangular: constraints.real,
-    zoo.Pareto: constraints.positive,
-    zoo.Reciprocal: constraints.positive,
+    distributions.Uniform: constraints.real,
+    distributions.Triangular: constraints.real,
+    distributions.Pareto: constraints.positive,
+    distributions.Reciprocal: constraints.positive,
 }
 """Where draws can lie, of those whose support moves with their arguments."""
 
 
+def _same(raw: Tensor) -> Tensor:
+    return raw
+
+
 def _link(limits: Any) -> Callable[[Tensor], Tensor] | None:
     """How a number becomes an argument within limits; None for limits of another kind."""
-    if limits is constraints.real:
-        return lambda raw: raw
+    if isinstance(limits, type(constraints.real)):
+        return _same
     if hasattr(limits, "upper_bound"):
         return torch.sigmoid if limits.lower_bound == 0 and limits.upper_bound == 1 else None
     return positive if getattr(limits, "lower_bound", None) == 0 else None
@@ -90,40 +95,30 @@ class Elementwise(Family):
         least: float = 0.0,
     ) -> None:
         super().__init__()
-        if least < 0:
-            raise UsageError(f"least must not be negative, found {least}")
+        at_least(0, least, "least")
         self.distribution = distribution
         self.fixed = dict(fixed or {})
         self.least = least
-        known = list(inspect.signature(distribution).parameters)
-        if odd := sorted(set(self.fixed) - set(known)):
-            raise UsageError(
-                f"{distribution.__name__} has no argument {odd[0]!r}: it has {', '.join(known)}"
-            )
-        for name, value in self.fixed.items():
-            if not abs(value) <= LARGEST:  # NaN is not either
-                raise UsageError(
-                    f"{name} of {distribution.__name__} must be a number up to {LARGEST:g}, "
-                    f"found {value}"
-                )
-        own = None if self.fixed else DEPENDENT.get(distribution)
+        known = _arguments(distribution, self.fixed)
+        self._dependent = None if self.fixed else DEPENDENT.get(distribution)
         # Of two that say the same, as probs and logits, the unconstrained one.
-        limits: Any = {} if own else distribution.arg_constraints
+        limits: Any = {} if self._dependent else distribution.arg_constraints
         twice = {"probs"} if "logits" in limits else set()
         free = [n for n in known if n in limits and n not in {*self.fixed, *twice}]
+        self._links: dict[str, Any] = {name: _link(limits[name]) for name in free}
         self.free = tuple(free)
-        self._count = own[0] if own else len(free)
-        odd = [] if own else [n for n in free if _link(limits[n]) is None]
-        if odd or not self._count:
+        self.each = self._dependent[0] if self._dependent else len(free)
+        odd = [name for name, link in self._links.items() if link is None]
+        if odd or not self.each:
             raise UsageError(
                 f"{distribution.__name__} cannot be made of numbers for each element: give "
                 f"{', '.join(odd) or 'other arguments'} as fixed"
             )
 
-    @property
+    @cached_property
     def support(self) -> Constraint:  # type: ignore[override]
         """Where draws can lie, for some arguments."""
-        example: Any = self(torch.zeros(1, self._count), 1)
+        example: Any = self(torch.zeros(1, self.each), 1)
         found: Constraint = MOVING.get(self.distribution, example.base_dist.support)
         # At 0 a density on the positive numbers may be anything, infinity too.
         return constraints.positive if found is constraints.nonnegative else found
@@ -135,33 +130,42 @@ class Elementwise(Family):
     @property
     def domain(self) -> str:  # type: ignore[override]
         """The support in words."""
-        unit = not self.fixed or self.support == constraints.unit_interval
-        kind = type(self.support).__name__.lstrip("_") if unit else ""
+        # A fixed argument may bound the values elsewhere than the words say.
+        own = self.fixed and _link(self.support) is not torch.sigmoid
+        kind = "" if own else type(self.support).__name__.lstrip("_")
         return _DOMAINS.get(kind, f"values in the support of {self.distribution.__name__}")
 
-    def outputs(self, size: int) -> int:
-        return self._count * size
+    @property
+    def moves(self) -> bool:  # type: ignore[override]
+        """Whether the support is that of a location: of a logarithm's it is not."""
+        return {"loc", "scale"} <= {*self.free} and _link(self.support) is _same
 
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
-        parts = blocks(raw, batch_ndim, self._count)
-        arguments: dict[str, Any] = {}
-        if not self.fixed and self.distribution in DEPENDENT:
-            arguments = dict(DEPENDENT[self.distribution][1](parts))
-        else:
-            limits: Any = self.distribution.arg_constraints
-            pairs = zip(self.free, parts, strict=True)
-            for name, part in pairs:
-                link = _link(limits[name])
-                assert link is not None  # or the constructor had refused
-                arguments[name] = link(part) + (self.least if link is positive else 0.0)
-        made = self.distribution(**arguments, **self.fixed, validate_args=False)  # type: ignore[arg-type]
-        return independent(made, batch_ndim)
+        parts = blocks(raw, batch_ndim, self.each)
+        if self._dependent:
+            return self._made(self._dependent[1](parts), batch_ndim)
+        pairs = zip(self._links.items(), parts, strict=True)
+        arguments = {
+            name: link(part) + (self.least if link is positive else 0.0)
+            for (name, link), part in pairs
+        }
+        return self._made(arguments, batch_ndim)
+
+    def moved(self, law: Any, loc: Tensor, scale: Tensor) -> Distribution:
+        arguments = {name: getattr(law.base_dist, name) for name in self.free}
+        arguments["loc"] = loc + scale * arguments["loc"]
+        arguments["scale"] = scale * arguments["scale"]
+        return self._made(arguments, len(law.batch_shape))
+
+    def _made(self, arguments: Arguments, batch_ndim: int) -> Distribution:
+        law: Any = self.distribution
+        return independent(law(**arguments, **self.fixed, validate_args=False), batch_ndim)
 
     def encode_marginals(self, x: Tensor) -> Tensor:
         """The numbers that fit the columns best, by ascent on the likelihood of some rows."""
         x = x.flatten(1)
         some = x[torch.linspace(0, len(x) - 1, min(len(x), ROWS), device=x.device).long()]
-        raw = torch.zeros(self._count, x.shape[1]).to(some)
+        raw = torch.zeros(self.each, x.shape[1]).to(some)
         if "loc" in self.free:
             raw[self.free.index("loc")] = biject_to(self.support).inv(some).mean(0)
         raw = raw.flatten().requires_grad_()
@@ -173,6 +177,22 @@ class Elementwise(Family):
             raw.grad = raw.grad.nan_to_num(0.0)
             optimizer.step()
         return raw.detach()
+
+
+def _arguments(distribution: type[Distribution], fixed: dict[str, float]) -> list[str]:
+    """The names of a distribution's arguments; UsageError for fixed ones that it cannot take."""
+    known = list(inspect.signature(distribution).parameters)
+    if odd := sorted(set(fixed) - set(known)):
+        raise UsageError(
+            f"{distribution.__name__} has no argument {odd[0]!r}: it has {', '.join(known)}"
+        )
+    for name, value in fixed.items():
+        if not abs(value) <= LARGEST:  # NaN is not either
+            raise UsageError(
+                f"{name} of {distribution.__name__} must be a number up to {LARGEST:g}, "
+                f"found {value}"
+            )
+    return known
 
 
 _DOMAINS = {

@@ -1,15 +1,31 @@
 """A family: how unconstrained numbers, as a network gives them, become a distribution."""
 
+import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution, Independent, constraints
 from torch.distributions.constraints import Constraint
 
 from aevb.data.suggestion import suggest
+from aevb.distributions.reparameterization import base_of
 from aevb.errors import DataError, UsageError
+from aevb.networks import Standardizer
+
+
+class Leaf(NamedTuple):
+    """A family that is not made of others, and where it stands in the one that is.
+
+    `columns` (C,) are the numbers, from 0, of its columns; `unit` has their units, where they are
+    learned standardized; `law` is the law of its cells, where that of the whole was given.
+    """
+
+    family: "Family"
+    columns: Tensor
+    unit: Standardizer | None
+    law: Any
 
 
 class Family(nn.Module, ABC):
@@ -22,20 +38,24 @@ class Family(nn.Module, ABC):
     Units: the log-densities are normalized, in nats.
     """
 
-    support: Constraint
-    domain: str
+    each: int = 1
+    """How many numbers encode the law of an element, for most."""
+    support: Constraint = constraints.real
+    domain: str = "finite numbers"
     """What the support is called in a sentence, and for `check`."""
     remedy: str = ""
     """What else than another likelihood may help data outside the domain."""
+    moves: bool = False
+    """Whether the laws have a location and a scale, which `moved` changes."""
 
     @property
     def title(self) -> str:
         """What the family is called in a sentence."""
         return type(self).__name__
 
-    @abstractmethod
     def outputs(self, size: int) -> int:
         """How many numbers a network must give for an event of `size` elements."""
+        return self.each * size
 
     @abstractmethod
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
@@ -51,10 +71,6 @@ class Family(nn.Module, ABC):
     def fit(self, x: Tensor) -> None:
         """Take from training data x (N, X) what is fixed before learning: nothing, for most."""
 
-    def expectation(self, distribution: Distribution) -> Tensor:
-        """The value to show for a distribution: its mean, (*batch, *X); for classes the mode."""
-        return self.summarize(self.moments(distribution))
-
     def moments(self, distribution: Distribution) -> Tensor:
         """Numbers of a distribution that may be averaged over draws of z, (*batch, ...)."""
         return distribution.mean
@@ -67,10 +83,18 @@ class Family(nn.Module, ABC):
         """How many moments an event of `size` elements has."""
         return size
 
-    def family_of(self, column: int) -> "Family":
-        """The family that a column (0-based) is an observation of: this one, unless it is made of
-        several."""
-        return self
+    def moved(self, law: Any, loc: Tensor, scale: Tensor) -> Distribution:
+        """The law of loc + scale x for x of a law of this family, where the family `moves`."""
+        raise NotImplementedError
+
+    def leaves(self, columns: Tensor, law: Any = None) -> list[Leaf]:
+        """The families that this one is made of, over the columns (X,): itself, for most."""
+        return [Leaf(self, columns, None, law)]
+
+    def family_of(self, column: int, width: int) -> "Family":
+        """The family that one of `width` columns, numbered from 0, is an observation of."""
+        leaves = self.leaves(torch.arange(width))
+        return next(leaf.family for leaf in leaves if column in leaf.columns)
 
     def inside(self, x: Tensor) -> Tensor:
         """Which cells of x (N, ...) lie in the support, as a mask of its shape."""
@@ -89,15 +113,47 @@ class Family(nn.Module, ABC):
         row = int((~flat).any(1).int().argmax())
         column = int((~flat[row]).int().argmax())
         value = float(x.reshape(len(x), -1)[row, column])
-        family = self.family_of(column)
-        seen = torch.where(torch.isfinite(x), x, torch.nan)  # what else is there to go by
-        name, reason = suggest(seen.detach().cpu().numpy(), 1.0)
-        fits = f"choose the likelihood {name}, since {reason}{family.remedy}"
+        family = self.family_of(column, flat.shape[1])
         raise DataError(
             f"{family.title} expects {family.domain}, found {value:g} in row "
             f"{row + first_row}, column {column + 1} ({int((~flat).sum())} of {flat.numel()} cells "
-            f"do not fit): {'mend the row' if name == 'mixed' else fits}"
+            f"do not fit): {_advice(family, x, value)}"
         )
+
+
+class Wrapped(Family):
+    """What a family that changes another one has of it unchanged."""
+
+    family: Family
+
+    def outputs(self, size: int) -> int:
+        return self.family.outputs(size)
+
+    def fit(self, x: Tensor) -> None:
+        self.family.fit(x)
+
+    def moments(self, distribution: Distribution) -> Tensor:
+        return self.family.moments(distribution)
+
+    def summarize(self, moments: Tensor) -> Tensor:
+        return self.family.summarize(moments)
+
+    def moment_count(self, size: int) -> int:
+        return self.family.moment_count(size)
+
+    def leaves(self, columns: Tensor, law: Any = None) -> list[Leaf]:
+        return self.family.leaves(columns, law)
+
+
+def _advice(family: Family, x: Tensor, value: float) -> str:
+    """What to do about a value of x that does not fit."""
+    if not math.isfinite(value):
+        return "mend the cell, which no likelihood takes"
+    seen = torch.where(torch.isfinite(x), x, torch.nan)  # what else is there to go by
+    name, reason = suggest(seen.detach().cpu().numpy(), 1.0)
+    if name == "mixed":
+        return "mend the row"
+    return f"choose the likelihood {name}, since {reason}{family.remedy}"
 
 
 def blocks(raw: Tensor, batch_ndim: int, count: int) -> tuple[Tensor, ...]:
@@ -128,7 +184,7 @@ def independent(base: Distribution, batch_ndim: int) -> Distribution:
 
 def cells(distribution: Distribution) -> Any:
     """The law of each element, where they are independent; UsageError where they are not."""
-    base = distribution.base_dist if isinstance(distribution, Independent) else distribution
+    base = base_of(distribution)
     if base.event_shape:
         raise UsageError(
             f"{type(base).__name__} does not factorize over columns, as missing cells and mixed "

@@ -9,13 +9,14 @@ a network is the map, the condition gives it a context.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
-from aevb.errors import UsageError
+from aevb.errors import UsageError, at_least
 from aevb.families.family import Family
 from aevb.families.gaussian import Normal
 from aevb.flows import (
@@ -31,7 +32,7 @@ from aevb.flows import (
 )
 from aevb.networks import MADE, MLP
 
-SHARE = 0.1
+INFLUENCE = 0.1
 """Of a raw number, what is added to a map's: networks begin with numbers about 1, far from the
 Gaussian, and with all of it posteriors of planar and Sylvester maps learn slower."""
 MAX_LAYERS = 100
@@ -41,8 +42,6 @@ MAX_LAYERS = 100
 class _Flow(Family):
     """What all flows share: the Gaussian at the start, and the count of numbers."""
 
-    support = constraints.real
-    domain = "finite numbers"
     size: int
     layers: int
 
@@ -65,7 +64,7 @@ class _Flow(Family):
         )
 
     def encode_marginals(self, x: Tensor) -> Tensor:
-        return x.new_zeros(self.outputs(self.size))
+        return torch.cat([Normal().encode_marginals(x), x.new_zeros(self._more())])
 
     @abstractmethod
     def _more(self) -> int:
@@ -79,7 +78,7 @@ class _Flow(Family):
 class _Stepwise(_Flow):
     """Maps with a few numbers each, (layers, width).
 
-    numbers = start + SHARE raw,   start a parameter, learned for all conditions
+    numbers = start + INFLUENCE raw,   start a parameter, learned for all conditions
     """
 
     def __init__(self, size: int, layers: int, start: Tensor) -> None:
@@ -92,7 +91,7 @@ class _Stepwise(_Flow):
         return self.start.numel()
 
     def _maps(self, raw: Tensor) -> list[Map]:
-        numbers = self.start + SHARE * raw.unflatten(-1, self.start.shape)
+        numbers = self.start + INFLUENCE * raw.unflatten(-1, self.start.shape)
         return [self._map(step) for step in numbers.unbind(-2)]
 
     @abstractmethod
@@ -205,33 +204,30 @@ class Sylvester(_Stepwise):
 
 
 class _Networked(_Flow):
-    """Maps that are networks, to which the raw numbers give a context."""
+    """Maps that are networks, to which the raw numbers give a context; every other is reversed."""
+
+    map: Callable[[Any, Tensor | None, bool], Map]
 
     def __init__(self, size: int, layers: int, hidden: Sequence[int], context: int) -> None:
         super().__init__()
         _require(size, layers)
-        if context < 0:
-            raise UsageError(f"the context must not be negative, found {context}")
+        at_least(0, context, "the context")
         self.size = size
         self.layers = layers
         self.hidden = tuple(hidden)
         self.context = context
-        self.networks = nn.ModuleList(self._network(i) for i in range(layers))
+        self.networks = nn.ModuleList(_silent(self._network(i)) for i in range(layers))
 
     def _more(self) -> int:
         return self.context
 
     def _maps(self, raw: Tensor) -> list[Map]:
         context = raw if self.context else None
-        return [self._map(i, network, context) for i, network in enumerate(self.networks)]
+        return [self.map(f, context, bool(i % 2)) for i, f in enumerate(self.networks)]
 
-    @abstractmethod
-    def _network(self, i: int) -> nn.Module:
+    def _network(self, i: int) -> MLP | MADE:
         """The network of map i."""
-
-    @abstractmethod
-    def _map(self, i: int, network: nn.Module, context: Tensor | None) -> Map:
-        """Map i."""
+        return MADE(self.size, self.hidden, 2, self.context)
 
 
 class RealNVP(_Networked):
@@ -246,18 +242,17 @@ class RealNVP(_Networked):
         torch.Size([4])
     """
 
+    map = CouplingMap
+
     def __init__(self, size: int, layers: int, hidden: Sequence[int], context: int) -> None:
         if size == 1:
             raise UsageError("real-nvp couples two halves of the dimensions, found one dimension")
         super().__init__(size, layers, hidden, context)
 
-    def _network(self, i: int) -> nn.Module:
+    def _network(self, i: int) -> MLP | MADE:
         first, second = self.size // 2, self.size - self.size // 2
         kept, other = (second, first) if i % 2 else (first, second)
-        return _silent(MLP(kept + self.context, self.hidden, 2 * other))
-
-    def _map(self, i: int, network: nn.Module, context: Tensor | None) -> Map:
-        return CouplingMap(network, context, flipped=bool(i % 2))
+        return MLP(kept + self.context, self.hidden, 2 * other)
 
 
 class InverseAutoregressive(_Networked):
@@ -275,11 +270,7 @@ class InverseAutoregressive(_Networked):
         16
     """
 
-    def _network(self, i: int) -> nn.Module:
-        return _silent(MADE(self.size, self.hidden, 2, self.context))
-
-    def _map(self, i: int, network: nn.Module, context: Tensor | None) -> Map:
-        return InverseAutoregressiveMap(network, context, reverse=bool(i % 2))
+    map = InverseAutoregressiveMap
 
 
 class MaskedAutoregressive(_Networked):
@@ -293,11 +284,7 @@ class MaskedAutoregressive(_Networked):
         tensor(-3.6758, grad_fn=<SubBackward0>)
     """
 
-    def _network(self, i: int) -> nn.Module:
-        return _silent(MADE(self.size, self.hidden, 2, self.context))
-
-    def _map(self, i: int, network: nn.Module, context: Tensor | None) -> Map:
-        return MaskedAutoregressiveMap(network, context, reverse=bool(i % 2))
+    map = MaskedAutoregressiveMap
 
 
 def _silent(network: MLP | MADE) -> nn.Module:
@@ -313,7 +300,6 @@ def _directions(count: int, size: int) -> Tensor:
 
 
 def _require(size: int, layers: int) -> None:
-    if size < 1:
-        raise UsageError(f"a flow needs at least 1 dimension, found {size}")
+    at_least(1, size, "the number of dimensions of a flow")
     if not 1 <= layers <= MAX_LAYERS:
         raise UsageError(f"a flow has 1 to {MAX_LAYERS} maps, found {layers}")

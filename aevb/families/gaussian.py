@@ -4,13 +4,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
-from torch.distributions import MultivariateNormal as TorchMultivariateNormal
-from torch.distributions import Normal as TorchNormal
+from torch import distributions as td
+from torch.distributions import Distribution
 
-from aevb.errors import UsageError
-from aevb.families.elementwise import Elementwise
-from aevb.families.family import Family, blocks, independent
+from aevb.errors import UsageError, at_least
+from aevb.families.family import Family, Leaf, Wrapped, blocks, independent
 from aevb.networks import Standardizer
 
 LIKELIHOOD_MIN_VARIANCE = 1e-4
@@ -21,7 +19,13 @@ LIKELIHOOD_MIN_VARIANCE = 1e-4
 SHARE = 0.1
 """Of an entry below the diagonal of a Cholesky factor, in units of its row."""
 MAX = 60.0
-"""Bound on the log of an observation variance: its square is still a number of 32 bits."""
+"""Bound on the log of an observation variance: a code far out in a heavy tail must not make it
+infinite, and e^60 is far from the largest number of 32 bits, 3e38."""
+
+
+def _deviation(log_variance: Tensor, least: float) -> Tensor:
+    """sqrt(exp(log_variance) + least)"""
+    return torch.sqrt(torch.exp(log_variance.clamp_max(MAX)) + least)
 
 
 class Normal(Family):
@@ -42,8 +46,7 @@ class Normal(Family):
         (torch.Size([3]), torch.Size([2]))
     """
 
-    support = constraints.real
-    domain = "finite numbers"
+    moves = True
 
     def __init__(
         self,
@@ -52,16 +55,13 @@ class Normal(Family):
         noise_shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
-        if min_variance < 0:
-            raise UsageError(f"min_variance must not be negative, found {min_variance}")
+        at_least(0, min_variance, "min_variance")
         self.min_variance = min_variance
         self.sigmoid_mean = sigmoid_mean
         self.noise_shape = None if noise_shape is None else tuple(noise_shape)
+        self.each = 2 if noise_shape is None else 1
         if self.noise_shape is not None:
             self.log_variance = nn.Parameter(torch.zeros(self.noise_shape))
-
-    def outputs(self, size: int) -> int:
-        return 2 * size if self.noise_shape is None else size
 
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
         if self.noise_shape is None:
@@ -70,16 +70,15 @@ class Normal(Family):
             mean, log_variance = raw, self.log_variance.expand(raw.shape[batch_ndim:])
         if self.sigmoid_mean:
             mean = torch.sigmoid(mean)
-        return independent(
-            TorchNormal(mean, self._scale(log_variance).expand(mean.shape), validate_args=False),
-            batch_ndim,
-        )
+        least = self.min_variance
+        scale = _deviation(log_variance, least) if least else torch.exp(0.5 * log_variance)
+        made = td.Normal(mean, scale.expand(mean.shape), validate_args=False)
+        return independent(made, batch_ndim)
 
-    def _scale(self, log_variance: Tensor) -> Tensor:
-        if self.min_variance:
-            # A code far out in a heavy tail must not make it infinite.
-            return torch.sqrt(torch.exp(log_variance.clamp_max(MAX)) + self.min_variance)
-        return torch.exp(0.5 * log_variance)
+    def moved(self, law: Any, loc: Tensor, scale: Tensor) -> Distribution:
+        base = law.base_dist
+        made = td.Normal(loc + scale * base.loc, scale * base.scale, validate_args=False)
+        return independent(made, len(law.batch_shape))
 
     def encode_marginals(self, x: Tensor) -> Tensor:
         mean, variance = x.mean(0), x.var(0, unbiased=False)
@@ -112,13 +111,11 @@ class MultivariateNormal(Family):
         torch.Size([2])
     """
 
-    support = constraints.real
-    domain = "finite numbers"
+    moves = True
 
     def __init__(self, min_variance: float = 0.0) -> None:
         super().__init__()
-        if min_variance < 0:
-            raise UsageError(f"min_variance must not be negative, found {min_variance}")
+        at_least(0, min_variance, "min_variance")
         self.min_variance = min_variance
 
     def outputs(self, size: int) -> int:
@@ -134,13 +131,29 @@ class MultivariateNormal(Family):
                 f"for a full covariance over X elements, say {self.outputs(size)} for X = {size}"
             )
         mean, log_square, below = raw.split([size, size, width - 2 * size], dim=-1)
-        diagonal = torch.sqrt(torch.exp(log_square) + self.min_variance)
+        diagonal = _deviation(log_square, self.min_variance)
         rows, columns = torch.tril_indices(size, size, offset=-1, device=raw.device)
         factor = torch.diag_embed(diagonal)
         below = SHARE * below * diagonal[..., rows]
         index = (rows * size + columns).expand(below.shape)
         factor = factor.flatten(-2).scatter(-1, index, below).unflatten(-1, (size, size))
-        return TorchMultivariateNormal(mean, scale_tril=factor, validate_args=False)
+        return td.MultivariateNormal(mean, scale_tril=factor, validate_args=False)
+
+    def encode(self, mean: Tensor, factor: Tensor) -> Tensor:
+        """The raw numbers (..., outputs) of means (..., X) and Cholesky factors (..., X, X).
+
+        A variance below the floor is put at the floor.
+        """
+        size, least = factor.shape[-1], torch.finfo(mean.dtype).tiny
+        diagonal = factor.diagonal(dim1=-2, dim2=-1)
+        squares = (diagonal.square() - self.min_variance).clamp_min(least)
+        rows, columns = torch.tril_indices(size, size, -1)
+        below = factor[..., rows, columns] / diagonal[..., rows] / SHARE
+        return torch.cat([mean, squares.log(), below], dim=-1)
+
+    def moved(self, law: Any, loc: Tensor, scale: Tensor) -> Distribution:
+        factor = scale[:, None] * law.scale_tril
+        return td.MultivariateNormal(loc + scale * law.loc, scale_tril=factor, validate_args=False)
 
     def encode_marginals(self, x: Tensor) -> Tensor:
         x = x.flatten(1)
@@ -149,7 +162,7 @@ class MultivariateNormal(Family):
         return torch.cat([x.mean(0), variance.log(), x.new_zeros(self.outputs(size) - 2 * size)])
 
 
-class Standardized(Standardizer, Family):
+class Standardized(Standardizer, Wrapped):
     """A location-scale family over standardized data, as a density of the data themselves.
 
         p(x) = prod_i (1 / s_i) p((x - m) / s),   of the family again: loc m + s mu, scale s sigma
@@ -166,34 +179,20 @@ class Standardized(Standardizer, Family):
         tensor([[0., 0.]])
     """
 
-    support = constraints.real
-    domain = "finite numbers"
-
     def __init__(self, family: Family, width: int) -> None:
         super().__init__(width)
-        moved = isinstance(family, Elementwise) and {"loc", "scale"} <= {*family.free}
-        if not isinstance(family, Normal | MultivariateNormal) and not moved:
+        if not family.moves:
             raise UsageError(
                 "only a family with a location and a scale can be standardized, found "
                 f"{type(family).__name__}"
             )
         self.family = family
 
-    def outputs(self, size: int) -> int:
-        return self.family.outputs(size)
-
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
-        inner = self.family(raw, batch_ndim)
-        if isinstance(inner, TorchMultivariateNormal):
-            factor = self.deviation[:, None] * inner.scale_tril
-            loc = self.mean + self.deviation * inner.loc
-            return TorchMultivariateNormal(loc, scale_tril=factor, validate_args=False)
-        base: Any = inner.base_dist
-        names = self.family.free if isinstance(self.family, Elementwise) else ("loc", "scale")
-        given = {name: getattr(base, name) for name in names}
-        given["loc"] = self.mean + self.deviation * base.loc
-        given["scale"] = self.deviation * base.scale
-        return independent(type(base)(**given, validate_args=False), batch_ndim)
+        return self.family.moved(self.family(raw, batch_ndim), self.mean, self.deviation)
+
+    def leaves(self, columns: Tensor, law: Any = None) -> list[Leaf]:
+        return [leaf._replace(unit=self) for leaf in super().leaves(columns, law)]
 
     def encode_marginals(self, x: Tensor) -> Tensor:
         return self.family.encode_marginals(self.standardize(x))

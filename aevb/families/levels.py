@@ -1,14 +1,13 @@
-"""Families of data that take a few values in order: levels of grey, grades, counts with zeros."""
+"""Families of data that take a few values in order: levels of grey, grades."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from aevb import distributions as zoo
-from aevb.errors import UsageError
+from aevb import distributions
+from aevb.errors import UsageError, at_least
 from aevb.families.family import Family, blocks, independent
-from aevb.families.observations import count_and_logits, log_mean_and_count
 
 
 class DiscretizedLogistic(Family):
@@ -30,32 +29,26 @@ class DiscretizedLogistic(Family):
 
     def __init__(self, bins: int = 256, components: int = 1) -> None:
         super().__init__()
-        if bins < 2 or components < 1:
-            raise UsageError(
-                f"a discretized logistic needs at least 2 bins and 1 component, found {bins} and "
-                f"{components}"
-            )
+        at_least(2, bins, "the number of bins")
+        at_least(1, components, "the number of components")
         self.bins = bins
         self.components = components
-        self.support = constraints.unit_interval
+        self.each = 2 if components == 1 else 3 * components
         self.domain = f"the {bins} levels 0, 1/{bins - 1}, 2/{bins - 1}, ..., 1"
 
-    def outputs(self, size: int) -> int:
-        return (2 if self.components == 1 else 3 * self.components) * size
-
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
+        numbers = blocks(raw, batch_ndim, self.each)
         if self.components == 1:
-            loc, log_scale = blocks(raw, batch_ndim, 2)
-            return independent(self._levels(loc, log_scale), batch_ndim)
-        parts = torch.stack(blocks(raw, batch_ndim, 3 * self.components), dim=-1)
+            return independent(self._levels(*numbers), batch_ndim)
+        parts = torch.stack(numbers, dim=-1)
         logits, loc, log_scale = parts.split(self.components, dim=-1)
         choice = torch.distributions.Categorical(logits=logits, validate_args=False)
-        mixed = zoo.Mixture(choice, self._levels(loc, log_scale), validate_args=False)
+        mixed = distributions.Mixture(choice, self._levels(loc, log_scale), validate_args=False)
         return independent(mixed, batch_ndim)
 
     def _levels(self, loc: Tensor, log_scale: Tensor) -> Distribution:
         scale = torch.exp(log_scale.clamp(-7, 7)) / 4
-        made: Distribution = zoo.DiscretizedLogistic(
+        made: Distribution = distributions.DiscretizedLogistic(
             0.5 + loc / 2, scale, 0.0, 1.0, self.bins, validate_args=False
         )
         return made
@@ -94,11 +87,8 @@ class Ordinal(Family):
 
     def __init__(self, levels: int, width: int) -> None:
         super().__init__()
-        if levels < 2 or width < 1:
-            raise UsageError(
-                f"an ordinal family needs at least 2 levels and 1 column, found {levels} and "
-                f"{width}"
-            )
+        at_least(2, levels, "the number of levels")
+        at_least(1, width, "the number of columns")
         self.levels = levels
         self.width = width
         self.support = constraints.integer_interval(0, levels - 1)
@@ -113,7 +103,7 @@ class Ordinal(Family):
 
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
         steps = torch.cat([self.first[:, None], F.softplus(self.gaps) + 1e-3], dim=-1)
-        made = zoo.Ordinal(steps.cumsum(-1), raw.flatten(batch_ndim), validate_args=False)
+        made = distributions.Ordinal(steps.cumsum(-1), raw.flatten(batch_ndim), validate_args=False)
         return independent(made, batch_ndim)
 
     def encode_marginals(self, x: Tensor) -> Tensor:
@@ -126,38 +116,3 @@ class Ordinal(Family):
         self.first.data.copy_(cuts[:, 0])
         self.gaps.data.copy_(torch.log(torch.expm1(gaps)))
         return torch.zeros(self.width).to(x)
-
-
-class ZeroInflatedNegativeBinomial(Family):
-    """Counts of which some are zero for another reason: a negative binomial behind a gate.
-
-        P(x) = g [x = 0] + (1 - g) NB(x; mean m, variance m + m^2 / r)
-
-    Shapes: raw (*batch, 3X): log m, held to [-15, 25], log r, held to [-10, 10], the logit of g.
-    Units: nats. Errors: DataError from `check` for anything but whole numbers from 0.
-    Source: Lopez et al. (2018), "Deep generative modeling for single-cell transcriptomics".
-    Example:
-        >>> ZeroInflatedNegativeBinomial()(torch.zeros(1, 3), 1).mean
-        tensor([[0.5000]])
-    """
-
-    support = constraints.nonnegative_integer
-    domain = "counts (whole numbers from 0)"
-
-    def outputs(self, size: int) -> int:
-        return 3 * size
-
-    def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
-        log_mean, log_count, gate = blocks(raw, batch_ndim, 3)
-        made = zoo.ZeroInflatedNegativeBinomial(
-            *count_and_logits(log_mean, log_count), torch.sigmoid(gate), validate_args=False
-        )
-        return independent(made, batch_ndim)
-
-    def encode_marginals(self, x: Tensor) -> Tensor:
-        """A gate of half the zeros, and the moments of what is left."""
-        x = x.flatten(1)
-        gate = (0.5 * (x == 0).to(x).mean(0)).clamp(0.01, 0.99)
-        mean = (x.sum(0) + 0.5) / (len(x) + 1) / (1 - gate)
-        moments = log_mean_and_count(mean, x.var(0, correction=0))
-        return torch.cat([*moments, torch.logit(gate)])

@@ -5,10 +5,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, constraints
+from torch import distributions as td
+from torch.distributions import Distribution, Independent
 
-from aevb import distributions as zoo
-from aevb.errors import UsageError
+from aevb import distributions
+from aevb.errors import UsageError, at_least
 from aevb.families.family import Family, blocks, positive
 from aevb.families.gaussian import SHARE, MultivariateNormal
 
@@ -18,6 +19,8 @@ class Latent(Family):
 
     def encode_marginals(self, x: Tensor) -> Tensor:
         raise UsageError(f"{type(self).__name__} is a family for codes, not for data")
+
+    inside = encode_marginals
 
 
 class LowRankMultivariateNormal(Latent):
@@ -34,23 +37,19 @@ class LowRankMultivariateNormal(Latent):
         torch.Size([2])
     """
 
-    support = constraints.real_vector
-    domain = "finite numbers"
-
     def __init__(self, rank: int) -> None:
         super().__init__()
-        if rank < 1:
-            raise UsageError(f"a low-rank Gaussian needs a rank of at least 1, found {rank}")
+        at_least(1, rank, "the rank")
         self.rank = rank
-
-    def outputs(self, size: int) -> int:
-        return (2 + self.rank) * size
+        self.each = 2 + rank
 
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
-        loc, log_diagonal, *columns = blocks(raw.flatten(batch_ndim), batch_ndim, 2 + self.rank)
+        loc, log_diagonal, *columns = blocks(raw.flatten(batch_ndim), batch_ndim, self.each)
         scale = torch.exp(0.5 * log_diagonal)
         factor = SHARE * scale.unsqueeze(-1) * torch.stack(columns, dim=-1)
-        return zoo.LowRankMultivariateNormal(loc, factor, scale.square(), validate_args=False)
+        return distributions.LowRankMultivariateNormal(
+            loc, factor, scale.square(), validate_args=False
+        )
 
 
 class Elliptical(Latent):
@@ -68,9 +67,6 @@ class Elliptical(Latent):
         torch.Size([2])
     """
 
-    support = constraints.real_vector
-    domain = "finite numbers"
-
     def __init__(self) -> None:
         super().__init__()
         self.gaussian = MultivariateNormal()
@@ -80,12 +76,12 @@ class Elliptical(Latent):
 
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
         normal: Any = self.gaussian(raw, batch_ndim)
-        radial = zoo.Gamma(
+        radial = distributions.Gamma(
             normal.loc.new_full(normal.batch_shape, float(normal.event_shape[0])),
             normal.loc.new_ones(normal.batch_shape),
             validate_args=False,
         )
-        made: Distribution = zoo.Elliptical(
+        made: Distribution = distributions.Elliptical(
             normal.loc, normal.scale_tril, radial, validate_args=False
         )
         return made
@@ -102,14 +98,8 @@ class Dirichlet(Latent):
         tensor([[0.3333, 0.3333, 0.3333]])
     """
 
-    support = constraints.simplex
-    domain = "shares that add up to 1"
-
-    def outputs(self, size: int) -> int:
-        return size
-
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
-        return zoo.Dirichlet(positive(raw.flatten(batch_ndim)), validate_args=False)
+        return distributions.Dirichlet(positive(raw.flatten(batch_ndim)), validate_args=False)
 
 
 class VonMisesFisher(Latent):
@@ -126,12 +116,8 @@ class VonMisesFisher(Latent):
         torch.Size([3])
     """
 
-    support = zoo.VonMisesFisher.support
-    domain = "directions of length 1"
-
     def outputs(self, size: int) -> int:
-        if size < 2:
-            raise UsageError(f"a sphere needs at least 2 dimensions, found {size}")
+        at_least(2, size, "the number of dimensions of a sphere")
         return size + 1
 
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
@@ -141,7 +127,7 @@ class VonMisesFisher(Latent):
         first = F.one_hot(torch.zeros((), dtype=torch.int64, device=raw.device), raw.shape[-1] - 1)
         none = (direction == 0).all(-1, keepdim=True)
         direction = F.normalize(torch.where(none, first.to(raw), direction), dim=-1)
-        return zoo.VonMisesFisher(direction, concentration, validate_args=False)
+        return distributions.VonMisesFisher(direction, concentration, validate_args=False)
 
 
 class HypersphericalUniform(Latent):
@@ -152,9 +138,6 @@ class HypersphericalUniform(Latent):
         torch.Size([3])
     """
 
-    support = zoo.VonMisesFisher.support
-    domain = "directions of length 1"
-
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
@@ -164,7 +147,7 @@ class HypersphericalUniform(Latent):
 
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
         shape = raw.shape[:batch_ndim]
-        return zoo.HypersphericalUniform(
+        return distributions.HypersphericalUniform(
             self.size, shape, raw.dtype, raw.device, validate_args=False
         )
 
@@ -186,13 +169,9 @@ class Mixture(Latent):
         torch.Size([2])
     """
 
-    support = constraints.real_vector
-    domain = "finite numbers"
-
     def __init__(self, size: int, components: int) -> None:
         super().__init__()
-        if components < 1:
-            raise UsageError(f"a mixture needs at least 1 component, found {components}")
+        at_least(1, components, "the number of components")
         self.size = size
         self.components = components
         base = torch.zeros(components * (1 + 2 * size))
@@ -207,8 +186,8 @@ class Mixture(Latent):
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
         logits, rest = (raw.flatten(batch_ndim) + self.base).tensor_split([self.components], dim=-1)
         loc, log_variance = rest.unflatten(-1, (2, self.components, self.size)).unbind(-3)
-        parts = zoo.Normal(loc, torch.exp(0.5 * log_variance), validate_args=False)
-        return zoo.Mixture(
-            torch.distributions.Categorical(logits=logits, validate_args=False),
+        parts = distributions.Normal(loc, torch.exp(0.5 * log_variance), validate_args=False)
+        return distributions.Mixture(
+            td.Categorical(logits=logits, validate_args=False),
             Independent(parts, 1, validate_args=False),
         )

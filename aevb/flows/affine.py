@@ -23,7 +23,7 @@ class CouplingMap:
         log |det dy/dx| = sum a
 
     Shapes: x and y (*sample, *batch, D), context (*batch, C) or None; kept are the first D // 2
-    coordinates, or with `flipped` all the others. The network takes (..., kept + C) numbers to two
+    coordinates, or with `reverse` all the others. The network takes (..., kept + C) numbers to two
     blocks of D - kept.
     Source: Dinh et al. (2017), "Density estimation using Real NVP", equations 7 and 8.
     Example:
@@ -34,7 +34,7 @@ class CouplingMap:
 
     network: Callable[[Tensor], Tensor]
     context: Tensor | None
-    flipped: bool = False
+    reverse: bool = False
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """y (*sample, *batch, D) and the log-determinant (*sample, *batch)."""
@@ -51,10 +51,10 @@ class CouplingMap:
     def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
         half = x.shape[-1] // 2
         first, second = x[..., :half], x[..., half:]
-        return (second, first) if self.flipped else (first, second)
+        return (second, first) if self.reverse else (first, second)
 
     def _join(self, kept: Tensor, other: Tensor) -> Tensor:
-        return torch.cat([other, kept] if self.flipped else [kept, other], -1)
+        return torch.cat([other, kept] if self.reverse else [kept, other], -1)
 
     def _numbers(self, kept: Tensor) -> tuple[Tensor, Tensor]:
         seen = kept

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aevb.flows.scalar import log_slope, positive, solve
+from aevb.flows.scalar import log_slope, shifted_softplus, solve
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +16,7 @@ class PlanarMap:
         |det dy/dx| = 1 + w.u' sech^2(w.x + b)
 
     u' is u with w.u' = m(w.u) > -1, without which there is no inverse. Here m(0) = 0, where the
-    paper's is log 2 - 1: so u = 0 is the identity, and |u'| never exceeds 2 |u|.
+    paper's is log 2 - 1: so u = 0 is the identity, and |u'| never exceeds |u|.
     Shapes: u and w (*batch, D), b (*batch); x and y (*sample, *batch, D).
     Source: Rezende & Mohamed (2015), equations 10 to 12 and appendix A.1.
     Example:
@@ -49,7 +49,7 @@ class PlanarMap:
     def _direction(self) -> tuple[Tensor, Tensor]:
         """u' and 1 + w.u'."""
         product = (self.w * self.u).sum(-1)
-        gain = positive(product)
+        gain = shifted_softplus(product)
         square = self.w.square().sum(-1)
         factor = (gain - 1 - product) / square.clamp_min(torch.finfo(square.dtype).tiny)
         return self.u + factor.unsqueeze(-1) * self.w, gain
@@ -89,7 +89,7 @@ class RadialMap:
         apart = y - self.center
         distance = torch.linalg.vector_norm(apart, dim=-1)
         alpha = self.log_alpha.exp()
-        half = 0.5 * (distance - alpha * positive(self.raw_beta))
+        half = 0.5 * (distance - alpha * shifted_softplus(self.raw_beta))
         product = alpha * distance
         root = torch.sqrt(half.square() + product)
         # Of the two ways to write the root the one that adds: the other one takes away.
@@ -101,7 +101,7 @@ class RadialMap:
 
     def _at(self, r: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """R / r and the log-determinant at distance r, as quotients of sums of positive terms."""
-        alpha, gain = self.log_alpha.exp(), positive(self.raw_beta)
+        alpha, gain = self.log_alpha.exp(), shifted_softplus(self.raw_beta)
         stretch = (r + alpha * gain) / (r + alpha)
         slope = (r * (r + 2 * alpha) + alpha.square() * gain) / (r + alpha).square()
         return stretch, (size - 1) * stretch.log() + slope.log()

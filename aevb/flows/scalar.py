@@ -1,6 +1,7 @@
 """The rising functions of one number that planar, radial and Sylvester maps are made of."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ ROUNDS = 64
 _START = math.log(math.e - 1)
 
 
-def positive(s: Tensor) -> Tensor:
+def shifted_softplus(s: Tensor) -> Tensor:
     """log(1 + (e - 1) e^s): positive, rising, and 1 at 0, so that zeros are the identity."""
     return F.softplus(s + _START, threshold=40)
 
@@ -31,19 +32,27 @@ def _slope(gain: Tensor, at: Tensor) -> Tensor:
 
 
 def solve(r: Tensor, s: Tensor, c: Tensor, t: Tensor) -> Tensor:
-    """The a with a + r tanh(s a + c) = t, where r s > -1: the left side rises, from t - |r| to t.
+    """The a with a + r tanh(s a + c) = t, where r s > -1: the left side rises.
 
-    Shapes: tensors that broadcast. Halving gives the number; one step of Newton's method from it,
-    of length 0, gives its derivatives (the implicit function theorem).
+    Shapes: tensors that broadcast. The root lies between t - |r| and t + |r|, where halving finds
+    it; one step of Newton's method from it, of length 0, gives its first derivatives (the implicit
+    function theorem), and none after them.
     """
     with torch.no_grad():
-        low, high = torch.broadcast_tensors(t - r.abs(), t + r.abs() + 0 * (s + c))
-        for _ in range(ROUNDS):
-            middle = 0.5 * (low + high)
-            above = middle + r * torch.tanh(s * middle + c) > t
-            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-        root = 0.5 * (low + high)
+        low, high, *_ = torch.broadcast_tensors(t - r.abs(), t + r.abs(), s, c)
+        root = bisect(lambda a: a + r * torch.tanh(s * a + c) > t, low, high)
     left = r * torch.tanh(s * root + c) - t
     slope = _slope(1 + r * s, s * root + c)
     exact: Tensor = root - (left - left.detach()) / slope.detach()
     return exact
+
+
+def bisect(
+    above: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, rounds: int = ROUNDS
+) -> Tensor:
+    """Where `above` begins to hold, between low and high: so many halvings of each interval."""
+    for _ in range(rounds):
+        middle = 0.5 * (low + high)
+        over = above(middle)
+        low, high = torch.where(over, low, middle), torch.where(over, middle, high)
+    return 0.5 * (low + high)

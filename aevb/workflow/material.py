@@ -14,7 +14,7 @@ from aevb.data import Column, Dataset, Rows
 from aevb.evaluation import Diagnosis, diagnose, refit
 from aevb.evaluation.case import Case
 from aevb.evaluation.chunks import Progress
-from aevb.families import Columns, Family, Masked, Standardized
+from aevb.families import Family
 from aevb.imputation import observing
 from aevb.model import Model
 from aevb.posterior import PerDatum, Posterior
@@ -164,17 +164,8 @@ def with_holes(folder: RunFolder, rows: Rows) -> tuple[Model, Posterior, Rows]:
 def _learned_units(family: Family | None, like: Tensor) -> tuple[Array, Array]:
     """Mean and deviation (X,) of the columns that were learned standardized, NaN of the others."""
     mean, deviation = torch.full_like(like, torch.nan), torch.full_like(like, torch.nan)
-    _put_units(family, torch.arange(len(like)), mean, deviation)
+    for leaf in [] if family is None else family.leaves(torch.arange(len(like))):
+        if leaf.unit is not None:
+            mean[leaf.columns] = leaf.unit.mean.to(mean)
+            deviation[leaf.columns] = leaf.unit.deviation.to(deviation)
     return mean.numpy(), deviation.numpy()
-
-
-def _put_units(family: Family | None, at: Tensor, mean: Tensor, deviation: Tensor) -> None:
-    """Write the units of a family over the columns `at` into `mean` and `deviation`."""
-    if isinstance(family, Masked):
-        _put_units(family.family, at, mean, deviation)
-    elif isinstance(family, Columns):
-        for part, group in zip(family.families, family.columns, strict=True):
-            _put_units(part, at[list(group)], mean, deviation)
-    elif isinstance(family, Standardized):
-        mean[at] = family.mean.to(mean)
-        deviation[at] = family.deviation.to(deviation)

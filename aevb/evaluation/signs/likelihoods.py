@@ -14,13 +14,10 @@ from aevb.evaluation.signs.latents import ERRORS
 from aevb.families import (
     Bernoulli,
     Categorical,
-    Columns,
     ContinuousBernoulli,
     Elementwise,
     Family,
-    Masked,
     Normal,
-    Standardized,
 )
 
 SMALL_COUNT = 30.0
@@ -41,7 +38,7 @@ def outside_domain(case: Case) -> Finding | None:
         return None
     rows = int(outside.any(1).sum())
     row, column = (int(k) for k in outside.nonzero()[0])
-    own = family.family_of(column)
+    own = family.family_of(column, case.x.shape[1])
     return Finding(
         "outside-the-domain",
         f"{rows} of {len(case.x)} rows hold values that the likelihood gives no probability: "
@@ -66,7 +63,8 @@ def density_on_steps(case: Case) -> Finding | None:
     x = case.train_x
     kinds = column_kinds(x.numpy(), 1.0) if x.shape[1] else []
     mean = x.nanmean(0)
-    for family, group in _groups(case.family, list(range(x.shape[1]))):
+    for family, columns, _, _ in case.family.leaves(torch.arange(x.shape[1])):
+        group = columns.tolist()
         if not _is_density(family):
             continue
         binary = [i for i in group if kinds[i] == "binary"]
@@ -193,16 +191,6 @@ def certain_and_wrong(case: Case) -> Finding | None:
         mean / total,
         "Train with --weight-prior normal, which keeps weights, and so logits, small.",
     )
-
-
-def _groups(family: Family, columns: list[int]) -> list[tuple[Family, list[int]]]:
-    """The families that a family is made of, each with the numbers of its columns (from 0)."""
-    if isinstance(family, Masked):
-        return _groups(family.family, columns)
-    if isinstance(family, Columns):
-        pairs = zip(family.families, family.columns, strict=True)
-        return [g for part, group in pairs for g in _groups(part, [columns[i] for i in group])]
-    return [(family.family if isinstance(family, Standardized) else family, columns)]
 
 
 def _is_density(family: nn.Module) -> bool:
