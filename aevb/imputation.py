@@ -24,9 +24,8 @@ from aevb.distributions import route
 from aevb.distributions.reparameterization import drawn
 from aevb.errors import UsageError, at_least
 from aevb.evaluation import evaluating
-from aevb.families import Masked
 from aevb.mcmc import HMC, StepNoise, hamiltonian
-from aevb.model import Model
+from aevb.model import Model, observing
 from aevb.posterior import Batch, Posterior
 from aevb.randomness import Stream, generator, normal, uniform
 
@@ -113,27 +112,6 @@ def denoise(
     for holes in _parts(model, posterior, rows, samples, seed):
         inferred[holes.positions] = holes.shown(_importance(holes, samples))
     return inferred
-
-
-def observing(model: Model) -> Model:
-    """The model for rows with missing cells: the same modules, NaN cells integrated out.
-
-    Errors: UsageError for a likelihood that is none of this project's.
-    Example:
-        >>> import aevb
-        >>> model = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(aevb.MLP(2, [8], 3)))
-        >>> x = torch.tensor([[1.0, torch.nan, 0.0]])
-        >>> observing(model).log_likelihood(x, torch.zeros(5, 1, 2)).shape
-        torch.Size([5, 1])
-    """
-    if isinstance(model.family, Masked):
-        return model
-    likelihood: Any = model.likelihood
-    if model.family is None or not hasattr(likelihood, "with_family"):
-        raise UsageError(
-            "missing cells need a likelihood made of one of the families of aevb.families"
-        )
-    return Model(model.prior, likelihood.with_family(Masked(model.family)))
 
 
 def _parts(

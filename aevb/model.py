@@ -1,6 +1,7 @@
 """The model p: log p(x, z) = log p(z) + log p(x given z)."""
 
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +11,8 @@ from torch.distributions import Distribution
 from aevb.devices import tensor_of
 from aevb.distributions.combinators import Average
 from aevb.distributions.reparameterization import drawn, sampled
-from aevb.errors import DataError
-from aevb.families import Family
+from aevb.errors import DataError, UsageError
+from aevb.families import Family, Masked
 
 
 class Model(nn.Module):
@@ -89,3 +90,24 @@ class Model(nn.Module):
     def sample_data(self, z: Tensor, generator: np.random.Generator) -> Tensor:
         """A draw of x from p(x given z) for each z (..., D), (..., *X), by torch's own samplers."""
         return sampled(self.likelihood(z), (), generator, z)
+
+
+def observing(model: Model) -> Model:
+    """The model for rows with missing cells: the same modules, NaN cells integrated out.
+
+    Errors: UsageError for a likelihood that is none of this project's.
+    Example:
+        >>> import aevb
+        >>> model = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(aevb.MLP(2, [8], 3)))
+        >>> x = torch.tensor([[1.0, torch.nan, 0.0]])
+        >>> observing(model).log_likelihood(x, torch.zeros(5, 1, 2)).shape
+        torch.Size([5, 1])
+    """
+    if isinstance(model.family, Masked):
+        return model
+    likelihood: Any = model.likelihood
+    if model.family is None or not hasattr(likelihood, "with_family"):
+        raise UsageError(
+            "missing cells need a likelihood made of one of the families of aevb.families"
+        )
+    return Model(model.prior, likelihood.with_family(Masked(model.family)))

@@ -1,7 +1,7 @@
 """Commands that judge a model: `evaluate`, `check`, `gradients`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -18,38 +18,41 @@ MEANT_FOR = {
     "precision": ("importance", "elbo"),
 }
 """Options of `evaluate` that some methods know nothing of."""
+Method = Annotated[
+    str,
+    typer.Option(
+        help="One or more, with commas: importance, elbo, ais (from below); hmc (from above); "
+        "bidirectional (ais from both sides, on rows of the model); exact (up to 3 dimensions)."
+    ),
+]
+Proposals = Annotated[
+    str,
+    typer.Option(
+        help="What importance draws from, one or more of encoder, fitted (to each datum), prior (a "
+        "tenth)."
+    ),
+]
+Draws = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Samples, or chains, for each datum [default: 1000; 16 chains of ais]."
+    ),
+]
 
 
 @app.command()
 def evaluate(
     ctx: typer.Context,
     run: Run,
-    method: Annotated[
-        str,
-        typer.Option(
-            help="One or more, with commas: importance, elbo, ais (from below); hmc (from above); "
-            "bidirectional (ais from both sides, on rows of the model); exact (up to 3 dimensions)."
-        ),
-    ] = "importance",
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Samples, or chains, for each datum [default: 1000; 16 chains of ais]."
-        ),
-    ] = None,
+    method: Method = "importance",
+    samples: Draws = None,
     temperatures: Annotated[
         int, typer.Option(min=2, help="Of ais, between its start and the posterior.")
     ] = 100,
     start: Annotated[
         Literal["encoder", "prior"], typer.Option(help="Where the chains of ais begin.")
     ] = "encoder",
-    proposals: Annotated[
-        str,
-        typer.Option(
-            help="What importance draws from, one or more of encoder, fitted (to each datum), "
-            "prior (a tenth)."
-        ),
-    ] = "encoder",
+    proposals: Proposals = "encoder",
     refine: Refine = None,
     split: Annotated[Literal["test", "validation", "train"], typer.Option()] = "test",
     data_limit: Limit = None,
@@ -80,17 +83,13 @@ def evaluate(
     methods = _names(method)
     check_methods(methods)
     _check_options(ctx, methods)
-    annealing = Annealing(temperatures)
-    asked = Asked(samples, annealing, start, _names(proposals), seed=seed, precision=precision)
+    how = samples, Annealing(temperatures), start, _names(proposals)
+    asked = Asked(*how, seed=seed, precision=precision)
+    rest: dict[str, Any] = {"limit": data_limit, "refine": refine, "device": device}
     folder = open_run(run, threads)
     with bar("evaluating", quiet=quiet or json_) as progress:
         report, per_datum = workflow.score(
-            *(folder, methods, asked),
-            split=split,
-            limit=data_limit,
-            refine=refine,
-            device=device,
-            progress=progress,
+            folder, methods, asked, split=split, progress=progress, **rest
         )
     if values is not None:
         write_array(values, per_datum[:, None])

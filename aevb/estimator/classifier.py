@@ -102,10 +102,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         # All were fitted in the same units, so that the rows are read once for all of them.
         rows = self.models_[0]._rows(X)
         each = [
-            score_rows(
-                *(model.model_, model._posterior_of(rows), rows, self.samples),
-                seed=model.settings_.seed,
-            )
+            score_rows(*(*model._pair_for(rows), rows, self.samples), seed=model.settings_.seed)
             for model in self.models_
         ]
         return np.stack(each, axis=1)

@@ -28,10 +28,10 @@ from aevb.estimator.parameters import (
     spelled,
 )
 from aevb.estimator.reading import keep_columns, read
-from aevb.evaluation import first_batch, refit, score_rows
+from aevb.evaluation import first_batch, posterior_for, score_rows
 from aevb.model import Model
 from aevb.plan import decided, plan_of, sized, work_of
-from aevb.posterior import PerDatum, Posterior
+from aevb.posterior import Posterior
 from aevb.randomness import Stream, generator, seed_torch, torch_kept
 from aevb.settings import Settings, check_settings
 from aevb.storage import (
@@ -154,7 +154,7 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
                 self.model_.family.check(rows.all())
         else:
             rows = self._begin(self._source(X, reset=True), None, "float64").train
-        if isinstance(self.posterior_, PerDatum):
+        if self.posterior_.per_row:
             raise UsageError("partial_fit needs an encoder: choose the posterior mean-field")
         settings, algorithm, state = self.settings_, *self._go_on(rows)
         if algorithm.needs_all:
@@ -249,13 +249,9 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         # Only a run of the command line has grey levels binarized; it reads new rows so.
         return all_rows(source, Binarization(self.settings_.binarize or "none"))
 
-    def _posterior_of(self, rows: Rows) -> Posterior:
-        """The encoder, or free parameters for these rows, fitted to them."""
-        if isinstance(self.posterior_, PerDatum):
-            holes = bool(torch.isnan(rows.all()).any())
-            model = imputation.observing(self.model_) if holes else self.model_
-            return refit(model, self.posterior_, rows)
-        return self.posterior_
+    def _pair_for(self, rows: Rows) -> tuple[Model, Posterior]:
+        """The model, and a posterior of these rows."""
+        return self.model_, posterior_for(self.model_, self.posterior_, rows)
 
     def _in_units_of_x(self, values: Array) -> Array:
         scale: float = self._facts["data"]["scale"]
@@ -285,7 +281,7 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     def _means(self, X: Any) -> Array:
         # The codes as an array, where `set_output` makes a frame of what `transform` gives.
         rows = self._rows(X)
-        return codes.encode(self.model_, self._posterior_of(rows), rows)
+        return codes.encode(*self._pair_for(rows), rows)
 
     def _code(self, row: Any) -> Array:
         """The code (D,) of one row: of an array, of pandas, or a frame of one row."""
@@ -298,9 +294,7 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """Draws of z from q(z given x), (samples, N, D)."""
         rows = self._rows(X)
         seed = self._seed(random_state)
-        return codes.encode_samples(
-            self.model_, self._posterior_of(rows), rows, samples=samples, seed=seed
-        )
+        return codes.encode_samples(*self._pair_for(rows), rows, samples=samples, seed=seed)
 
     def inverse_transform(self, Z: Any) -> Array:
         """The mean of p(x given z) for codes (N, D), (N, X)."""
@@ -354,8 +348,8 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     ) -> Array:
         """log p(x) of each row in nats, a lower bound by importance sampling, (N,)."""
         rows = self._rows(X)
-        posterior = self._posterior_of(rows)
-        return score_rows(self.model_, posterior, rows, samples, seed=self._seed(random_state))
+        seed = self._seed(random_state)
+        return score_rows(*self._pair_for(rows), rows, samples, seed=seed)
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean of log p(x) over the rows, in nats."""
@@ -377,9 +371,7 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """
         rows = self._rows(X, allow_nan=True)
         filled = imputation.impute(
-            self.model_,
-            self._posterior_of(rows),
-            rows,
+            *(*self._pair_for(rows), rows),
             method=method,
             samples=samples,
             seed=self._seed(random_state),
@@ -391,8 +383,7 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """What the model takes for the truth behind noisy rows, (N, X)."""
         rows = self._rows(X, allow_nan=True)
         seed = self._seed(random_state)
-        posterior = self._posterior_of(rows)
-        clean = imputation.denoise(self.model_, posterior, rows, samples=samples, seed=seed)
+        clean = imputation.denoise(*self._pair_for(rows), rows, samples=samples, seed=seed)
         return self._in_units_of_x(clean)
 
     # -- files ------------------------------------------------------------------------------------

@@ -111,11 +111,9 @@ def reciprocal(
         return [*_estimate(walked), *_judge(walked), walked.acceptance]
 
     by_draws = NUMBERS_AT_ONCE // (samples * (dimensions + 1))
-    size = max(1, min(rows_at_once(model, rows, SCOUTS), by_draws))
+    size, count = max(1, min(rows_at_once(model, rows, SCOUTS), by_draws)), len(_Found._fields)
     with judging(model, posterior):
-        table, width = by_chunks(
-            model, rows, size, len(_Found._fields), work, kept=kept, progress=progress
-        )
+        table, width = by_chunks(model, rows, size, count, work, kept=kept, progress=progress)
     details = _details(_Found(*table))
     return Certificate.of(
         *(Weighted(*table[:4]), rows, width),

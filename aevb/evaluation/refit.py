@@ -27,7 +27,7 @@ from aevb.errors import at_least
 from aevb.evaluation.batches import batch_for, evaluating, first_batch, judging, rows_at_once
 from aevb.evaluation.chunks import by_chunks
 from aevb.evaluation.work import operations
-from aevb.model import Model
+from aevb.model import Model, observing
 from aevb.objectives import Draw
 from aevb.optimizers import Adam, cosine
 from aevb.posterior import PerDatum, Posterior
@@ -86,7 +86,8 @@ def refit(
 def posterior_for(model: Model, posterior: Posterior, rows: Rows, *, seed: int = 0) -> Posterior:
     """A posterior of these rows: itself, or where it has numbers of each datum, `refit` ones.
 
-    Its free numbers are those of other data. Errors: those of `refit`.
+    Its free numbers are those of other data. Cells that are missing, NaN, are integrated out.
+    Errors: those of `refit`.
     Example:
         >>> import aevb
         >>> digits = aevb.data.load("digits").test.limit(3)
@@ -95,9 +96,10 @@ def posterior_for(model: Model, posterior: Posterior, rows: Rows, *, seed: int =
         >>> posterior_for(model, aevb.per_datum(100, 2), digits).n
         3
     """
-    return (
-        refit(model, posterior, rows, seed=seed) if isinstance(posterior, PerDatum) else posterior
-    )
+    if not posterior.per_row:
+        return posterior
+    holes = any(bool(x.isnan().any()) for _, x in rows.chunks(10_000))
+    return refit(observing(model) if holes else model, posterior, rows, seed=seed)
 
 
 @dataclass
@@ -129,7 +131,7 @@ class Refiner:
         at_least(0, steps, "the number of steps")
         self.model, self.posterior, self.seed = model, posterior, seed
         self.optimizer = Adam(rate)
-        self.far = isinstance(posterior, PerDatum)
+        self.far = posterior.per_row
         self.rounds = _rounds(steps)
         first = first_batch(model, rows)
         with evaluating(model, posterior):

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from aevb.data import Binarization, Column, Dataset, Rows, all_rows, split
 from aevb.errors import DataError, ModelFileError, TrainingError, name_shortly, reason, shortly
-from aevb.evaluation import refit
+from aevb.evaluation import posterior_for
 from aevb.files import replace_atomically
 from aevb.model import Model
-from aevb.posterior import PerDatum, Posterior
+from aevb.posterior import Posterior
 from aevb.refinement import refined
 from aevb.settings import Settings, check_settings
 from aevb.storage import checkpoints, metrics, snapshots, weights
@@ -224,6 +224,11 @@ class RunFolder:
         return check_settings(found, str(self.path / weights.CONFIG))
 
     @property
+    def in_memory(self) -> bool:
+        """Whether it was fitted in Python, on data that no file holds."""
+        return self.settings().data in IN_MEMORY
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The event shape of a datum of the run."""
         shape = self.data_facts().get("shape")
@@ -258,7 +263,7 @@ class RunFolder:
     def dataset(self) -> Dataset:
         """The data of the run, split as then; DataError where their content has changed."""
         settings = self.settings()
-        if settings.data in IN_MEMORY:
+        if self.in_memory:
             raise DataError(
                 f"{self.path} was fitted in Python, on data that no file holds: name the DATA to "
                 "work on"
@@ -311,9 +316,7 @@ class RunFolder:
         model, posterior = self.load()
         if refine is not None:
             return model, refined(posterior, model, refine)
-        if isinstance(posterior, PerDatum):
-            return model, refit(model, posterior, rows)
-        return model, posterior
+        return model, posterior_for(model, posterior, rows)
 
     def require(self) -> "RunFolder":
         """This folder, or a ModelFileError where no run was begun."""

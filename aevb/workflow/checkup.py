@@ -11,7 +11,6 @@ from aevb.evaluation.findings import Examination
 from aevb.model import Model
 from aevb.posterior import Posterior
 from aevb.storage import RunFolder
-from aevb.storage.run import IN_MEMORY
 from aevb.workflow.cards import line, row
 from aevb.workflow.training import kept_record
 
@@ -67,7 +66,7 @@ def check_up(
 
     Errors: those of the folder and of the data.
     """
-    own = None if folder.settings().data in IN_MEMORY else folder.dataset()
+    own = None if folder.in_memory else folder.dataset()
     rows = _rows(folder, own, data, limit)
     pair = folder.load() if rows is None else folder.load_for(rows)
     case = case_of(folder, *pair, own, rows, seed=seed, progress=progress, limit=limit)

@@ -11,15 +11,13 @@ from torch import Tensor
 
 from aevb import codes
 from aevb.data import Column, Dataset, Rows
-from aevb.evaluation import Diagnosis, diagnose, refit
+from aevb.evaluation import Diagnosis, diagnose, posterior_for
 from aevb.evaluation.case import Case
 from aevb.evaluation.chunks import Progress
 from aevb.families import Family
-from aevb.imputation import observing
 from aevb.model import Model
-from aevb.posterior import PerDatum, Posterior
+from aevb.posterior import Posterior
 from aevb.storage import RunFolder
-from aevb.storage.run import IN_MEMORY
 from aevb.storage.snapshots import Trail
 from aevb.workflow.checkup import case_of
 
@@ -53,7 +51,7 @@ class Material:
     @cached_property
     def in_file(self) -> bool:
         """Whether the data of the run lie in a file or have a name."""
-        return self.folder.settings().data not in IN_MEMORY
+        return not self.folder.in_memory
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -156,9 +154,7 @@ def with_holes(folder: RunFolder, rows: Rows) -> tuple[Model, Posterior, Rows]:
     x[np.isnan(np.asarray(rows.values)[rows.index].reshape(len(x), -1))] = np.nan
     holed = Rows(x, np.arange(len(x)), rows.shape)
     model, posterior = folder.load()
-    if isinstance(posterior, PerDatum):
-        posterior = refit(observing(model), posterior, holed)
-    return model, posterior, holed
+    return model, posterior_for(model, posterior, holed), holed
 
 
 def _learned_units(family: Family | None, like: Tensor) -> tuple[Array, Array]:

@@ -2,7 +2,7 @@
 
 from aevb.distributions import Mixture, center, on_reals
 from aevb.errors import UsageError
-from aevb.imputation import observing
+from aevb.model import observing
 from aevb.workflow.material import Material
 
 KINDS = {"image": "an image", "signal": "a signal"}

@@ -21,7 +21,6 @@ from aevb.evaluation import (
     worth_compiling,
 )
 from aevb.storage import RunFolder, Unfinished
-from aevb.storage.run import IN_MEMORY
 from aevb.workflow.cards import card
 from aevb.workflow.training import training_report
 
@@ -151,7 +150,7 @@ def judge_rows(
             f"{contamination:g}"
         )
     values = scores_of(folder, rows, samples=samples, seed=seed)
-    if folder.settings().data in IN_MEMORY:
+    if folder.in_memory:
         return RowScores(values, *_of_detector(folder, contamination))
     train = folder.dataset().train.limit(MOST_TRAINING_ROWS)
     usual = scores_of(folder, train, samples=samples, seed=seed)
