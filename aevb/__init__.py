@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from aevb.objectives import elbo_a, elbo_b, free_bits, iwae
     from aevb.optimizers import SGD, Adagrad, Adam
     from aevb.plan import Plan
-    from aevb.posterior import Batch, full_covariance, mean_field, per_datum
+    from aevb.posterior import Batch, amortized, full_covariance, mean_field, per_datum
     from aevb.storage import load, save
     from aevb.training import train
 
@@ -88,7 +88,7 @@ _HOMES = {
     "networks": ["MLP", "ConvolutionalDecoder", "ConvolutionalEncoder"],
     "objectives": ["elbo_a", "elbo_b", "free_bits", "iwae"],
     "optimizers": ["SGD", "Adagrad", "Adam"],
-    "posterior": ["Batch", "full_covariance", "mean_field", "per_datum"],
+    "posterior": ["Batch", "amortized", "full_covariance", "mean_field", "per_datum"],
     "storage": ["load", "save"],
     "plan": ["Plan"],
     "training": ["train"],

@@ -17,11 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from aevb.errors import at_least
+from aevb.errors import UsageError, at_least
+from aevb.randomness import normal, uniform
 
 LogDensity = Callable[[Tensor], Tensor]
 Conditional = Callable[[Tensor, Tensor], Tensor]
@@ -73,7 +75,7 @@ class HMC:
         """The state of chains that begin at z."""
 
         def total(z: Tensor) -> tuple[Tensor, Tensor]:
-            value = self.log_density(z)
+            value = _of_each(self.log_density, z)
             return value.sum(), value
 
         # Of torch.func, which a compiled step can be traced through.
@@ -128,7 +130,7 @@ class Metropolis:
 
     def init(self, z: Tensor) -> Point:
         """The point of chains that begin at z."""
-        return Point(z, self.log_density(z))
+        return Point(z, _of_each(self.log_density, z))
 
     def step(
         self, point: Point, noise: Tensor, chance: Tensor, scale: Tensor
@@ -240,6 +242,25 @@ class StepNoise(NamedTuple):
     chance: Tensor
     shorten: Tensor
 
+    @classmethod
+    def draw(cls, source: np.random.Generator, like: Tensor) -> "StepNoise":
+        """That of chains at places (C, *data, D)."""
+        shape, dtype = like.shape, like.dtype
+        uniforms = (uniform(source, shape[:-1], dtype) for _ in range(2))
+        return cls(normal(source, shape, dtype), *uniforms)
+
+
+def _of_each(log_density: LogDensity, z: Tensor) -> Tensor:
+    """The density of each chain; UsageError for one that mixes them, which would move as one."""
+    value = log_density(z)
+    if value.shape != z.shape[:-1]:
+        raise UsageError(
+            f"a log-density must give one number for each chain, of shape {tuple(z.shape[:-1])} "
+            f"for places of shape {tuple(z.shape)}, found {tuple(value.shape)}: sum over the last "
+            "axis alone"
+        )
+    return value
+
 
 def hamiltonian(
     hmc: HMC,
@@ -259,12 +280,14 @@ def hamiltonian(
     deviations to be expected; yields `steps` times a state and the probabilities (C, *data).
     Source: Neal (2011), "MCMC using Hamiltonian dynamics", section 3.2, for steps at random.
     Example:
-        >>> ones = StepNoise(torch.ones(4, 3, 2), torch.zeros(4, 3), torch.zeros(4, 3))
-        >>> hmc, start = HMC(lambda z: -0.5 * z.square().sum(-1)), torch.zeros(4, 3, 2)
-        >>> walk = hamiltonian(
-        ...     hmc, start, lambda t: ones, burn_in=5, steps=7, scale=torch.ones(2))
-        >>> len(list(walk))
-        7
+        >>> from aevb.randomness import Stream, generator
+        >>> hmc, start = HMC(lambda z: -0.5 * (z - 3).square().sum(-1)), torch.zeros(4, 2)
+        >>> def noise(t):
+        ...     return StepNoise.draw(generator(0, Stream.CHAINS, t), start)
+        >>> walk = hamiltonian(hmc, start, noise, burn_in=100, steps=400, scale=torch.ones(2))
+        >>> draws = torch.stack([state.z for state, _ in walk])  # (400, 4, 2)
+        >>> bool(((draws.mean((0, 1)) - 3).abs() < 0.1).all())
+        True
     """
     search = DualAveraging(ACCEPTANCE)
     size = search.init(start.new_full(start.shape[1:-1], 0.5))

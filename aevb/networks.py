@@ -26,7 +26,7 @@ class MLP(nn.Module):
     """A multilayer perceptron, y = W_n h(... h(W_1 x + b_1) ...) + b_n.
 
     Shapes: (..., in_features) to (..., out_features), with one hidden layer for each width.
-    Errors: UsageError for a width below 1.
+    Errors: UsageError for a width below 1, and for x of another one.
     Source: Kingma & Welling (2013), appendix C; `hidden=[]` gives a linear map.
     Example:
         >>> import torch
@@ -54,6 +54,11 @@ class MLP(nn.Module):
         self.head = _glorot(nn.Linear(widths[-2], out_features))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.in_features:
+            raise UsageError(
+                f"the network takes {self.in_features} numbers, found {x.shape[-1]}: size it for "
+                "what it is given"
+            )
         y: Tensor = self.head(self.body(x))
         return y
 

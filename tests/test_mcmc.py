@@ -388,6 +388,13 @@ def test_the_worth_says_the_error_of_a_mean():
     assert 0.92 < float((deviations.abs() < 2).double().mean()) < 0.98
 
 
+@pytest.mark.parametrize("kernel", [HMC, Metropolis])
+def test_a_density_that_mixes_the_chains_is_refused(kernel):
+    for wrong, found in ((lambda z: -z.square().sum(), r"\(\)"), (lambda z: -z, r"\(3, 2\)")):
+        with pytest.raises(UsageError, match=f"of shape \\(3,\\) for places of .*found {found}"):
+            kernel(wrong).init(torch.zeros(3, 2))
+
+
 def test_draws_that_never_move_are_worth_one():
     assert effective_sample_size(torch.ones(50, 4, 2)).tolist() == [1, 1]
     assert effective_sample_size(torch.full((50, 4), 0.1), ranked=False) == 1

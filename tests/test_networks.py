@@ -26,6 +26,11 @@ def test_convolutions_fit_any_image(c, h, w, channels, outputs):
     assert decoder(code).shape == (2, outputs * c * h * w)
 
 
+def test_a_row_of_another_width_gets_a_sentence():
+    with pytest.raises(UsageError, match="takes 3 numbers, found 2: size it"):
+        MLP(3, [4], 5)(torch.zeros(7, 2))
+
+
 def test_convolution_sees_pixels_where_they_are():
     """A flat row is (C, H, W) in that order: moving one pixel moves the answer as torch says."""
     encoder = ConvolutionalEncoder((2, 6, 4), [3], 5, nn.Identity)
