@@ -101,13 +101,12 @@ class Mixture(Reparameterized, td.MixtureSameFamily):
         moved: Tensor = z - (u - u.detach()) / density
         return moved
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def _log_prob(self, value: Tensor) -> Tensor:
         """log sum_k pi_k p_k(z), (*sample, *batch) nats."""
         component, base = self.component_distribution, _base(self)
         vectors = isinstance(component, Independent) and component.reinterpreted_batch_ndims == 1
         if not (vectors and isinstance(base, Normal) and base.loc.ndim == 2):
-            log_prob: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
-            return log_prob
+            return super()._log_prob(value)
         each = _log_normals(value, base) + self.mixture_distribution.logits
         return torch.logsumexp(each, dim=-1).to(value.dtype)
 
@@ -160,15 +159,20 @@ def _has_route(mixture: td.MixtureSameFamily) -> bool:
     if isinstance(base, Normal):
         return True
     kind = type(base) if isinstance(base, Reparameterized) else ROUTES.get(type(base))
-    has_cdf = getattr(type(base), "cdf", None) not in (None, Distribution.cdf)
     return (
         not isinstance(component, Independent)
         and not component.event_shape
-        and has_cdf
+        and _has_cdf(base)
         and kind is not None
         and not kind.noise_shape(base)
         and kind.law in (normal, open_uniform)
     )
+
+
+def _has_cdf(law: Distribution) -> bool:
+    """Whether a class has a distribution function, its own or torch's."""
+    owners = [c for c in type(law).__mro__ if c not in (Reparameterized, Distribution)]
+    return any("cdf" in vars(c) or "_cdf" in vars(c) for c in owners)
 
 
 def _drawn(mixture: td.MixtureSameFamily, noise: Tensor) -> Tensor:

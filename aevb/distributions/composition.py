@@ -60,15 +60,11 @@ class LogNormal(Reparameterized, td.LogNormal):
     def transform(self, noise: Tensor) -> Tensor:
         return _exp(self.loc + self.scale * noise)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         y = value.log()
         return _normal_log_prob(y, self.loc, self.scale) - y
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return ndtr((value.log() - self.loc) / self.scale)
 
     def icdf(self, value: Tensor) -> Tensor:
@@ -104,15 +100,11 @@ class LogitNormal(Reparameterized, Distribution):
     def transform(self, noise: Tensor) -> Tensor:
         return _sigmoid(self.loc + self.scale * noise)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         log_z, log_rest = value.log(), torch.log1p(-value)
         return _normal_log_prob(log_z - log_rest, self.loc, self.scale) - log_z - log_rest
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return ndtr((value.log() - torch.log1p(-value) - self.loc) / self.scale)
 
     def icdf(self, value: Tensor) -> Tensor:
@@ -141,18 +133,14 @@ class Gamma(Reparameterized, td.Gamma):
         tiny = torch.finfo(noise.dtype).tiny
         return (gamma_quantile(self.concentration, noise) / self.rate).clamp(min=tiny)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         zero = value == 0
         y = torch.where(zero, 1.0, value).log()
         inside = log_gamma_density(self.concentration, y + self.rate.log()) - y
         edge = torch.xlogy(self.concentration - 1, value) + self.rate.log()
         return torch.where(zero, edge, inside)
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return gamma_cdf(self.concentration, self.rate * value)
 
     def icdf(self, value: Tensor) -> Tensor:
@@ -203,9 +191,7 @@ class Beta(Reparameterized, td.Beta):
         y = log_gamma_quantile(self._dirichlet.concentration, noise)
         return _sigmoid(y[..., 0] - y[..., 1]).to(noise.dtype).clamp(*_open(noise.dtype))
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         a, b = self.concentration1, self.concentration0
         edge = (value <= 0) | (value >= 1)
         x = torch.where(edge, 0.5, value)
@@ -215,9 +201,7 @@ class Beta(Reparameterized, td.Beta):
         outside = torch.xlogy(a - 1, value) + torch.special.xlog1py(b - 1, -value)
         return torch.where(edge, outside - dirichlet.log_beta(both), inside)
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         logit = value.log() - torch.log1p(-value)
         return dirichlet.beta_cdf(self.concentration1, self.concentration0, logit)
 
@@ -262,9 +246,7 @@ class Dirichlet(Reparameterized, td.Dirichlet):
         y = log_gamma_quantile(self.concentration, noise)
         return torch.softmax(y, -1).to(noise.dtype).clamp(min=torch.finfo(noise.dtype).tiny)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         a = self.concentration
         edge = value == 0
         x = torch.where(edge, a / a.sum(-1, keepdim=True), value)
@@ -306,18 +288,14 @@ class FisherSnedecor(Reparameterized, td.FisherSnedecor):
         """The logit of the share x1 = df1 z / (df1 z + df2), which is Beta(df1 / 2, df2 / 2)."""
         return value.log() + self.df1.log() - self.df2.log()
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         odds = self._log_odds(value)
         pair = torch.stack([odds, -odds], -1)
         halves = torch.stack([self.df1, self.df2], -1) / 2
         logs = torch.nn.functional.logsigmoid(pair)
         return dirichlet.log_density(halves, torch.sigmoid(pair), logs) - value.log()
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return dirichlet.beta_cdf(self.df1 / 2, self.df2 / 2, self._log_odds(value))
 
     def icdf(self, value: Tensor) -> Tensor:

@@ -84,14 +84,10 @@ class RelaxedBernoulli(_Relaxed, td.RelaxedBernoulli):
     def icdf(self, value: Tensor) -> Tensor:
         return torch.sigmoid((self.logits + _logit(value)) / self.temperature)
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return torch.sigmoid(self.temperature * _logit(value) - self.logits)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         z = _inside(value)
         d = self.logits - self.temperature * _logit(z)
         slope = torch.log(self.temperature) - torch.log(z) - torch.log1p(-z)
@@ -122,9 +118,7 @@ class RelaxedOneHotCategorical(_Relaxed, td.RelaxedOneHotCategorical):
     def transform(self, noise: Tensor) -> Tensor:
         return relaxed_class(self.logits, _each(self.temperature), noise)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         z = _inside(value)
         size, t = self.event_shape[0], _each(self.temperature)
         # By the logs of ratios, which keep their digits where a high temperature multiplies them.
@@ -309,9 +303,7 @@ class OneHotCategoricals(Reparameterized):
         chosen = classes == _class_of(noise, self.probs).unsqueeze(-1)
         return chosen.to(self.logits.dtype).flatten(-2)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         each: Tensor = value.unflatten(-1, self.logits.shape[-2:]) * self.logits
         return each.sum((-2, -1))
 

@@ -104,9 +104,7 @@ class Elliptical(Reparameterized, Distribution):
             result: Tensor = self.loc + (self.scale_tril @ along.unsqueeze(-1)).squeeze(-1)
             return result
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         d = self.loc.shape[-1]
         offset = (value - self.loc).unsqueeze(-1)
         y = torch.linalg.solve_triangular(self.scale_tril, offset, upper=False).squeeze(-1)

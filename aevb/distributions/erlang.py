@@ -68,17 +68,13 @@ class Erlang(Reparameterized, Distribution):
         own = torch.arange(noise.shape[-1], device=noise.device) < self.shape.unsqueeze(-1)
         return -torch.where(own, noise.log(), 0.0).sum(-1) / self.rate
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         zero = value == 0
         y = torch.where(zero, 1.0, value).log()
         inside = log_gamma_density(self.shape, y + self.rate.log()) - y
         return torch.where(zero, torch.xlogy(self.shape - 1, value) + self.rate.log(), inside)
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return gamma_cdf(self.shape, self.rate * value)
 
     def icdf(self, value: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class Normal(Reparameterized, td.Normal):
     def transform(self, noise: Tensor) -> Tensor:
         return self.loc + self.scale * noise
 
-    def cdf(self, value: Tensor) -> Tensor:
+    def _cdf(self, value: Tensor) -> Tensor:
         return ndtr((value - self.loc) / self.scale)
 
     def icdf(self, value: Tensor) -> Tensor:
@@ -83,9 +83,7 @@ class Laplace(Reparameterized, td.Laplace):
         depth = torch.log(2 * torch.where(lower, noise, 1 - noise))
         return self.loc + self.scale * torch.where(lower, depth, -depth)
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         y = (value - self.loc) / self.scale
         tail = 0.5 * torch.exp(-y.abs())
         return torch.where(y < 0, tail, 1 - tail)
@@ -112,9 +110,7 @@ class HalfNormal(Reparameterized, td.HalfNormal):
     def transform(self, noise: Tensor) -> Tensor:
         return self.scale * noise.abs()
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return torch.erf(value / self.scale * 2**-0.5)
 
     def icdf(self, prob: Tensor) -> Tensor:
@@ -151,15 +147,11 @@ class StudentT(Reparameterized, td.StudentT):
         radius = growth.exp() * (-self.df * torch.expm1(-2 * growth)).sqrt()
         return self.loc + self.scale * radius * torch.cos(2 * math.pi * v)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         y = (value - self.loc) / self.scale
         return student_log_density(self.df, y) - self.scale.log()
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return student_cdf(self.df, (value - self.loc) / self.scale)
 
     def icdf(self, value: Tensor) -> Tensor:
@@ -201,10 +193,8 @@ class Uniform(Reparameterized, td.Uniform):
         z = self.low + (self.high - self.low) * noise
         return torch.minimum(z, self.high)  # rounding does not take it out of the support
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def _log_prob(self, value: Tensor) -> Tensor:
         # A draw may round to `high`, where torch's density is 0.
-        if self._validate_args:
-            self._validate_sample(value)
         within = (value >= self.low) & (value <= self.high)
         return torch.where(within, -(self.high - self.low).log(), -math.inf)
 
@@ -267,18 +257,14 @@ class Triangular(Reparameterized, Distribution):
         depth = torch.where(depth > 0, depth, 1.0).sqrt() * (depth > 0)
         return torch.where(left, self.low + depth, self.high - depth)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         within = (value >= self.low) & (value <= self.high)
         inside = torch.where(within, value, self.mode)
         depth, leg, _ = self._side(inside)
         log_density = math.log(2) + depth.log() - leg.log() - (self.high - self.low).log()
         return torch.where(within, log_density, -math.inf)
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         inside = torch.minimum(torch.maximum(value, self.low), self.high)
         depth, leg, left = self._side(inside)
         area = depth / leg * (depth / (self.high - self.low))
@@ -338,9 +324,7 @@ class LowRankMultivariateNormal(Reparameterized, td.LowRankMultivariateNormal):
             result: Tensor = self.loc + common + self.cov_diag.sqrt() * noise[..., rank:]
             return result
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         # The squares are those of the likeliest e, a sum; torch's difference of two cancels.
         offset, root = (value - self.loc).unsqueeze(-1), self._capacitance_tril
         common = torch.cholesky_solve(

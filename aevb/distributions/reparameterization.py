@@ -33,7 +33,8 @@ class Reparameterized(Distribution):
 
     Shapes: noise of shape (*shape, *batch, *noise_shape) goes to draws (*shape, *batch, *event).
     To be put first among the bases of a subclass, which sets `route` and `law` and defines
-    `transform`, and `noise_shape` where the noise is not shaped like the event.
+    `transform`, and `noise_shape` where the noise is not shaped like the event; `_log_prob` and
+    `_cdf`, torch's own unless it says them, are asked for values that have been validated.
     Source: Kingma & Welling (2013), section 2.4.
     Example:
         >>> from aevb.distributions import Normal
@@ -71,6 +72,26 @@ class Reparameterized(Distribution):
         """Draws, (*sample_shape, *batch, *event), by torch's own generator."""
         with torch.no_grad():
             return self.rsample(sample_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p(value), (*sample, *batch) nats."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return self._log_prob(value)
+
+    def _log_prob(self, value: Tensor) -> Tensor:
+        theirs: Tensor = super().log_prob(value)
+        return theirs
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """P(z <= value), (*sample, *batch)."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return self._cdf(value)
+
+    def _cdf(self, value: Tensor) -> Tensor:
+        theirs: Tensor = super().cdf(value)
+        return theirs
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
         """The same distribution with its parameters expanded to another batch shape."""

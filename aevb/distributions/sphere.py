@@ -99,9 +99,7 @@ class VonMisesFisher(Reparameterized, Distribution):
         angle = angle.unsqueeze(-1).to(noise.dtype)
         return _turn(torch.cat([angle.cos(), angle.sin() * around], -1), self.loc)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         height = (value * self.loc).sum(-1)
         return self.concentration * (height - 1) - self._log_normalizer()
 
@@ -193,9 +191,7 @@ class HypersphericalUniform(Reparameterized, Distribution):
         length: Tensor = torch.linalg.vector_norm(noise, dim=-1, keepdim=True)
         return noise / length
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         return -self._entropy.expand(torch.broadcast_shapes(self.batch_shape, value.shape[:-1]))
 
     @property
