@@ -77,7 +77,7 @@ def impute(
     """
     if method not in ("importance", "gibbs", None):
         raise UsageError(f"the method must be gibbs or importance, found {method!r}")
-    discrete = not route(model.prior()).differentiable
+    discrete = not route(model.prior()).noise.differentiable
     if method == "gibbs" and discrete:
         raise UsageError(
             "gibbs moves codes along a gradient, and those of this model are discrete: choose the "
@@ -183,7 +183,7 @@ class _Holes:
         rows = torch.from_numpy(self.positions).repeat(repeats)
         q = self.posterior(Batch(x, rows.to(x.device)))
         way = route(q)
-        noise = way.noise(self.source(turn), (samples, *q.batch_shape), x.dtype)
+        noise = way.noise.draw(self.source(turn), (samples, *q.batch_shape), x.dtype)
         return way.transform(noise.to(x.device)), q
 
     def prior_draws(self, samples: int, turn: int) -> Tensor:

@@ -18,7 +18,9 @@ from torch import distributions as td
 from torch import nn
 
 import aevb
+from aevb import distributions
 from aevb.evaluation import check
+from aevb.evaluation.examination.vectors import _log_noise
 from aevb.model import Model
 from aevb.posterior import Batch
 from aevb.storage.latents import FAMILIES, PRIORS, prior_for
@@ -290,3 +292,13 @@ def test_a_statistical_check_is_silent_on_many_seeds():
     model, posterior = healthy()
     found = [check(model, posterior, s.bits(), seed=seed).findings for seed in range(30)]
     assert not any(found)
+
+
+def test_the_density_of_the_noise_of_a_chain_is_that_of_its_links():
+    def link(z):
+        return td.Independent(td.Normal(z.sum(-1, keepdim=True), 1.0), 1)
+
+    q = distributions.Chain(link(torch.zeros(1, 2)), [link], [1, 1])
+    e = torch.randn(5, 1, 2, dtype=torch.float64)
+    found = _log_noise(distributions.route(q).noise.law, e, 1)
+    assert torch.allclose(found, td.Normal(0.0, 1.0).log_prob(e).sum(-1))

@@ -9,7 +9,7 @@ import torch
 from torch import distributions as td
 
 from aevb import distributions as zoo
-from aevb.distributions import reparameterize
+from aevb.distributions import reparameterize, route
 from aevb.randomness import Stream, generator
 
 mpmath.mp.dps = 50
@@ -133,7 +133,7 @@ def test_elliptical_on_the_line_is_two_sided():
 def test_elliptical_takes_a_radius_of_several_noises_and_of_torch():
     eye = torch.eye(2, dtype=torch.float64)
     law = zoo.Elliptical(double([[0.0, 0.0]] * 3), eye, zoo.Erlang(2, double(1.0)))
-    assert law.noise_shape() == (4,)
+    assert law.standard.shape == (4,)
     assert law.rsample((5,)).shape == (5, 3, 2)
     law = zoo.Elliptical(double([0.0, 0.0]), eye, td.Exponential(double(1.0)))
     r = law.transform(law.noise((20_000,), generator(0, Stream.NOISE)))
@@ -214,3 +214,14 @@ def test_objects_of_torch_take_these_routes(theirs, ours):
     z = reparameterize(theirs(*given), noise)
     assert torch.equal(z, q.transform(noise))
     assert torch.allclose(theirs(*given).log_prob(z), q.log_prob(z), rtol=1e-9)
+
+
+def test_torch_mixtures_say_whether_their_draws_have_a_gradient():
+    choice, df = td.Categorical(torch.ones(2)), double([3.0, 4.0])
+    assert not route(td.MixtureSameFamily(choice, td.StudentT(df))).noise.differentiable
+    assert route(td.MixtureSameFamily(choice, td.Gumbel(df, df))).noise.differentiable
+
+
+def test_the_route_through_independent_of_independent():
+    once = td.Independent(td.Normal(torch.zeros(4, 3, 2), 1.0), 1)
+    assert route(td.Independent(once, 1)).noise.shape == (3, 2)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
@@ -91,20 +90,16 @@ class Chain(Remembering):
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
         """Whether the draws of all parts have a gradient."""
-        return side_by_side(self._noises).differentiable
+        return self.standard.differentiable
 
-    def noise_shape(self) -> torch.Size:
-        return side_by_side(self._noises).shape
+    @property
+    def standard(self) -> Noise:
+        return side_by_side(self._noises)
 
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "Chain":
         """The same chain with its first part expanded to another batch shape."""
         first = self.first.expand(torch.Size(batch_shape))
         return Chain(first, self.links, self.sizes, self.reverse, self._noises)
-
-    def law(
-        self, generator: np.random.Generator, shape: Sequence[int], dtype: torch.dtype
-    ) -> Tensor:
-        return side_by_side(self._noises).law(generator, shape, dtype)
 
     def _parts(self, z: Tensor) -> list[Tensor]:
         """The parts of z in the order of drawing."""
@@ -116,4 +111,4 @@ class Chain(Remembering):
     def _noises(self) -> list[Noise]:
         laws = [self.first]
         laws += [link(torch.zeros(1, n)) for link, n in zip(self.links, self.sizes, strict=False)]
-        return [route(law).standard for law in laws]
+        return [route(law).noise for law in laws]

@@ -10,7 +10,7 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.utils import broadcast_all
 
 from aevb.distributions import dirichlet
-from aevb.distributions.reparameterization import ROUTES, Reparameterized
+from aevb.distributions.reparameterization import ROUTES, Noise, Reparameterized
 from aevb.distributions.special import (
     digamma_minus_log,
     gamma_cdf,
@@ -182,10 +182,10 @@ class Beta(Reparameterized, td.Beta):
     """
 
     route = "composition"
-    law = staticmethod(open_uniform)
 
-    def noise_shape(self) -> torch.Size:
-        return torch.Size([2])
+    @property
+    def standard(self) -> Noise:
+        return Noise(torch.Size([2]), open_uniform)
 
     def transform(self, noise: Tensor) -> Tensor:
         y = log_gamma_quantile(self._dirichlet.concentration, noise)
@@ -274,10 +274,10 @@ class FisherSnedecor(Reparameterized, td.FisherSnedecor):
     """
 
     route = "composition"
-    law = staticmethod(open_uniform)
 
-    def noise_shape(self) -> torch.Size:
-        return torch.Size([2])
+    @property
+    def standard(self) -> Noise:
+        return Noise(torch.Size([2]), open_uniform)
 
     def transform(self, noise: Tensor) -> Tensor:
         halves = torch.stack([self.df1, self.df2], -1) / 2

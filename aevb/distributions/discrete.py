@@ -14,7 +14,7 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import TransformedDistribution, constraints
 
-from aevb.distributions.reparameterization import ROUTES, Reparameterized
+from aevb.distributions.reparameterization import ROUTES, Noise, Reparameterized
 from aevb.randomness import open_uniform
 
 
@@ -229,10 +229,10 @@ class _HardOneHot(Reparameterized, td.OneHotCategorical):
 
     route = "hard"
     has_rsample = False
-    law = staticmethod(open_uniform)
 
-    def noise_shape(self) -> torch.Size:
-        return torch.Size(())
+    @property
+    def standard(self) -> Noise:
+        return Noise(torch.Size(()), open_uniform, False)
 
     def transform(self, noise: Tensor) -> Tensor:
         classes = torch.arange(self.event_shape[0], device=noise.device)
@@ -295,8 +295,9 @@ class OneHotCategoricals(Reparameterized):
     def variance(self) -> Tensor:
         return self.mean * (1 - self.mean)
 
-    def noise_shape(self) -> torch.Size:
-        return self.logits.shape[-2:-1]
+    @property
+    def standard(self) -> Noise:
+        return Noise(self.logits.shape[-2:-1], open_uniform, False)
 
     def transform(self, noise: Tensor) -> Tensor:
         classes = torch.arange(self.logits.shape[-1], device=noise.device)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.utils import broadcast_all
 
-from aevb.distributions.reparameterization import Reparameterized
+from aevb.distributions.reparameterization import Noise, Reparameterized
 from aevb.distributions.special import (
     digamma_minus_log,
     gamma_cdf,
@@ -40,7 +40,6 @@ class Erlang(Reparameterized, Distribution):
     }
     support = constraints.nonnegative
     route = "inverse CDF"
-    law = staticmethod(open_uniform)
 
     def __init__(
         self, shape: Tensor | int, rate: Tensor | float, validate_args: bool | None = None
@@ -61,8 +60,9 @@ class Erlang(Reparameterized, Distribution):
     def variance(self) -> Tensor:
         return self.shape / self.rate.square()
 
-    def noise_shape(self) -> torch.Size:
-        return torch.Size((int(self.shape.max()),))
+    @property
+    def standard(self) -> Noise:
+        return Noise(torch.Size((int(self.shape.max()),)), open_uniform)
 
     def transform(self, noise: Tensor) -> Tensor:
         own = torch.arange(noise.shape[-1], device=noise.device) < self.shape.unsqueeze(-1)

@@ -14,7 +14,7 @@ from torch.special import xlogy
 
 from aevb.distributions.chain import Chain
 from aevb.distributions.discrete import OneHotCategoricals
-from aevb.distributions.reparameterization import Remembering, expand_parameters
+from aevb.distributions.reparameterization import Noise, Remembering, expand_parameters
 from aevb.randomness import open_uniform
 
 MOST_POINTS = 1 << 16
@@ -96,7 +96,6 @@ class Listed(Remembering):
 
     arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012  # as torch has it
     route = "inverse CDF"
-    law = staticmethod(open_uniform)
     has_rsample = False
     has_enumerate_support = True
     expand = expand_parameters
@@ -132,8 +131,9 @@ class Listed(Remembering):
         each: Tensor = xlogy(self.probs, self.probs)
         return -each.sum(-1)
 
-    def noise_shape(self) -> torch.Size:
-        return torch.Size()
+    @property
+    def standard(self) -> Noise:
+        return Noise(torch.Size(), open_uniform, False)
 
     def transform(self, noise: Tensor) -> Tensor:
         steps = self.probs.cumsum(-1)

@@ -11,10 +11,10 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.utils import broadcast_all
 
 from aevb.distributions.by_scipy import student_cdf, student_log_density, student_quantile
-from aevb.distributions.reparameterization import ROUTES, Reparameterized
+from aevb.distributions.reparameterization import ROUTES, Noise, Reparameterized
 from aevb.distributions.series import digamma_half_step, lgamma_half_step
 from aevb.distributions.special import ndtr
-from aevb.randomness import open_uniform
+from aevb.randomness import normal, open_uniform
 
 
 class Normal(Reparameterized, td.Normal):
@@ -135,10 +135,10 @@ class StudentT(Reparameterized, td.StudentT):
     """
 
     route = "location-scale"
-    law = staticmethod(open_uniform)
 
-    def noise_shape(self) -> torch.Size:
-        return torch.Size((2,))
+    @property
+    def standard(self) -> Noise:
+        return Noise(torch.Size((2,)), open_uniform)
 
     def transform(self, noise: Tensor) -> Tensor:
         u, v = noise.unbind(-1)
@@ -294,7 +294,7 @@ class LowRankMultivariateNormal(Reparameterized, td.LowRankMultivariateNormal):
     Source: Kingma & Welling (2013), section 2.4; Rezende, Mohamed & Wierstra (2014), section 4.3.
     Example:
         >>> q = LowRankMultivariateNormal(torch.zeros(3), torch.ones(3, 1), torch.ones(3))
-        >>> q.noise_shape(), q.rsample((5,)).shape
+        >>> q.standard.shape, q.rsample((5,)).shape
         (torch.Size([4]), torch.Size([5, 3]))
     """
 
@@ -314,8 +314,9 @@ class LowRankMultivariateNormal(Reparameterized, td.LowRankMultivariateNormal):
         new = self.__new__(type(self)) if _instance is None else _instance
         return super().expand(batch_shape, new)
 
-    def noise_shape(self) -> torch.Size:
-        return torch.Size((sum(self.cov_factor.shape[-2:]),))
+    @property
+    def standard(self) -> Noise:
+        return Noise(torch.Size((sum(self.cov_factor.shape[-2:]),)), normal)
 
     def transform(self, noise: Tensor) -> Tensor:
         rank = self.cov_factor.shape[-1]

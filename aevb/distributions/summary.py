@@ -65,6 +65,8 @@ def _mean_of_draws(q: Distribution) -> Tensor:
 
 def _noise(q: Distribution, draws: int, dtype: torch.dtype) -> Tensor:
     way = route(q)
-    alone = way.noise(generator(0, Stream.SAMPLING, 7), (draws,), dtype)
+    alone = way.noise.draw(generator(0, Stream.SAMPLING, 7), (draws,), dtype)
     batch = [1] * len(q.batch_shape)
-    return alone.reshape(draws, *batch, *way.shape).expand(draws, *q.batch_shape, *way.shape)
+    return alone.reshape(draws, *batch, *way.noise.shape).expand(
+        draws, *q.batch_shape, *way.noise.shape
+    )

@@ -341,7 +341,7 @@ class _Chunk:
     def _start(self, chains: int, part: int) -> Tensor:
         """Draws of r, (chains, M, D)."""
         way = route(self.r)
-        noise = self._drawn(lambda source: way.noise(source, (chains,), self.x.dtype), 0, part)
+        noise = self._drawn(lambda source: way.noise.draw(source, (chains,), self.x.dtype), 0, part)
         return way.transform(noise)
 
     def _noise(self, z: Tensor, t: int, part: int) -> tuple[Tensor, Tensor]:

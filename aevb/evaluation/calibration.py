@@ -199,7 +199,7 @@ def _ranked(
         seed_torch(int(source.integers(2**63)), x.device)
         drawn = q.sample((draws,))
     else:
-        drawn = way.transform(way.noise(source, (draws, len(x)), z.dtype).to(x.device))
+        drawn = way.transform(way.noise.draw(source, (draws, len(x)), z.dtype).to(x.device))
     ranks = (drawn < z).sum(0)
     if joint:
         there = model.log_joint(x, drawn)

@@ -264,7 +264,7 @@ def bound_parts(
         way = route(posterior(first_batch(model, rows)))
         for positions, x in rows.chunks(chunk):
             source = generator(seed, Stream.VALIDATION, int(positions[0]))
-            noise = way.noise(source, (1, len(x)), like.dtype)
+            noise = way.noise.draw(source, (1, len(x)), like.dtype)
             batch = batch_for(model, x, positions)
             total += (sums or bound_sums)(model, posterior, batch, sent(noise, like.device))
     reconstruction, divergence = (total / len(rows)).tolist()
@@ -398,7 +398,7 @@ class _Engine:
         A block of a datum's is named by its key, the block and the proposal.
         """
         way, dtype = route(self.some[j]), self.like.dtype
-        shape = (stop - start, len(keys), *way.shape)
+        shape = (stop - start, len(keys), *way.noise.shape)
         drawn = torch.empty(shape, dtype=dtype)
         places = drawn.numpy()
 
@@ -407,7 +407,7 @@ class _Engine:
             for first in range(start, stop, NOISE_BLOCK):
                 last = min(first + NOISE_BLOCK, stop)
                 rewind(source, int(keys[n]), first // NOISE_BLOCK, j)
-                block = way.noise(source, (last - first,), dtype)
+                block = way.noise.draw(source, (last - first,), dtype)
                 places[first - start : last - start, n] = block.numpy()
 
         list(self.each(draw, range(len(keys))))

@@ -38,7 +38,9 @@ def codes_of(
     like = tensor_of(model)
     with evaluating(model, posterior):
         q = posterior(batch_for(model, rows.all(), np.arange(len(rows))))
-        noise = route(q).noise(generator(seed, Stream.CHECK, block), (1, len(rows)), like.dtype)
+        noise = route(q).noise.draw(
+            generator(seed, Stream.CHECK, block), (1, len(rows)), like.dtype
+        )
         return q, reparameterize(q, noise.to(like.device))[0]
 
 

@@ -252,8 +252,10 @@ class _Noise:
         self.block: StepNoise
 
     def for_draws(self, way: Route, part: int) -> Tensor:
-        """For draws of a distribution, (CANDIDATES, M, *way.shape)."""
-        return self._each(lambda s: (way.noise(s, (CANDIDATES,), self.like.dtype),), part, 0)[0]
+        """For draws of a distribution, (CANDIDATES, M, *way.noise.shape)."""
+        return self._each(lambda s: (way.noise.draw(s, (CANDIDATES,), self.like.dtype),), part, 0)[
+            0
+        ]
 
     def of_choice(self) -> Tensor:
         """For the choice of the chains' starts among the scouts, (CHAINS, M)."""

@@ -178,10 +178,10 @@ class Refiner:
         like, source = tensor_of(self.model), generator(self.seed, Stream.EVALUATION)
         for start in range(0, steps, NOISE_BLOCK):
             lead = min(NOISE_BLOCK, steps - start), SAMPLES
-            drawn = torch.empty((*lead, len(positions), *self.way.shape), dtype=like.dtype)
+            drawn = torch.empty((*lead, len(positions), *self.way.noise.shape), dtype=like.dtype)
             for j, position in enumerate(positions):
                 rewind(source, int(position), start, 1)
-                drawn[:, :, j] = self.way.noise(source, lead, like.dtype)
+                drawn[:, :, j] = self.way.noise.draw(source, lead, like.dtype)
             yield from sent(drawn, like.device)
 
 

@@ -105,7 +105,7 @@ class Subject:
         """Standard noise for the posterior of a batch, (S, N, ...); UsageError without a route."""
         batch = self.batch if batch is None else batch
         way = route(self.posterior(batch))
-        made = way.noise(self.source(2, tag), (samples, len(batch.x)), self.dtype)
+        made = way.noise.draw(self.source(2, tag), (samples, len(batch.x)), self.dtype)
         return made.to(batch.x.device)
 
     def log_weights(self, batch: Batch, z: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from torch.distributions import (
 )
 
 from aevb.distributions import route
-from aevb.distributions.reparameterization import drawn
+from aevb.distributions.reparameterization import SideBySide, drawn
 from aevb.errors import UsageError
 from aevb.evaluation.examination.elements import is_discrete
 from aevb.evaluation.examination.subject import Law, Skipped, Subject, sigmas
@@ -217,11 +217,11 @@ def examine_route(subject: Subject) -> Iterator[Finding]:
     except UsageError:
         raise Skipped("the posterior has no known map of noise") from None
     size = q.event_shape.numel()
-    if way.shape.numel() != size or size > MOST_MAPPED or is_discrete(q):
+    if way.noise.shape.numel() != size or size > MOST_MAPPED or is_discrete(q):
         raise Skipped("the noise of a draw is not shaped like the draw, or there is too much of it")
-    noise = way.noise(subject.source(6), (MAPPED, *q.batch_shape), subject.dtype)
+    noise = way.noise.draw(subject.source(6), (MAPPED, *q.batch_shape), subject.dtype)
     noise = noise.to(subject.batch.x.device)
-    base = _log_noise(way.law, noise, len(way.shape))
+    base = _log_noise(way.noise.law, noise, len(way.noise.shape))
     if base is None:
         raise Skipped("the density of the noise is not known")
     if to_reals(q).inv(subject.draws(law, 1, 3)).numel() != q.batch_shape.numel() * size:
@@ -256,10 +256,12 @@ def _log_noise(law: Any, noise: Tensor, ndim: int) -> Tensor | None:
         return (-0.5 * noise.double().square() - 0.5 * math.log(2 * math.pi)).sum(axes)
     if law in (open_uniform, uniform):
         return torch.zeros_like(noise.double().sum(axes))
-    inner = getattr(getattr(law, "__self__", None), "_noises", None)
-    if inner is None or any(one is not normal for _, one in inner):
+    if not isinstance(law, SideBySide):
         return None
-    return _log_noise(normal, noise, ndim)
+    parts = noise.split([n.shape.numel() for n in law.noises], -1)
+    each = [_log_noise(n.law, e, 1) for n, e in zip(law.noises, parts, strict=True)]
+    known = [e for e in each if e is not None]
+    return torch.stack(known).sum(0) if len(known) == len(each) else None
 
 
 def _compared(subject: Subject, found: Tensor, expected: Tensor, over: str) -> Iterator[Finding]:
