@@ -225,3 +225,20 @@ def test_torch_mixtures_say_whether_their_draws_have_a_gradient():
 def test_the_route_through_independent_of_independent():
     once = td.Independent(td.Normal(torch.zeros(4, 3, 2), 1.0), 1)
     assert route(td.Independent(once, 1)).noise.shape == (3, 2)
+
+
+def test_second_derivative_of_student_s_distribution_function_in_its_degrees_of_freedom():
+    def truth(df, x):
+        return 1 - mpmath.betainc(df / 2, 0.5, 0, df / (df + x * x), regularized=True) / 2
+
+    df = double(3.0).requires_grad_()
+    (slope,) = torch.autograd.grad(zoo.StudentT(df).cdf(double(0.7)), df, create_graph=True)
+    (bend,) = torch.autograd.grad(slope, df)
+    assert float(bend) == pytest.approx(float(mpmath.diff(lambda v: truth(v, 0.7), 3, 2)), rel=1e-4)
+
+
+@pytest.mark.parametrize("law", [zoo.Beta, zoo.FisherSnedecor])
+def test_distribution_functions_by_scipy_are_mapped_over_a_batch(law):
+    first, second, z = double([0.5, 2.0, 30.0]), double(3.0), double(0.4)
+    each = torch.func.vmap(lambda a: law(a, second, validate_args=False).cdf(z))(first)
+    assert torch.equal(each, law(first, second).cdf(z))
