@@ -54,7 +54,6 @@ class Mixture(Reparameterized, td.MixtureSameFamily):
     """
 
     route = "implicit"
-    expand = td.MixtureSameFamily.expand  # it has no own parameters
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]

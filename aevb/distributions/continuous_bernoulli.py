@@ -32,7 +32,6 @@ class ContinuousBernoulli(Reparameterized, td.ContinuousBernoulli):
 
     route = "inverse CDF"
     law = staticmethod(open_uniform)
-    expand = td.ContinuousBernoulli.expand  # it keeps its limits
 
     def transform(self, noise: Tensor) -> Tensor:
         return _quantile(self.logits, noise)

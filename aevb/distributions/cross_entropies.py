@@ -15,7 +15,6 @@ from torch.special import digamma, polygamma
 
 from aevb.distributions.bounded import TruncatedNormal
 from aevb.distributions.composition import LogitNormal
-from aevb.distributions.erlang import Erlang
 from aevb.distributions.expectations import (
     LOG_EXPONENTIAL_MOMENT,
     LOG_MOMENTS,
@@ -161,7 +160,6 @@ EXPECTED: dict[type[Distribution], Formula] = {
     td.Exponential: _exponential,
     td.ContinuousBernoulli: _continuous_bernoulli,
     td.Gamma: _gamma,
-    Erlang: _gamma,
     td.Pareto: _pareto,
     Reciprocal: _reciprocal,
     td.LogNormal: _log_normal,

@@ -5,14 +5,13 @@ straight-through   forward the hard draw, backward the gradient of the probabili
 hard               a step of the noise, whose gradient is zero: for estimators that need none
 """
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch import distributions as td
-from torch.distributions import TransformedDistribution, constraints
+from torch.distributions import constraints
 
 from aevb.distributions.reparameterization import ROUTES, Noise, Reparameterized
 from aevb.randomness import open_uniform
@@ -51,12 +50,6 @@ class _Relaxed(Reparameterized):
         super().__init__(temperature, *pair, validate_args)  # type: ignore[arg-type,call-arg]
         if self._validate_args and not bool((temperature > 0).all()):
             raise ValueError(f"a temperature must be positive, found {temperature}")
-
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
-        new = self.__new__(type(self)) if _instance is None else _instance
-        whole: Any = self
-        expanded: Self = TransformedDistribution.expand(whole, batch_shape, _instance=new)
-        return expanded
 
 
 class RelaxedBernoulli(_Relaxed, td.RelaxedBernoulli):
@@ -148,7 +141,6 @@ class OneHotCategoricalStraightThrough(Reparameterized, td.OneHotCategoricalStra
 
     route = "composition"
     law = staticmethod(open_uniform)
-    expand = td.OneHotCategorical.expand  # of the law inside
 
     def transform(self, noise: Tensor) -> Tensor:
         return straight_class(self.logits, noise)
@@ -171,7 +163,6 @@ class BernoulliStraightThrough(Reparameterized, td.Bernoulli):
 
     route = "inverse CDF"
     law = staticmethod(open_uniform)
-    expand = td.Bernoulli.expand  # either of two parameters
 
     def transform(self, noise: Tensor) -> Tensor:
         return straight_coin(self.logits, noise)

@@ -35,7 +35,6 @@ from torch.special import xlogy
 from aevb.distributions.composition import LogitNormal
 from aevb.distributions.cross_entropies import EXPECTED
 from aevb.distributions.discrete import OneHotCategoricals
-from aevb.distributions.erlang import Erlang
 from aevb.distributions.expectations import EULER, find, gamma_parameters, weibull_parameters
 from aevb.distributions.inverse_cdf import Logistic, Rayleigh, Reciprocal
 from aevb.distributions.location_scale import Triangular
@@ -213,7 +212,7 @@ def _classes_classes(q: Any, p: Any) -> Tensor | None:
     return divergence
 
 
-_GAMMAS = (td.Gamma, td.Exponential, Erlang)
+_GAMMAS = (td.Gamma, td.Exponential)
 _WEIBULLS = (td.Weibull, Rayleigh)
 
 

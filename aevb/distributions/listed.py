@@ -14,7 +14,7 @@ from torch.special import xlogy
 
 from aevb.distributions.chain import Chain
 from aevb.distributions.discrete import OneHotCategoricals
-from aevb.distributions.reparameterization import Noise, Remembering, expand_parameters
+from aevb.distributions.reparameterization import Noise, Remembering
 from aevb.randomness import open_uniform
 
 MOST_POINTS = 1 << 16
@@ -98,7 +98,6 @@ class Listed(Remembering):
     route = "inverse CDF"
     has_rsample = False
     has_enumerate_support = True
-    expand = expand_parameters
 
     def __init__(self, codes: Tensor, logits: Tensor, validate_args: bool | None = None) -> None:
         self.codes = codes

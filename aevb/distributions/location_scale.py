@@ -1,8 +1,7 @@
 """Location-scale families, z = loc + scale * noise (Kingma & Welling 2013, section 2.4)."""
 
 import math
-from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -308,11 +307,6 @@ class LowRankMultivariateNormal(Reparameterized, td.LowRankMultivariateNormal):
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             # Torch factorizes before it validates.
             raise ValueError("cov_factor and cov_diag must be finite, cov_diag positive") from error
-
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
-        # Torch wants to be given the instance where the constructor is not its own.
-        new = self.__new__(type(self)) if _instance is None else _instance
-        return super().expand(batch_shape, new)
 
     @property
     def standard(self) -> Noise:

@@ -113,12 +113,13 @@ class Reparameterized(Distribution):
         """The same distribution with its parameters expanded to another batch shape."""
         theirs: Any = super().expand
         if theirs.__func__ is not Distribution.expand:
-            return theirs(batch_shape, _instance)  # type: ignore[no-any-return]
+            new = self.__new__(type(self)) if _instance is None else _instance
+            return theirs(batch_shape, new)  # type: ignore[no-any-return]
         return expand_parameters(self, batch_shape, _instance)
 
     def __repr__(self) -> str:
         """The class and its parameters: torch's leaves out those that another class keeps."""
-        own = vars(self)
+        own = vars(self) | vars(type(self))
         names = [k for k in self.arg_constraints if k in own] or list(self.arg_constraints)
         shown = ((k, getattr(self, k)) for k in names)
         text = (f"{k}: {v if v.numel() == 1 else v.size()}" for k, v in shown)
