@@ -276,10 +276,9 @@ def _of_numbers(q: Any, p: Any) -> Tensor | None:
     if inside is False:
         whole = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
         return torch.full_like(q.mean, math.inf).expand(whole)
-    value = None if expected is None or q.support.is_discrete else expected(q, p)
-    if value is None:
+    if expected is None or q.support.is_discrete:
         return None
-    divergence = -q.entropy() - value
+    divergence = -expected(q, p) - q.entropy()
     return divergence if inside is True else torch.where(inside, divergence, math.inf)
 
 

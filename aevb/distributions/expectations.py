@@ -29,6 +29,14 @@ def find(laws: Mapping[type[Distribution], Any], d: Distribution) -> Any:
     return next((laws[c] for c in type(d).__mro__ if c in laws), None)
 
 
+def of(laws: Laws, q: Distribution, *at: Tensor) -> Any:
+    """What the table's function for q gives; NotImplementedError where it has none."""
+    formula = find(laws, q)
+    if formula is None:
+        raise NotImplementedError
+    return formula(q, *at)
+
+
 def gamma_parameters(d: Any) -> tuple[Tensor, Tensor]:
     """(concentration, rate) of a gamma law under any of its names."""
     if isinstance(d, td.Exponential):
