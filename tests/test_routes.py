@@ -9,7 +9,8 @@ import torch
 from torch import distributions as td
 
 from aevb import distributions as zoo
-from aevb.distributions import reparameterize, route
+from aevb.distributions import center, reparameterize, route
+from aevb.distributions.combinators import Average
 from aevb.randomness import Stream, generator
 
 mpmath.mp.dps = 50
@@ -242,3 +243,22 @@ def test_distribution_functions_by_scipy_are_mapped_over_a_batch(law):
     first, second, z = double([0.5, 2.0, 30.0]), double(3.0), double(0.4)
     each = torch.func.vmap(lambda a: law(a, second, validate_args=False).cdf(z))(first)
     assert torch.equal(each, law(first, second).cdf(z))
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        zoo.Mixture(td.Categorical(torch.ones(2)), zoo.Cauchy(double([3.0, 3.0]), 1.0)),
+        Average([zoo.Cauchy(double([3.0]), 1.0), zoo.Cauchy(double([3.0]), 1.0)]),
+        zoo.Elliptical(double([3.0, 3.0]), torch.eye(2).double(), zoo.HalfCauchy(double(1.0))),
+    ],
+    ids=lambda law: type(law).__name__,
+)
+def test_a_law_without_mean_or_quantile_has_the_median_of_draws_for_its_center(law):
+    assert torch.allclose(center(law), double(3.0), atol=0.5)
+
+
+def test_an_average_draws_by_itself():
+    law = Average([zoo.Normal(double([0.0]), 1.0), zoo.Laplace(double([0.0]), 1.0)])
+    assert law.noise((3,), generator(1, Stream.NOISE)).shape[0] == 3
+    assert law.sample((3,)).shape == (3, 1)

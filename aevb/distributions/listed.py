@@ -14,7 +14,7 @@ from torch.special import xlogy
 
 from aevb.distributions.chain import Chain
 from aevb.distributions.discrete import OneHotCategoricals
-from aevb.distributions.reparameterization import Noise, Remembering
+from aevb.distributions.reparameterization import Noise, Remembering, base_of
 from aevb.randomness import open_uniform
 
 MOST_POINTS = 1 << 16
@@ -42,7 +42,7 @@ def _events(law: Distribution) -> Tensor | None:
     if isinstance(law, OneHotCategoricals):
         size, classes = law.logits.shape[-2:]
         return _combined([torch.eye(classes).to(law.logits)] * size)
-    base = law.base_dist if isinstance(law, Independent) else law
+    base = base_of(law)
     if not base.has_enumerate_support:
         return None
     values = base.enumerate_support(expand=False)

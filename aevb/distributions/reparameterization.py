@@ -71,7 +71,7 @@ class Reparameterized(Distribution):
 
     def noise(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor:
         """Standard noise for draws of shape `shape`, (*shape, *batch, *standard.shape)."""
-        like = _parameter(self)
+        like = parameter(self)
         drawn = self.standard.draw(generator, (*shape, *self.batch_shape), like.dtype)
         return drawn.to(like.device)
 
@@ -168,13 +168,14 @@ class Remembering(Reparameterized):
         return log_q if differentiable or not torch.is_grad_enabled() else None
 
 
-def _parameter(q: Distribution) -> Tensor:
+def parameter(q: Distribution) -> Tensor:
     """A parameter of a distribution, or of one inside it: draws have its dtype and device."""
     for name in q.arg_constraints:
         value = getattr(q, name)
         if isinstance(value, Tensor):
             return value
-    return _parameter(next(part for part in vars(q).values() if isinstance(part, Distribution)))
+    kept = (v if isinstance(v, tuple) else (v,) for v in vars(q).values())
+    return parameter(next(d for group in kept for d in group if isinstance(d, Distribution)))
 
 
 ROUTES: dict[type[Distribution], type[Reparameterized]] = {}
