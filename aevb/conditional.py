@@ -293,7 +293,7 @@ def _checked(links: Sequence[nn.Module], sizes: Sequence[int]) -> Sequence[nn.Mo
 
 def _noises(links: Sequence[Any], sizes: Sequence[int]) -> list[Noise]:
     """The noise that the draw of each part takes."""
-    return [_route_of(k.family, size).standard for k, size in zip(links, sizes, strict=True)]
+    return [_route_of(k.family, size).noise for k, size in zip(links, sizes, strict=True)]
 
 
 def _route_of(family: Any, size: int) -> Route:

@@ -74,7 +74,7 @@ def impute(
         >>> impute(model, aevb.mean_field(aevb.MLP(64, [8], 4)), holes, samples=9).shape
         (1, 64)
     """
-    discrete = not route(model.prior()).differentiable
+    discrete = not route(model.prior()).noise.differentiable
     method = method or ("importance" if discrete else "hmc")
     infer = {"importance": _importance, "hmc": _hmc}.get(method)
     if infer is None:

@@ -76,11 +76,11 @@ class Refined(Posterior):
         like = tensor_of(model)
         outputs = self.outputs(model.prior().event_shape[0])
         q = self.given(torch.zeros(1, outputs).to(like))
-        if not route(q).differentiable:
+        if not route(q).noise.differentiable:
             raise UsageError(
                 "steps up the bound need draws with a gradient, which discrete codes have not"
             )
-        self.register_buffer("noise", _fixed(route(q).standard).to(like))
+        self.register_buffer("noise", _fixed(route(q).noise).to(like))
 
     @property
     def conditional(self) -> nn.Module:

@@ -51,8 +51,8 @@ def test_classes_are_drawn_as_often_as_they_are_probable():
     law, logits = classes(1)
     middles = (torch.arange(1000, dtype=DOUBLE) + 0.5) / 1000
     way = route(law)
-    assert way.shape == (D,)
-    assert not way.differentiable
+    assert way.noise.shape == (D,)
+    assert not way.noise.differentiable
     z = way.transform(middles.unsqueeze(-1).expand(-1, D))
     assert bool(law.support.check(z).all())
     assert np.allclose(z.mean(0), softmax(logits, -1).reshape(-1), atol=1e-3)

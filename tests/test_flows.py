@@ -303,7 +303,7 @@ def test_shapes_route_and_what_has_no_closed_form():
     build, numbers = make("sylvester", 3)
     base = Independent(Normal(torch.zeros(3, 3).double(), 1.0), 1)
     q = FlowDistribution(base, [build(*numbers)], validate_args=True)
-    assert (q.batch_shape, q.event_shape, route(q).shape) == ((3,), (3,), (3,))
+    assert (q.batch_shape, q.event_shape, route(q).noise.shape) == ((3,), (3,), (3,))
     assert q.noise((2,), generator(0, Stream.NOISE)).dtype == torch.float64
     wide = q.expand((2, 3))
     assert wide.rsample((5,)).shape == (5, 2, 3, 3)

@@ -58,7 +58,7 @@ def test_groups_of_steps_are_the_steps_one_by_one(kind, room, much, monkeypatch)
     monkeypatch.setattr("aevb.portions.has_room", lambda device, size: room)
     model, posterior = pair("cpu")
     q = posterior(Batch(torch.zeros(1, 12, dtype=torch.float64), torch.zeros(1).long()))
-    portions = Portions(ROWS[kind], route(q).standard, tensor_of(model), 40, 2, seed=5)
+    portions = Portions(ROWS[kind], route(q).noise, tensor_of(model), 40, 2, seed=5)
     order = np.random.default_rng(0).permutation(150)
     steps = list(range(1, 4))
     pool = ThreadPoolExecutor(2)
@@ -104,7 +104,7 @@ def test_no_step_waits_for_the_gpu():
     learner = AEVB(model, posterior, compiled=True)
     state = learner.init()
     q = posterior(Batch(torch.zeros(1, 12, device="cuda"), torch.zeros(1, device="cuda").long()))
-    portions = Portions(ROWS["bits"], route(q).standard, tensor_of(model), 30, 1, seed=0)
+    portions = Portions(ROWS["bits"], route(q).noise, tensor_of(model), 30, 1, seed=0)
     learner.treatment = ROWS["bits"].treatment
     with portions.of_epoch(0, 0) as first:
         for batch, noise in first:

@@ -284,7 +284,7 @@ def weights_with_a_gradient(patch):
 
 def dreams_with_a_gradient(patch):
     def slept(self, noise, prior):
-        size = route(prior).shape.numel()
+        size = route(prior).noise.shape.numel()
         z = route(prior).transform(noise[..., :size])
         x = route(self.model.likelihood(z)).transform(noise[..., size:])
         return self.posterior(Batch(x)).log_prob(z)

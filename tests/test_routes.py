@@ -9,7 +9,8 @@ import torch
 from torch import distributions as td
 
 from aevb import distributions as zoo
-from aevb.distributions import reparameterize
+from aevb.distributions import center, reparameterize, route
+from aevb.distributions.combinators import Average
 from aevb.randomness import Stream, generator
 
 mpmath.mp.dps = 50
@@ -133,7 +134,7 @@ def test_elliptical_on_the_line_is_two_sided():
 def test_elliptical_takes_a_radius_of_several_noises_and_of_torch():
     eye = torch.eye(2, dtype=torch.float64)
     law = zoo.Elliptical(double([[0.0, 0.0]] * 3), eye, zoo.Erlang(2, double(1.0)))
-    assert law.noise_shape() == (4,)
+    assert law.standard.shape == (4,)
     assert law.rsample((5,)).shape == (5, 3, 2)
     law = zoo.Elliptical(double([0.0, 0.0]), eye, td.Exponential(double(1.0)))
     r = law.transform(law.noise((20_000,), generator(0, Stream.NOISE)))
@@ -214,3 +215,50 @@ def test_objects_of_torch_take_these_routes(theirs, ours):
     z = reparameterize(theirs(*given), noise)
     assert torch.equal(z, q.transform(noise))
     assert torch.allclose(theirs(*given).log_prob(z), q.log_prob(z), rtol=1e-9)
+
+
+def test_torch_mixtures_say_whether_their_draws_have_a_gradient():
+    choice, df = td.Categorical(torch.ones(2)), double([3.0, 4.0])
+    assert not route(td.MixtureSameFamily(choice, td.StudentT(df))).noise.differentiable
+    assert route(td.MixtureSameFamily(choice, td.Gumbel(df, df))).noise.differentiable
+
+
+def test_the_route_through_independent_of_independent():
+    once = td.Independent(td.Normal(torch.zeros(4, 3, 2), 1.0), 1)
+    assert route(td.Independent(once, 1)).noise.shape == (3, 2)
+
+
+def test_second_derivative_of_student_s_distribution_function_in_its_degrees_of_freedom():
+    def truth(df, x):
+        return 1 - mpmath.betainc(df / 2, 0.5, 0, df / (df + x * x), regularized=True) / 2
+
+    df = double(3.0).requires_grad_()
+    (slope,) = torch.autograd.grad(zoo.StudentT(df).cdf(double(0.7)), df, create_graph=True)
+    (bend,) = torch.autograd.grad(slope, df)
+    assert float(bend) == pytest.approx(float(mpmath.diff(lambda v: truth(v, 0.7), 3, 2)), rel=1e-4)
+
+
+@pytest.mark.parametrize("law", [zoo.Beta, zoo.FisherSnedecor])
+def test_distribution_functions_by_scipy_are_mapped_over_a_batch(law):
+    first, second, z = double([0.5, 2.0, 30.0]), double(3.0), double(0.4)
+    each = torch.func.vmap(lambda a: law(a, second, validate_args=False).cdf(z))(first)
+    assert torch.equal(each, law(first, second).cdf(z))
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        zoo.Mixture(td.Categorical(torch.ones(2)), zoo.Cauchy(double([3.0, 3.0]), 1.0)),
+        Average([zoo.Cauchy(double([3.0]), 1.0), zoo.Cauchy(double([3.0]), 1.0)]),
+        zoo.Elliptical(double([3.0, 3.0]), torch.eye(2).double(), zoo.HalfCauchy(double(1.0))),
+    ],
+    ids=lambda law: type(law).__name__,
+)
+def test_a_law_without_mean_or_quantile_has_the_median_of_draws_for_its_center(law):
+    assert torch.allclose(center(law), double(3.0), atol=0.5)
+
+
+def test_an_average_draws_by_itself():
+    law = Average([zoo.Normal(double([0.0]), 1.0), zoo.Laplace(double([0.0]), 1.0)])
+    assert law.noise((3,), generator(1, Stream.NOISE)).shape[0] == 3
+    assert law.sample((3,)).shape == (3, 1)

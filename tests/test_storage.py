@@ -295,7 +295,7 @@ def bound(model, posterior, x, dtype=torch.float32):
     batch = Batch(x.to(dtype), torch.arange(N))
     with torch.no_grad():
         way = route(posterior(batch))
-        noise = way.law(np.random.default_rng(1), (4, N, *way.shape), dtype)
+        noise = way.noise.draw(np.random.default_rng(1), (4, N), dtype)
         return aevb.elbo_a(model, posterior, batch, noise)
 
 

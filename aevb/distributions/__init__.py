@@ -19,6 +19,7 @@ from aevb.distributions.composition import (
     Beta,
     Chi2,
     Dirichlet,
+    Erlang,
     FisherSnedecor,
     Gamma,
     LogitNormal,
@@ -40,9 +41,6 @@ from aevb.distributions.divergences import (
 )
 from aevb.distributions.elliptical import (
     Elliptical,
-)
-from aevb.distributions.erlang import (
-    Erlang,
 )
 from aevb.distributions.inverse_cdf import (
     Cauchy,

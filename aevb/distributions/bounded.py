@@ -44,9 +44,7 @@ class Kumaraswamy(Reparameterized, td.Kumaraswamy):
         """log(1 - z^a)."""
         return log1mexp(self.concentration1 * value.log())
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         a, b = self.concentration1, self.concentration0
         edge = (value <= 0) | (value >= 1)
         x = torch.where(edge, 0.5, value)
@@ -54,9 +52,7 @@ class Kumaraswamy(Reparameterized, td.Kumaraswamy):
         outside = torch.xlogy(a - 1, value) + torch.xlogy(b - 1, 1 - value)
         return a.log() + b.log() + torch.where(edge, outside, inside)
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return -torch.expm1(self.concentration0 * self._log_rest(value))
 
     def icdf(self, value: Tensor) -> Tensor:
@@ -151,9 +147,7 @@ class TruncatedNormal(Reparameterized, Distribution):
         middle = self.loc - sign * self.scale * torch.where(near, t, -t)
         return torch.where(outside, beyond, middle)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         alpha, beta = self._bounds()
         start = _nearest(alpha, beta)
         origin = torch.where(alpha > 0, self.low, torch.where(beta < 0, self.high, self.loc))
@@ -161,9 +155,7 @@ class TruncatedNormal(Reparameterized, Distribution):
         density = -start * s - 0.5 * s.square() - self.scale.log() - _log_mass(alpha, beta)
         return torch.where((value >= self.low) & (value <= self.high), density, -math.inf)
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         alpha, beta = self._bounds()
         t = self._standard(torch.minimum(torch.maximum(value, self.low), self.high))
         inside = t > alpha

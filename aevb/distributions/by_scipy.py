@@ -89,8 +89,8 @@ def _student_slope(df: Tensor, x: Tensor) -> Tensor:
     """
     h, below = 1e-3, -x.double().abs()
     wide, narrow = (
-        by_scipy("stdtr", df.double() * (1 + k * h), below)
-        - by_scipy("stdtr", df.double() * (1 - k * h), below)
+        student_cdf(df.double() * (1 + k * h), below)
+        - student_cdf(df.double() * (1 - k * h), below)
         for k in (2, 1)
     )
     slope = (8 * narrow - wide) / (12 * h * df.double())

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from aevb.distributions.reparameterization import (
-    Law,
     Noise,
     Remembering,
     apart,
@@ -91,19 +90,16 @@ class Chain(Remembering):
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
         """Whether the draws of all parts have a gradient."""
-        return side_by_side(self._noises).differentiable
+        return self.standard.differentiable
 
-    def noise_shape(self) -> torch.Size:
-        return side_by_side(self._noises).shape
+    @property
+    def standard(self) -> Noise:
+        return side_by_side(self._noises)
 
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> "Chain":
         """The same chain with its first part expanded to another batch shape."""
         first = self.first.expand(torch.Size(batch_shape))
         return Chain(first, self.links, self.sizes, self.reverse, self._noises)
-
-    @property
-    def law(self) -> Law:  # type: ignore[override]
-        return side_by_side(self._noises).law
 
     def _parts(self, z: Tensor) -> list[Tensor]:
         """The parts of z in the order of drawing."""
@@ -115,4 +111,4 @@ class Chain(Remembering):
     def _noises(self) -> list[Noise]:
         laws = [self.first]
         laws += [link(torch.zeros(1, n)) for link, n in zip(self.links, self.sizes, strict=False)]
-        return [route(law).standard for law in laws]
+        return [route(law).noise for law in laws]

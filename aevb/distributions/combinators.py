@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch import distributions as td
@@ -20,26 +19,16 @@ from torch.distributions import Distribution, Independent, Normal, constraints
 
 from aevb.distributions.reparameterization import (
     ROUTES,
-    Law,
     Noise,
     Reparameterized,
     apart,
     base_of,
+    ours,
     route,
     side_by_side,
 )
 from aevb.distributions.special import ndtr
-from aevb.distributions.summary import unwrapped
 from aevb.randomness import normal, open_uniform
-
-
-def _noise(
-    generator: np.random.Generator, shape: Sequence[int], dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """Normals along the last axis, and one uniform number behind them."""
-    *lead, size = shape
-    normals = normal(generator, (*lead, size - 1), dtype)
-    return torch.cat([normals, open_uniform(generator, (*lead, 1), dtype)], -1)
 
 
 class Mixture(Reparameterized, td.MixtureSameFamily):
@@ -65,13 +54,24 @@ class Mixture(Reparameterized, td.MixtureSameFamily):
     """
 
     route = "implicit"
-    law: Law = staticmethod(_noise)
-    expand = td.MixtureSameFamily.expand  # it has no own parameters
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
         """Whether draws of these components have a gradient."""
-        return _has_route(self)
+        component, base = self.component_distribution, self._base
+        if isinstance(component, Independent) and component.reinterpreted_batch_ndims != 1:
+            return False
+        if isinstance(base, Normal):
+            return True
+        if component.event_shape or not isinstance(base, Reparameterized) or not _has_cdf(base):
+            return False
+        way = base.standard
+        return way.differentiable and not way.shape and way.law in (normal, open_uniform)
+
+    @property
+    def _base(self) -> Any:
+        """The components' law of each number, as one of ours."""
+        return ours(base_of(self.component_distribution))
 
     @property
     def has_enumerate_support(self) -> bool:  # type: ignore[override]
@@ -83,18 +83,24 @@ class Mixture(Reparameterized, td.MixtureSameFamily):
         listed: Tensor = self.component_distribution.enumerate_support(expand)
         return listed[..., 0]
 
-    def noise_shape(self) -> torch.Size:
-        return torch.Size((self.event_shape.numel() + 1,))
+    @property
+    def standard(self) -> Noise:
+        return side_by_side(self._noises)._replace(differentiable=self.has_rsample)
+
+    @property
+    def _noises(self) -> list[Noise]:
+        normals = torch.Size((self.event_shape.numel(),))
+        return [Noise(normals, normal), Noise(torch.Size((1,)), open_uniform)]
 
     def transform(self, noise: Tensor) -> Tensor:
-        if not _has_route(self):
+        if not self.has_rsample:
             name = type(self.component_distribution).__name__
             raise NotImplementedError(f"draws of a mixture of {name} have no gradient: use sample")
         scalar = not self.event_shape
-        z = _drawn(self, noise).detach()
-        base = _base(self)
+        z = self._drawn(noise).detach()
+        base = self._base
         if isinstance(base, Normal):
-            step = _normal_step(self, base, z.unsqueeze(-1) if scalar else z)
+            step = self._normal_step(base, z.unsqueeze(-1) if scalar else z)
             draw: Tensor = z - (step.squeeze(-1) if scalar else step)
             return draw
         weights = torch.softmax(self.mixture_distribution.logits, -1)
@@ -103,25 +109,67 @@ class Mixture(Reparameterized, td.MixtureSameFamily):
         moved: Tensor = z - (u - u.detach()) / density
         return moved
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def _drawn(self, noise: Tensor) -> Tensor:
+        """A draw of the component that the last number chooses, by the others as its noise."""
+        component, size = self.component_distribution, noise.shape[-1] - 1
+        own, choice = apart(noise, self._noises)
+        way = route(component)
+        if way.noise.law is open_uniform:
+            smallest = torch.finfo(own.dtype).eps / 2
+            own = ndtr(own).clamp(smallest, 1 - smallest)
+        draws = way.transform(own if not self.event_shape else own.unsqueeze(-2))
+        thresholds = torch.softmax(self.mixture_distribution.logits, -1).cumsum(-1)[..., :-1]
+        index = (choice > thresholds).sum(-1, keepdim=True)
+        if not self.event_shape:
+            return draws.gather(-1, index.expand((*draws.shape[:-1], 1))).squeeze(-1)
+        index = index.unsqueeze(-1).expand((*draws.shape[:-2], 1, size))
+        return draws.gather(-2, index).squeeze(-2)
+
+    def _normal_step(self, parts: Normal, z: Tensor) -> Tensor:
+        """0 with the derivative (du/dz)^-1 du of the distributional transform at z, (..., D).
+
+        Rows i of du/dz: sum_k w_ki F_ki (s_kj - mean s_j) for j < i, s the scores, and the density.
+        Source: Rosenblatt (1952), "Remarks on a multivariate transformation".
+        """
+        flat = not self.event_shape
+        loc = parts.loc.unsqueeze(-1) if flat else parts.loc
+        scale = parts.scale.unsqueeze(-1) if flat else parts.scale
+        x = (z.unsqueeze(-2) - loc) / scale  # (..., K, D)
+        log_density = -0.5 * x.square() - scale.log() - 0.9189385332046727
+        before = torch.cumsum(log_density[..., :-1], -1)
+        before = torch.cat([torch.zeros_like(x[..., :1]), before], -1)
+        logits = self.mixture_distribution.logits.unsqueeze(-1)
+        weights = torch.softmax(logits + before, -2)
+        # F - 1 for F in the upper half: its digits are the tail's, and sum_k w_k = 1 is constant.
+        upper = (weights * ndtr(x)).sum(-2, keepdim=True) > 0.5
+        part = torch.where(upper, -ndtr(-x), ndtr(x))
+        u = (weights * part).sum(-2)
+        with torch.no_grad():
+            triangle = _triangle(
+                weights.detach(), part.detach(), x.detach(), scale.detach(), log_density.detach()
+            )
+        change = (u - u.detach()).unsqueeze(-1)
+        step: Tensor = torch.linalg.solve_triangular(triangle, change, upper=False).squeeze(-1)
+        return step
+
+    def _log_prob(self, value: Tensor) -> Tensor:
         """log sum_k pi_k p_k(z), (*sample, *batch) nats."""
-        component, base = self.component_distribution, _base(self)
+        component, base = self.component_distribution, self._base
         vectors = isinstance(component, Independent) and component.reinterpreted_batch_ndims == 1
         if not (vectors and isinstance(base, Normal) and base.loc.ndim == 2):
-            log_prob: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
-            return log_prob
+            return super()._log_prob(value)
         each = _log_normals(value, base) + self.mixture_distribution.logits
         return torch.logsumexp(each, dim=-1).to(value.dtype)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        if _has_route(self):
+        if self.has_rsample:
             return super().sample(sample_shape)
         drawn: Tensor = td.MixtureSameFamily.sample(self, torch.Size(sample_shape))
         return drawn
 
     def cdf(self, value: Tensor) -> Tensor:
         weights = torch.softmax(self.mixture_distribution.logits, -1)
-        below: Tensor = _precise(self.component_distribution).cdf(value.unsqueeze(-1))
+        below: Tensor = ours(self.component_distribution).cdf(value.unsqueeze(-1))
         return (weights * below).sum(-1)
 
     def __repr__(self) -> str:
@@ -142,79 +190,10 @@ def _log_normals(z: Tensor, parts: Normal) -> Tensor:
     return -0.5 * (squares + loc.shape[-1] * math.log(2 * math.pi))
 
 
-def _base(mixture: td.MixtureSameFamily) -> Any:
-    """The components' law of each number, of torch's classes that of ours with more digits."""
-    return _precise(base_of(mixture.component_distribution))
-
-
-def _precise(q: Distribution) -> Any:
-    if type(q) is not Normal:
-        return q
-    kind: Any = ROUTES[Normal]
-    return kind(q.loc, q.scale, validate_args=False)
-
-
-def _has_route(mixture: td.MixtureSameFamily) -> bool:
-    component, base = mixture.component_distribution, _base(mixture)
-    if isinstance(component, Independent) and component.reinterpreted_batch_ndims != 1:
-        return False
-    if isinstance(base, Normal):
-        return True
-    kind = type(base) if isinstance(base, Reparameterized) else ROUTES.get(type(base))
-    has_cdf = getattr(type(base), "cdf", None) not in (None, Distribution.cdf)
-    return (
-        not isinstance(component, Independent)
-        and not component.event_shape
-        and has_cdf
-        and kind is not None
-        and not kind.noise_shape(base)
-        and kind.law in (normal, open_uniform)
-    )
-
-
-def _drawn(mixture: td.MixtureSameFamily, noise: Tensor) -> Tensor:
-    """A draw of the component that the last number chooses, by the others as its noise."""
-    component, size = mixture.component_distribution, noise.shape[-1] - 1
-    own, choice = noise.split([size, 1], -1)
-    way = route(component)
-    if way.law is open_uniform:
-        smallest = torch.finfo(own.dtype).eps / 2
-        own = ndtr(own).clamp(smallest, 1 - smallest)
-    draws = way.transform(own if not mixture.event_shape else own.unsqueeze(-2))
-    thresholds = torch.softmax(mixture.mixture_distribution.logits, -1).cumsum(-1)[..., :-1]
-    index = (choice > thresholds).sum(-1, keepdim=True)
-    if not mixture.event_shape:
-        return draws.gather(-1, index.expand((*draws.shape[:-1], 1))).squeeze(-1)
-    index = index.unsqueeze(-1).expand((*draws.shape[:-2], 1, size))
-    return draws.gather(-2, index).squeeze(-2)
-
-
-def _normal_step(mixture: td.MixtureSameFamily, parts: Normal, z: Tensor) -> Tensor:
-    """0 with the derivative (du/dz)^-1 du of the distributional transform at z, (..., D).
-
-    Rows i of du/dz: sum_k w_ki F_ki (s_kj - mean s_j) for j < i, s the scores, and the density.
-    Source: Rosenblatt (1952), "Remarks on a multivariate transformation".
-    """
-    flat = not mixture.event_shape
-    loc = parts.loc.unsqueeze(-1) if flat else parts.loc
-    scale = parts.scale.unsqueeze(-1) if flat else parts.scale
-    x = (z.unsqueeze(-2) - loc) / scale  # (..., K, D)
-    log_density = -0.5 * x.square() - scale.log() - 0.9189385332046727
-    before = torch.cumsum(log_density[..., :-1], -1)
-    before = torch.cat([torch.zeros_like(x[..., :1]), before], -1)
-    logits = mixture.mixture_distribution.logits.unsqueeze(-1)
-    weights = torch.softmax(logits + before, -2)
-    # F - 1 for F in the upper half: its digits are the tail's, and sum_k w_k = 1 is constant.
-    upper = (weights * ndtr(x)).sum(-2, keepdim=True) > 0.5
-    part = torch.where(upper, -ndtr(-x), ndtr(x))
-    u = (weights * part).sum(-2)
-    with torch.no_grad():
-        triangle = _triangle(
-            weights.detach(), part.detach(), x.detach(), scale.detach(), log_density.detach()
-        )
-    change = (u - u.detach()).unsqueeze(-1)
-    step: Tensor = torch.linalg.solve_triangular(triangle, change, upper=False).squeeze(-1)
-    return step
+def _has_cdf(law: Distribution) -> bool:
+    """Whether a class of ours has a distribution function, its own or torch's."""
+    owners = [c for c in type(law).__mro__ if c not in (Reparameterized, Distribution)]
+    return any("cdf" in vars(c) or "_cdf" in vars(c) for c in owners)
 
 
 def _triangle(
@@ -289,7 +268,7 @@ def parts(d: Distribution) -> list[Distribution]:
         >>> len(parts(td.Independent(Product([bits, numbers], [[0], [1, 2]]), 1)))
         2
     """
-    inner = unwrapped(d)
+    inner = base_of(d)
     return [p for part in inner.parts for p in parts(part)] if isinstance(inner, Product) else [d]
 
 
@@ -379,15 +358,11 @@ class Average(Reparameterized):
     @property
     def _noises(self) -> list[Noise]:
         choice = Noise(torch.Size((1,)), open_uniform)
-        return [choice, route(self.parts[0]).standard]
-
-    def noise_shape(self) -> torch.Size:
-        return side_by_side(self._noises).shape
+        return [choice, route(self.parts[0]).noise]
 
     @property
-    def law(self) -> Law:  # type: ignore[override]
-        """A uniform number, and what a part takes."""
-        return side_by_side(self._noises).law
+    def standard(self) -> Noise:
+        return side_by_side(self._noises)._replace(differentiable=False)
 
     def transform(self, noise: Tensor) -> Tensor:
         choice, own = apart(noise, self._noises)

@@ -10,7 +10,7 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.utils import broadcast_all
 
 from aevb.distributions import dirichlet
-from aevb.distributions.reparameterization import ROUTES, Reparameterized
+from aevb.distributions.reparameterization import ROUTES, Noise, Reparameterized
 from aevb.distributions.special import (
     digamma_minus_log,
     gamma_cdf,
@@ -60,15 +60,11 @@ class LogNormal(Reparameterized, td.LogNormal):
     def transform(self, noise: Tensor) -> Tensor:
         return _exp(self.loc + self.scale * noise)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         y = value.log()
         return _normal_log_prob(y, self.loc, self.scale) - y
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return ndtr((value.log() - self.loc) / self.scale)
 
     def icdf(self, value: Tensor) -> Tensor:
@@ -104,15 +100,11 @@ class LogitNormal(Reparameterized, Distribution):
     def transform(self, noise: Tensor) -> Tensor:
         return _sigmoid(self.loc + self.scale * noise)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         log_z, log_rest = value.log(), torch.log1p(-value)
         return _normal_log_prob(log_z - log_rest, self.loc, self.scale) - log_z - log_rest
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return ndtr((value.log() - torch.log1p(-value) - self.loc) / self.scale)
 
     def icdf(self, value: Tensor) -> Tensor:
@@ -141,18 +133,14 @@ class Gamma(Reparameterized, td.Gamma):
         tiny = torch.finfo(noise.dtype).tiny
         return (gamma_quantile(self.concentration, noise) / self.rate).clamp(min=tiny)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         zero = value == 0
         y = torch.where(zero, 1.0, value).log()
         inside = log_gamma_density(self.concentration, y + self.rate.log()) - y
         edge = torch.xlogy(self.concentration - 1, value) + self.rate.log()
         return torch.where(zero, edge, inside)
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return gamma_cdf(self.concentration, self.rate * value)
 
     def icdf(self, value: Tensor) -> Tensor:
@@ -179,6 +167,47 @@ class Chi2(Gamma, td.Chi2):
     """
 
 
+class Erlang(Gamma):
+    """The Erlang distribution, of the sum of k exponentials; k, a whole number, is the shape.
+
+        z = -(log u_1 + ... + log u_k) / rate;   p(z) = rate^k z^(k-1) exp(-rate z) / (k - 1)!
+
+    Shapes: shape and rate broadcast to the batch; events are numbers >= 0. Noise (K,) for the
+    largest shape K of the batch, of which each element takes its first k. Units: nats.
+    Errors: ValueError for a shape that is no positive whole number, a rate that is not positive, or
+    a value below 0. The draws have no gradient in the shape.
+    Source: Kingma & Welling (2013), section 2.4: inverse CDFs of exponentials, here summed.
+    Example:
+        >>> Erlang(3, torch.tensor(2.0)).mean
+        tensor(1.5000)
+    """
+
+    route = "inverse CDF"
+    arg_constraints = {  # noqa: RUF012  # as torch has it
+        "shape": constraints.positive_integer,
+        "rate": constraints.positive,
+    }
+
+    def __init__(
+        self, shape: Tensor | int, rate: Tensor | float, validate_args: bool | None = None
+    ) -> None:
+        shape, rate = broadcast_all(shape, rate)
+        super().__init__(shape.to(rate.dtype), rate, validate_args)
+
+    @property
+    def shape(self) -> Tensor:
+        """k, the concentration of the Gamma law that this is."""
+        return self.concentration
+
+    @property
+    def standard(self) -> Noise:
+        return Noise(torch.Size((int(self.shape.max()),)), open_uniform)
+
+    def transform(self, noise: Tensor) -> Tensor:
+        own = torch.arange(noise.shape[-1], device=noise.device) < self.shape.unsqueeze(-1)
+        return -torch.where(own, noise.log(), 0.0).sum(-1) / self.rate
+
+
 class Beta(Reparameterized, td.Beta):
     """The law of one Gamma draw's share in the sum of two.
 
@@ -194,18 +223,16 @@ class Beta(Reparameterized, td.Beta):
     """
 
     route = "composition"
-    law = staticmethod(open_uniform)
 
-    def noise_shape(self) -> torch.Size:
-        return torch.Size([2])
+    @property
+    def standard(self) -> Noise:
+        return Noise(torch.Size([2]), open_uniform)
 
     def transform(self, noise: Tensor) -> Tensor:
         y = log_gamma_quantile(self._dirichlet.concentration, noise)
         return _sigmoid(y[..., 0] - y[..., 1]).to(noise.dtype).clamp(*_open(noise.dtype))
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         a, b = self.concentration1, self.concentration0
         edge = (value <= 0) | (value >= 1)
         x = torch.where(edge, 0.5, value)
@@ -215,9 +242,7 @@ class Beta(Reparameterized, td.Beta):
         outside = torch.xlogy(a - 1, value) + torch.special.xlog1py(b - 1, -value)
         return torch.where(edge, outside - dirichlet.log_beta(both), inside)
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         logit = value.log() - torch.log1p(-value)
         return dirichlet.beta_cdf(self.concentration1, self.concentration0, logit)
 
@@ -262,9 +287,7 @@ class Dirichlet(Reparameterized, td.Dirichlet):
         y = log_gamma_quantile(self.concentration, noise)
         return torch.softmax(y, -1).to(noise.dtype).clamp(min=torch.finfo(noise.dtype).tiny)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         a = self.concentration
         edge = value == 0
         x = torch.where(edge, a / a.sum(-1, keepdim=True), value)
@@ -292,10 +315,10 @@ class FisherSnedecor(Reparameterized, td.FisherSnedecor):
     """
 
     route = "composition"
-    law = staticmethod(open_uniform)
 
-    def noise_shape(self) -> torch.Size:
-        return torch.Size([2])
+    @property
+    def standard(self) -> Noise:
+        return Noise(torch.Size([2]), open_uniform)
 
     def transform(self, noise: Tensor) -> Tensor:
         halves = torch.stack([self.df1, self.df2], -1) / 2
@@ -306,18 +329,14 @@ class FisherSnedecor(Reparameterized, td.FisherSnedecor):
         """The logit of the share x1 = df1 z / (df1 z + df2), which is Beta(df1 / 2, df2 / 2)."""
         return value.log() + self.df1.log() - self.df2.log()
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         odds = self._log_odds(value)
         pair = torch.stack([odds, -odds], -1)
         halves = torch.stack([self.df1, self.df2], -1) / 2
         logs = torch.nn.functional.logsigmoid(pair)
         return dirichlet.log_density(halves, torch.sigmoid(pair), logs) - value.log()
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return dirichlet.beta_cdf(self.df1 / 2, self.df2 / 2, self._log_odds(value))
 
     def icdf(self, value: Tensor) -> Tensor:

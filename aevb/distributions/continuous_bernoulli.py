@@ -32,7 +32,6 @@ class ContinuousBernoulli(Reparameterized, td.ContinuousBernoulli):
 
     route = "inverse CDF"
     law = staticmethod(open_uniform)
-    expand = td.ContinuousBernoulli.expand  # it keeps its limits
 
     def transform(self, noise: Tensor) -> Tensor:
         return _quantile(self.logits, noise)
@@ -45,14 +44,10 @@ class ContinuousBernoulli(Reparameterized, td.ContinuousBernoulli):
     def variance(self) -> Tensor:
         return _variance(self.logits)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         return value * self.logits - F.softplus(self.logits) + log_normalizer(self.logits)
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         x, n = value.clamp(0, 1), _folded(self.logits)
         below = x * _exprel(n * x) / _exprel(n)
         return torch.where(self.logits > 0, torch.exp(n * (1 - x)) * below, below)

@@ -1,6 +1,6 @@
 """E_q[log p] in closed form, by the class of p: `EXPECTED`, functions of (q, p).
 
-None is the answer where an expectation that log p is made of has no closed form under q.
+NotImplementedError where an expectation that log p is made of has no closed form under q.
 """
 
 import math
@@ -15,20 +15,19 @@ from torch.special import digamma, polygamma
 
 from aevb.distributions.bounded import TruncatedNormal
 from aevb.distributions.composition import LogitNormal
-from aevb.distributions.erlang import Erlang
 from aevb.distributions.expectations import (
     LOG_EXPONENTIAL_MOMENT,
     LOG_MOMENTS,
     LOG_POWER_MOMENT,
     MEAN_DISTANCE,
     MEAN_LOG_REST,
-    find,
     gamma_parameters,
+    of,
     weibull_parameters,
 )
 from aevb.distributions.inverse_cdf import Gompertz, Rayleigh, Reciprocal
 
-Formula = Callable[[Any, Any], Tensor | None]
+Formula = Callable[[Any, Any], Tensor]
 
 
 def _mean(q: Any) -> Tensor:
@@ -43,9 +42,19 @@ def _square(q: Any, at: Tensor | float = 0.0) -> Tensor:
     return torch.where(square.isnan(), math.inf, square)
 
 
+def _mean_log(q: Any) -> Tensor:
+    """E log z."""
+    mean: Tensor = of(LOG_MOMENTS, q)[0]
+    return mean
+
+
+def _parabola(square: Tensor, scale: Tensor) -> Tensor:
+    """The mean of a Gaussian's log-density, where E (y - loc)^2 is `square`."""
+    return -0.5 * square / scale.square() - (scale.log() + 0.5 * math.log(2 * math.pi))
+
+
 def _normal(q: Any, p: Any) -> Tensor:
-    height = p.scale.log() + 0.5 * math.log(2 * math.pi)
-    return -0.5 * _square(q, p.loc) / p.scale.square() - height
+    return _parabola(_square(q, p.loc), p.scale)
 
 
 def _half_normal(q: Any, p: Any) -> Tensor:
@@ -71,73 +80,49 @@ def _continuous_bernoulli(q: Any, p: Any) -> Tensor:
     return value
 
 
-def _gamma(q: Any, p: Any) -> Tensor | None:
-    (c, rate), logs = gamma_parameters(p), find(LOG_MOMENTS, q)
-    if logs is None:
-        return None
-    return c * rate.log() - torch.lgamma(c) + (c - 1) * logs(q)[0] - rate * _mean(q)
+def _gamma(q: Any, p: Any) -> Tensor:
+    c, rate = gamma_parameters(p)
+    return c * rate.log() - torch.lgamma(c) + (c - 1) * _mean_log(q) - rate * _mean(q)
 
 
-def _pareto(q: Any, p: Any) -> Tensor | None:
-    logs = find(LOG_MOMENTS, q)
-    if logs is None:
-        return None
-    value: Tensor = p.alpha.log() + p.alpha * p.scale.log() - (p.alpha + 1) * logs(q)[0]
+def _pareto(q: Any, p: Any) -> Tensor:
+    value: Tensor = p.alpha.log() + p.alpha * p.scale.log() - (p.alpha + 1) * _mean_log(q)
     return value
 
 
-def _reciprocal(q: Any, p: Any) -> Tensor | None:
-    logs = find(LOG_MOMENTS, q)
-    return None if logs is None else -p.width.log() - logs(q)[0]
+def _reciprocal(q: Any, p: Any) -> Tensor:
+    return -p.width.log() - _mean_log(q)
 
 
-def _log_normal(q: Any, p: Any) -> Tensor | None:
-    logs = find(LOG_MOMENTS, q)
-    if logs is None:
-        return None
-    mean, variance = logs(q)
-    height = p.scale.log() + 0.5 * math.log(2 * math.pi)
-    return -0.5 * (variance + (mean - p.loc).square()) / p.scale.square() - height - mean
+def _log_normal(q: Any, p: Any) -> Tensor:
+    mean, variance = of(LOG_MOMENTS, q)
+    return _parabola(variance + (mean - p.loc).square(), p.scale) - mean
 
 
-def _weibull(q: Any, p: Any) -> Tensor | None:
-    logs, powers = find(LOG_MOMENTS, q), find(LOG_POWER_MOMENT, q)
-    if logs is None or powers is None:
-        return None
+def _weibull(q: Any, p: Any) -> Tensor:
     scale, k = weibull_parameters(p)
-    grown = torch.exp(powers(q, k) - k * scale.log())
-    return k.log() - k * scale.log() + (k - 1) * logs(q)[0] - grown
+    grown = torch.exp(of(LOG_POWER_MOMENT, q, k) - k * scale.log())
+    return k.log() - k * scale.log() + (k - 1) * _mean_log(q) - grown
 
 
-def _beta(q: Any, p: Any) -> Tensor | None:
-    logs, rests = find(LOG_MOMENTS, q), find(MEAN_LOG_REST, q)
-    if logs is None or rests is None:
-        return None
+def _beta(q: Any, p: Any) -> Tensor:
     a, b = p.concentration1, p.concentration0
     size = torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
-    return (a - 1) * logs(q)[0] + (b - 1) * rests(q) - size
+    return (a - 1) * _mean_log(q) + (b - 1) * of(MEAN_LOG_REST, q) - size
 
 
-def _gumbel(q: Any, p: Any) -> Tensor | None:
-    exponential = find(LOG_EXPONENTIAL_MOMENT, q)
-    if exponential is None:
-        return None
-    grown = torch.exp(exponential(q, -1 / p.scale) + p.loc / p.scale)
+def _gumbel(q: Any, p: Any) -> Tensor:
+    grown = torch.exp(of(LOG_EXPONENTIAL_MOMENT, q, -1 / p.scale) + p.loc / p.scale)
     return -p.scale.log() - (_mean(q) - p.loc) / p.scale - grown
 
 
-def _gompertz(q: Any, p: Any) -> Tensor | None:
-    exponential = find(LOG_EXPONENTIAL_MOMENT, q)
-    if exponential is None:
-        return None
-    c = p.concentration
-    grown = torch.exp(exponential(q, 1 / p.scale))
+def _gompertz(q: Any, p: Any) -> Tensor:
+    c, grown = p.concentration, torch.exp(of(LOG_EXPONENTIAL_MOMENT, q, 1 / p.scale))
     return (c / p.scale).log() + c + _mean(q) / p.scale - c * grown
 
 
-def _laplace(q: Any, p: Any) -> Tensor | None:
-    distance = find(MEAN_DISTANCE, q)
-    return None if distance is None else -(2 * p.scale).log() - distance(q, p.loc) / p.scale
+def _laplace(q: Any, p: Any) -> Tensor:
+    return -(2 * p.scale).log() - of(MEAN_DISTANCE, q, p.loc) / p.scale
 
 
 def _uniform(q: Any, p: Any) -> Tensor:
@@ -145,14 +130,13 @@ def _uniform(q: Any, p: Any) -> Tensor:
     return height
 
 
-def _logit_normal(q: Any, p: Any) -> Tensor | None:
+def _logit_normal(q: Any, p: Any) -> Tensor:
     if not isinstance(q, td.Beta):
-        return None
+        raise NotImplementedError
     a, b = q.concentration1, q.concentration0
     mean, variance = digamma(a) - digamma(b), polygamma(1, a) + polygamma(1, b)
-    height = p.scale.log() + 0.5 * math.log(2 * math.pi)
     slope = digamma(a) + digamma(b) - 2 * digamma(a + b)
-    return -0.5 * (variance + (mean - p.loc).square()) / p.scale.square() - height - slope
+    return _parabola(variance + (mean - p.loc).square(), p.scale) - slope
 
 
 EXPECTED: dict[type[Distribution], Formula] = {
@@ -161,7 +145,6 @@ EXPECTED: dict[type[Distribution], Formula] = {
     td.Exponential: _exponential,
     td.ContinuousBernoulli: _continuous_bernoulli,
     td.Gamma: _gamma,
-    Erlang: _gamma,
     td.Pareto: _pareto,
     Reciprocal: _reciprocal,
     td.LogNormal: _log_normal,

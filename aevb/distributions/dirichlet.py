@@ -4,10 +4,10 @@ import math
 import warnings
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from aevb.distributions.by_scipy import Elementwise, by_scipy
 from aevb.distributions.special import digamma_minus_log, stirling
 
 _HALF = 0.5 * math.log(2 * math.pi)
@@ -68,8 +68,7 @@ def beta_cdf(a: Tensor, b: Tensor, logit: Tensor) -> Tensor:
         >>> beta_cdf(one, one, -40 * one) > 0
         tensor(True)
     """
-    a, b, logit = torch.broadcast_tensors(a, b, logit)
-    p: Tensor = _BetaCdf.apply(a.double(), b.double(), logit.double())  # type: ignore[no-untyped-call]
+    p = _BetaCdf.over(a.double(), b.double(), logit.double())
     return p.to(torch.promote_types(a.dtype, logit.dtype))
 
 
@@ -81,20 +80,15 @@ def beta_quantile(a: Tensor, b: Tensor, u: Tensor) -> Tensor:
         >>> beta_quantile(one, one, 0.5 * one)
         tensor(0., dtype=torch.float64)
     """
-    a, b, u = torch.broadcast_tensors(a, b, u)
-    logit: Tensor = _BetaQuantile.apply(a.double(), b.double(), u.double())  # type: ignore[no-untyped-call]
+    logit = _BetaQuantile.over(a.double(), b.double(), u.double())
     return logit.to(torch.promote_types(a.dtype, u.dtype))
 
 
 def _cumulative(a: Tensor, b: Tensor, logit: Tensor) -> tuple[Tensor, Tensor]:
     """log F and log(1 - F) of Beta(a, b) at sigmoid(logit)."""
-    from scipy.special import betainc, betaincc
-
-    x, rest = (v.cpu().numpy() for v in (torch.sigmoid(logit), torch.sigmoid(-logit)))
-    p, q, near = a.cpu().numpy(), b.cpu().numpy(), logit.cpu().numpy() < 0
-    below = np.where(near, betainc(p, q, x), betaincc(q, p, rest))
-    above = np.where(near, betaincc(p, q, x), betainc(q, p, rest))
-    below, above = (torch.as_tensor(v).to(logit.device).log() for v in (below, above))
+    x, rest, near = torch.sigmoid(logit), torch.sigmoid(-logit), logit < 0
+    below = torch.where(near, by_scipy("betainc", a, b, x), by_scipy("betaincc", b, a, rest)).log()
+    above = torch.where(near, by_scipy("betaincc", a, b, x), by_scipy("betainc", b, a, rest)).log()
     return _deep(a, b, logit, below), _deep(b, a, -logit, above)
 
 
@@ -121,34 +115,28 @@ def _log_density(a: Tensor, b: Tensor, logit: Tensor) -> Tensor:
     return log_density(torch.stack([a, b], -1), torch.sigmoid(pair), logs)
 
 
-class _BetaCdf(torch.autograd.Function):
+class _BetaCdf(Elementwise):
     @staticmethod
     def forward(a: Tensor, b: Tensor, logit: Tensor) -> Tensor:
         return _cumulative(a, b, logit)[0].exp()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        by_a, by_b, density = _derivatives(*ctx.saved_tensors)
+        a, b, logit, _ = ctx.saved_tensors
+        by_a, by_b, density = _derivatives(a, b, logit)
         return gradient * by_a * density, gradient * by_b * density, gradient * density
 
 
-class _BetaQuantile(torch.autograd.Function):
+class _BetaQuantile(Elementwise):
     @staticmethod
     def forward(a: Tensor, b: Tensor, u: Tensor) -> Tensor:
-        from scipy.special import betainccinv, betaincinv
-
-        p, q, v = (t.cpu().numpy() for t in (a, b, u))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of steps that did not suffice: ours follow
-            x, rest = torch.as_tensor(betaincinv(p, q, v)), torch.as_tensor(betainccinv(q, p, v))
+            x, rest = by_scipy("betaincinv", a, b, u), by_scipy("betainccinv", b, a, u)
         both = torch.stack([a, b], -1)
         first = (u.log() + a.log() + log_beta(both)) / a  # from F ~ x^a / (a B(a, b)) at 0
         last = (torch.log1p(-u) + b.log() + log_beta(both)) / b
-        logit = (x.log() - rest.log()).to(u.device)
+        logit = x.log() - rest.log()
         logit = torch.where(torch.isfinite(logit), logit, torch.where(u < 0.5, first, -last))
         for _ in range(4):  # log F and log(1 - F) are concave in the logit
             below, above = _cumulative(a, b, logit)
@@ -160,12 +148,9 @@ class _BetaQuantile(torch.autograd.Function):
         return logit
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:2], output)
-
-    @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        by_a, by_b, density = _derivatives(*ctx.saved_tensors)
+        a, b, _, logit = ctx.saved_tensors
+        by_a, by_b, density = _derivatives(a, b, logit)
         return -gradient * by_a, -gradient * by_b, gradient / density
 
 

@@ -5,16 +5,15 @@ straight-through   forward the hard draw, backward the gradient of the probabili
 hard               a step of the noise, whose gradient is zero: for estimators that need none
 """
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch import distributions as td
-from torch.distributions import TransformedDistribution, constraints
+from torch.distributions import constraints
 
-from aevb.distributions.reparameterization import ROUTES, Reparameterized
+from aevb.distributions.reparameterization import ROUTES, Noise, Reparameterized
 from aevb.randomness import open_uniform
 
 
@@ -52,12 +51,6 @@ class _Relaxed(Reparameterized):
         if self._validate_args and not bool((temperature > 0).all()):
             raise ValueError(f"a temperature must be positive, found {temperature}")
 
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
-        new = self.__new__(type(self)) if _instance is None else _instance
-        whole: Any = self
-        expanded: Self = TransformedDistribution.expand(whole, batch_shape, _instance=new)
-        return expanded
-
 
 class RelaxedBernoulli(_Relaxed, td.RelaxedBernoulli):
     """A coin between 0 and 1: the binary concrete law.
@@ -84,14 +77,10 @@ class RelaxedBernoulli(_Relaxed, td.RelaxedBernoulli):
     def icdf(self, value: Tensor) -> Tensor:
         return torch.sigmoid((self.logits + _logit(value)) / self.temperature)
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return torch.sigmoid(self.temperature * _logit(value) - self.logits)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         z = _inside(value)
         d = self.logits - self.temperature * _logit(z)
         slope = torch.log(self.temperature) - torch.log(z) - torch.log1p(-z)
@@ -122,9 +111,7 @@ class RelaxedOneHotCategorical(_Relaxed, td.RelaxedOneHotCategorical):
     def transform(self, noise: Tensor) -> Tensor:
         return relaxed_class(self.logits, _each(self.temperature), noise)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         z = _inside(value)
         size, t = self.event_shape[0], _each(self.temperature)
         # By the logs of ratios, which keep their digits where a high temperature multiplies them.
@@ -154,7 +141,6 @@ class OneHotCategoricalStraightThrough(Reparameterized, td.OneHotCategoricalStra
 
     route = "composition"
     law = staticmethod(open_uniform)
-    expand = td.OneHotCategorical.expand  # of the law inside
 
     def transform(self, noise: Tensor) -> Tensor:
         return straight_class(self.logits, noise)
@@ -177,7 +163,6 @@ class BernoulliStraightThrough(Reparameterized, td.Bernoulli):
 
     route = "inverse CDF"
     law = staticmethod(open_uniform)
-    expand = td.Bernoulli.expand  # either of two parameters
 
     def transform(self, noise: Tensor) -> Tensor:
         return straight_coin(self.logits, noise)
@@ -235,10 +220,10 @@ class _HardOneHot(Reparameterized, td.OneHotCategorical):
 
     route = "hard"
     has_rsample = False
-    law = staticmethod(open_uniform)
 
-    def noise_shape(self) -> torch.Size:
-        return torch.Size(())
+    @property
+    def standard(self) -> Noise:
+        return Noise(torch.Size(()), open_uniform, False)
 
     def transform(self, noise: Tensor) -> Tensor:
         classes = torch.arange(self.event_shape[0], device=noise.device)
@@ -301,17 +286,16 @@ class OneHotCategoricals(Reparameterized):
     def variance(self) -> Tensor:
         return self.mean * (1 - self.mean)
 
-    def noise_shape(self) -> torch.Size:
-        return self.logits.shape[-2:-1]
+    @property
+    def standard(self) -> Noise:
+        return Noise(self.logits.shape[-2:-1], open_uniform, False)
 
     def transform(self, noise: Tensor) -> Tensor:
         classes = torch.arange(self.logits.shape[-1], device=noise.device)
         chosen = classes == _class_of(noise, self.probs).unsqueeze(-1)
         return chosen.to(self.logits.dtype).flatten(-2)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         each: Tensor = value.unflatten(-1, self.logits.shape[-2:]) * self.logits
         return each.sum((-2, -1))
 

@@ -35,7 +35,6 @@ from torch.special import xlogy
 from aevb.distributions.composition import LogitNormal
 from aevb.distributions.cross_entropies import EXPECTED
 from aevb.distributions.discrete import OneHotCategoricals
-from aevb.distributions.erlang import Erlang
 from aevb.distributions.expectations import EULER, find, gamma_parameters, weibull_parameters
 from aevb.distributions.inverse_cdf import Logistic, Rayleigh, Reciprocal
 from aevb.distributions.location_scale import Triangular
@@ -213,7 +212,7 @@ def _classes_classes(q: Any, p: Any) -> Tensor | None:
     return divergence
 
 
-_GAMMAS = (td.Gamma, td.Exponential, Erlang)
+_GAMMAS = (td.Gamma, td.Exponential)
 _WEIBULLS = (td.Weibull, Rayleigh)
 
 
@@ -277,10 +276,9 @@ def _of_numbers(q: Any, p: Any) -> Tensor | None:
     if inside is False:
         whole = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
         return torch.full_like(q.mean, math.inf).expand(whole)
-    value = None if expected is None or q.support.is_discrete else expected(q, p)
-    if value is None:
+    if expected is None or q.support.is_discrete:
         return None
-    divergence = -q.entropy() - value
+    divergence = -expected(q, p) - q.entropy()
     return divergence if inside is True else torch.where(inside, divergence, math.inf)
 
 

@@ -4,12 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from aevb.distributions.reparameterization import Reparameterized, route
+from aevb.distributions.reparameterization import Noise, Reparameterized, apart, route, side_by_side
 from aevb.randomness import normal
 
 
@@ -82,31 +81,23 @@ class Elliptical(Reparameterized, Distribution):
         square: Tensor = self.radial.variance + self.radial.mean.square()
         return square / self.loc.shape[-1]
 
-    def noise_shape(self) -> torch.Size:
-        return torch.Size((self.loc.shape[-1] + math.prod(route(self.radial).shape),))
+    @property
+    def standard(self) -> Noise:
+        return side_by_side(self._noises)
 
-    def law(
-        self, generator: np.random.Generator, shape: Sequence[int], dtype: torch.dtype
-    ) -> Tensor:
-        """N(0, I) for the direction, and the radial law's own noise after it."""
-        own = route(self.radial)
-        d = self.loc.shape[-1]
-        direction = normal(generator, (*shape[:-1], d), dtype)
-        radius = own.law(generator, (*shape[:-1], shape[-1] - d), dtype)
-        return torch.cat([direction, radius], -1)
+    @property
+    def _noises(self) -> list[Noise]:
+        return [Noise(self.loc.shape[-1:], normal), route(self.radial).noise]
 
     def transform(self, noise: Tensor) -> Tensor:
-        own = route(self.radial)
-        e, rest = noise.split([self.loc.shape[-1], math.prod(own.shape)], -1)
-        radius = own.transform(rest.reshape(rest.shape[:-1] + own.shape))
+        e, own = apart(noise, self._noises)
+        radius = route(self.radial).transform(own)
         along = (radius / torch.linalg.vector_norm(e, dim=-1)).unsqueeze(-1) * e
         with torch.autocast(noise.device.type, enabled=False):
             result: Tensor = self.loc + (self.scale_tril @ along.unsqueeze(-1)).squeeze(-1)
             return result
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         d = self.loc.shape[-1]
         offset = (value - self.loc).unsqueeze(-1)
         y = torch.linalg.solve_triangular(self.scale_tril, offset, upper=False).squeeze(-1)

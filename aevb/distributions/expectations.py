@@ -18,7 +18,6 @@ from torch import distributions as td
 from torch.distributions import Distribution
 from torch.special import digamma, polygamma, xlogy
 
-from aevb.distributions.erlang import Erlang
 from aevb.distributions.inverse_cdf import Logistic, Rayleigh, Reciprocal
 
 EULER = 0.57721566490153286
@@ -30,10 +29,16 @@ def find(laws: Mapping[type[Distribution], Any], d: Distribution) -> Any:
     return next((laws[c] for c in type(d).__mro__ if c in laws), None)
 
 
+def of(laws: Laws, q: Distribution, *at: Tensor) -> Any:
+    """What the table's function for q gives; NotImplementedError where it has none."""
+    formula = find(laws, q)
+    if formula is None:
+        raise NotImplementedError
+    return formula(q, *at)
+
+
 def gamma_parameters(d: Any) -> tuple[Tensor, Tensor]:
     """(concentration, rate) of a gamma law under any of its names."""
-    if isinstance(d, Erlang):
-        return d.shape, d.rate
     if isinstance(d, td.Exponential):
         return torch.ones_like(d.rate), d.rate
     return d.concentration, d.rate
@@ -84,7 +89,6 @@ def _fisher_log_moments(q: Any) -> tuple[Tensor, Tensor]:
 LOG_MOMENTS: Laws = {
     td.Exponential: _gamma_log_moments,
     td.Gamma: _gamma_log_moments,
-    Erlang: _gamma_log_moments,
     td.Weibull: _weibull_log_moments,
     Rayleigh: _weibull_log_moments,
     td.LogNormal: lambda q: (q.loc, q.scale.square()),
@@ -156,7 +160,6 @@ def _uniform_power(q: Any, k: Tensor) -> Tensor:
 LOG_POWER_MOMENT: Laws = {
     td.Exponential: _gamma_power,
     td.Gamma: _gamma_power,
-    Erlang: _gamma_power,
     td.Weibull: _weibull_power,
     Rayleigh: _weibull_power,
     td.LogNormal: lambda q, k: k * q.loc + 0.5 * (k * q.scale).square(),
@@ -206,7 +209,6 @@ LOG_EXPONENTIAL_MOMENT: Laws = {
     td.Normal: lambda q, t: q.loc * t + 0.5 * (q.scale * t).square(),
     td.Exponential: _gamma_exponential,
     td.Gamma: _gamma_exponential,
-    Erlang: _gamma_exponential,
     td.Laplace: _laplace_exponential,
     Logistic: _logistic_exponential,
     td.Gumbel: _gumbel_exponential,

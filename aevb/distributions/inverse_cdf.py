@@ -59,9 +59,7 @@ class Exponential(InverseCDF, td.Exponential):
     def transform(self, noise: Tensor) -> Tensor:
         return -torch.log1p(-noise) / self.rate
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return -torch.expm1(-self.rate * value)
 
 
@@ -85,15 +83,11 @@ class Cauchy(InverseCDF, td.Cauchy):
         inner = torch.tan(math.pi * (noise - 0.5))
         return self.loc + self.scale * torch.where(tail < 0.25, outer, inner)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         y = (value - self.loc) / self.scale
         return -math.log(math.pi) - self.scale.log() - log1p_square(y)
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         y = (self.loc - value) / self.scale
         return torch.atan2(torch.ones_like(y), y) / math.pi
 
@@ -117,14 +111,10 @@ class HalfCauchy(InverseCDF, td.HalfCauchy):
         angle = torch.tan(0.5 * math.pi * tail)
         return self.scale * torch.where(noise < 0.5, angle, 1 / angle)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         return math.log(2 / math.pi) - self.scale.log() - log1p_square(value / self.scale)
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return torch.atan(value / self.scale) * (2 / math.pi)
 
 
@@ -167,15 +157,11 @@ class Logistic(InverseCDF, Distribution):
         sign, tail = _folded(noise)
         return self.loc + self.scale * sign * torch.log1p(sign * (2 * noise - 1) / tail)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         y = (value - self.loc) / self.scale
         return 2 * torch.nn.functional.logsigmoid(y) - y - self.scale.log()
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return torch.sigmoid((value - self.loc) / self.scale)
 
     def entropy(self) -> Tensor:
@@ -217,15 +203,11 @@ class Rayleigh(InverseCDF, Distribution):
     def transform(self, noise: Tensor) -> Tensor:
         return self.scale * (-2 * torch.log1p(-noise)).sqrt()
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         y = value / self.scale
         return y.log() - 0.5 * y.square() - self.scale.log()
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return -torch.expm1(-0.5 * (value / self.scale).square())
 
     def entropy(self) -> Tensor:
@@ -249,15 +231,11 @@ class Pareto(InverseCDF, td.Pareto):
     def transform(self, noise: Tensor) -> Tensor:
         return self.scale * torch.exp(-torch.log1p(-noise) / self.alpha)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         height = self.alpha.log() - self.scale.log()
         return height - (self.alpha + 1) * log_ratio(value, self.scale)
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return -torch.expm1(-self.alpha * log_ratio(value, self.scale))
 
 
@@ -293,15 +271,11 @@ class Weibull(InverseCDF, td.Weibull):
     def transform(self, noise: Tensor) -> Tensor:
         return self.scale * torch.exp(torch.log(-torch.log1p(-noise)) / self.concentration)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         y, k = log_ratio(value, self.scale), self.concentration
         return k.log() - self.scale.log() + (k - 1) * y - torch.exp(k * y)
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return -torch.expm1(-torch.exp(self.concentration * log_ratio(value, self.scale)))
 
 
@@ -353,16 +327,12 @@ class Reciprocal(InverseCDF, Distribution):
         z = self.low * torch.exp(noise * self.width)
         return torch.minimum(z, self.high)  # rounding does not take it out of the support
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         within = (value >= self.low) & (value <= self.high)
         log_density = -torch.where(within, value, self.low).log() - self.width.log()
         return torch.where(within, log_density, -math.inf)
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         within = torch.minimum(torch.maximum(value, self.low), self.high)
         return log_ratio(within, self.low) / self.width
 
@@ -411,15 +381,11 @@ class Gompertz(InverseCDF, Distribution):
     def transform(self, noise: Tensor) -> Tensor:
         return self.scale * torch.log1p(-torch.log1p(-noise) / self.concentration)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         y, c = value / self.scale, self.concentration
         return c.log() - self.scale.log() + y - c * torch.expm1(y)
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return -torch.expm1(-self.concentration * torch.expm1(value / self.scale))
 
     def entropy(self) -> Tensor:
@@ -443,9 +409,7 @@ class Gumbel(InverseCDF, td.Gumbel):
     def transform(self, noise: Tensor) -> Tensor:
         return self.loc - self.scale * torch.log(-torch.log(noise))
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return torch.exp(-torch.exp((self.loc - value) / self.scale))
 
 

@@ -14,7 +14,7 @@ from torch.special import xlogy
 
 from aevb.distributions.chain import Chain
 from aevb.distributions.discrete import OneHotCategoricals
-from aevb.distributions.reparameterization import Remembering, expand_parameters
+from aevb.distributions.reparameterization import Noise, Remembering, base_of
 from aevb.randomness import open_uniform
 
 MOST_POINTS = 1 << 16
@@ -42,7 +42,7 @@ def _events(law: Distribution) -> Tensor | None:
     if isinstance(law, OneHotCategoricals):
         size, classes = law.logits.shape[-2:]
         return _combined([torch.eye(classes).to(law.logits)] * size)
-    base = law.base_dist if isinstance(law, Independent) else law
+    base = base_of(law)
     if not base.has_enumerate_support:
         return None
     values = base.enumerate_support(expand=False)
@@ -96,10 +96,8 @@ class Listed(Remembering):
 
     arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012  # as torch has it
     route = "inverse CDF"
-    law = staticmethod(open_uniform)
     has_rsample = False
     has_enumerate_support = True
-    expand = expand_parameters
 
     def __init__(self, codes: Tensor, logits: Tensor, validate_args: bool | None = None) -> None:
         self.codes = codes
@@ -132,8 +130,9 @@ class Listed(Remembering):
         each: Tensor = xlogy(self.probs, self.probs)
         return -each.sum(-1)
 
-    def noise_shape(self) -> torch.Size:
-        return torch.Size()
+    @property
+    def standard(self) -> Noise:
+        return Noise(torch.Size(), open_uniform, False)
 
     def transform(self, noise: Tensor) -> Tensor:
         steps = self.probs.cumsum(-1)

@@ -1,8 +1,7 @@
 """Location-scale families, z = loc + scale * noise (Kingma & Welling 2013, section 2.4)."""
 
 import math
-from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,10 +10,10 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.utils import broadcast_all
 
 from aevb.distributions.by_scipy import student_cdf, student_log_density, student_quantile
-from aevb.distributions.reparameterization import ROUTES, Reparameterized
+from aevb.distributions.reparameterization import ROUTES, Noise, Reparameterized
 from aevb.distributions.series import digamma_half_step, lgamma_half_step
 from aevb.distributions.special import ndtr
-from aevb.randomness import open_uniform
+from aevb.randomness import normal, open_uniform
 
 
 class Normal(Reparameterized, td.Normal):
@@ -35,7 +34,7 @@ class Normal(Reparameterized, td.Normal):
     def transform(self, noise: Tensor) -> Tensor:
         return self.loc + self.scale * noise
 
-    def cdf(self, value: Tensor) -> Tensor:
+    def _cdf(self, value: Tensor) -> Tensor:
         return ndtr((value - self.loc) / self.scale)
 
     def icdf(self, value: Tensor) -> Tensor:
@@ -83,9 +82,7 @@ class Laplace(Reparameterized, td.Laplace):
         depth = torch.log(2 * torch.where(lower, noise, 1 - noise))
         return self.loc + self.scale * torch.where(lower, depth, -depth)
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         y = (value - self.loc) / self.scale
         tail = 0.5 * torch.exp(-y.abs())
         return torch.where(y < 0, tail, 1 - tail)
@@ -112,9 +109,7 @@ class HalfNormal(Reparameterized, td.HalfNormal):
     def transform(self, noise: Tensor) -> Tensor:
         return self.scale * noise.abs()
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return torch.erf(value / self.scale * 2**-0.5)
 
     def icdf(self, prob: Tensor) -> Tensor:
@@ -139,10 +134,10 @@ class StudentT(Reparameterized, td.StudentT):
     """
 
     route = "location-scale"
-    law = staticmethod(open_uniform)
 
-    def noise_shape(self) -> torch.Size:
-        return torch.Size((2,))
+    @property
+    def standard(self) -> Noise:
+        return Noise(torch.Size((2,)), open_uniform)
 
     def transform(self, noise: Tensor) -> Tensor:
         u, v = noise.unbind(-1)
@@ -151,15 +146,11 @@ class StudentT(Reparameterized, td.StudentT):
         radius = growth.exp() * (-self.df * torch.expm1(-2 * growth)).sqrt()
         return self.loc + self.scale * radius * torch.cos(2 * math.pi * v)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         y = (value - self.loc) / self.scale
         return student_log_density(self.df, y) - self.scale.log()
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         return student_cdf(self.df, (value - self.loc) / self.scale)
 
     def icdf(self, value: Tensor) -> Tensor:
@@ -201,10 +192,8 @@ class Uniform(Reparameterized, td.Uniform):
         z = self.low + (self.high - self.low) * noise
         return torch.minimum(z, self.high)  # rounding does not take it out of the support
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def _log_prob(self, value: Tensor) -> Tensor:
         # A draw may round to `high`, where torch's density is 0.
-        if self._validate_args:
-            self._validate_sample(value)
         within = (value >= self.low) & (value <= self.high)
         return torch.where(within, -(self.high - self.low).log(), -math.inf)
 
@@ -267,18 +256,14 @@ class Triangular(Reparameterized, Distribution):
         depth = torch.where(depth > 0, depth, 1.0).sqrt() * (depth > 0)
         return torch.where(left, self.low + depth, self.high - depth)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         within = (value >= self.low) & (value <= self.high)
         inside = torch.where(within, value, self.mode)
         depth, leg, _ = self._side(inside)
         log_density = math.log(2) + depth.log() - leg.log() - (self.high - self.low).log()
         return torch.where(within, log_density, -math.inf)
 
-    def cdf(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _cdf(self, value: Tensor) -> Tensor:
         inside = torch.minimum(torch.maximum(value, self.low), self.high)
         depth, leg, left = self._side(inside)
         area = depth / leg * (depth / (self.high - self.low))
@@ -308,7 +293,7 @@ class LowRankMultivariateNormal(Reparameterized, td.LowRankMultivariateNormal):
     Source: Kingma & Welling (2013), section 2.4; Rezende, Mohamed & Wierstra (2014), section 4.3.
     Example:
         >>> q = LowRankMultivariateNormal(torch.zeros(3), torch.ones(3, 1), torch.ones(3))
-        >>> q.noise_shape(), q.rsample((5,)).shape
+        >>> q.standard.shape, q.rsample((5,)).shape
         (torch.Size([4]), torch.Size([5, 3]))
     """
 
@@ -323,13 +308,9 @@ class LowRankMultivariateNormal(Reparameterized, td.LowRankMultivariateNormal):
             # Torch factorizes before it validates.
             raise ValueError("cov_factor and cov_diag must be finite, cov_diag positive") from error
 
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
-        # Torch wants to be given the instance where the constructor is not its own.
-        new = self.__new__(type(self)) if _instance is None else _instance
-        return super().expand(batch_shape, new)
-
-    def noise_shape(self) -> torch.Size:
-        return torch.Size((sum(self.cov_factor.shape[-2:]),))
+    @property
+    def standard(self) -> Noise:
+        return Noise(torch.Size((sum(self.cov_factor.shape[-2:]),)), normal)
 
     def transform(self, noise: Tensor) -> Tensor:
         rank = self.cov_factor.shape[-1]
@@ -338,9 +319,7 @@ class LowRankMultivariateNormal(Reparameterized, td.LowRankMultivariateNormal):
             result: Tensor = self.loc + common + self.cov_diag.sqrt() * noise[..., rank:]
             return result
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         # The squares are those of the likeliest e, a sum; torch's difference of two cancels.
         offset, root = (value - self.loc).unsqueeze(-1), self._capacitance_tril
         common = torch.cholesky_solve(

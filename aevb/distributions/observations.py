@@ -240,7 +240,40 @@ class _Levels(constraints.Constraint):
         return checked
 
 
-class DiscretizedLogistic(Distribution):
+class _Table(Distribution):
+    """A law of a few numbers, whose moments are sums over all of them."""
+
+    has_enumerate_support = True
+    expand = expand_parameters
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """The values, (K, *batch)."""
+        raise NotImplementedError
+
+    def _log_masses(self) -> Tensor:
+        """The log-probability of each value, (K, *batch)."""
+        raise NotImplementedError
+
+    @property
+    def mean(self) -> Tensor:
+        return (self._log_masses().exp() * self.enumerate_support()).sum(0)
+
+    @property
+    def mode(self) -> Tensor:
+        best = self._log_masses().argmax(0, keepdim=True)
+        return self.enumerate_support().gather(0, best).squeeze(0)
+
+    @property
+    def variance(self) -> Tensor:
+        away = self.enumerate_support() - self.mean
+        return (self._log_masses().exp() * away.square()).sum(0)
+
+    def entropy(self) -> Tensor:
+        log_mass = self._log_masses()
+        return -(log_mass.exp() * log_mass).sum(0)
+
+
+class DiscretizedLogistic(_Table):
     """A logistic law rounded to `bins` levels, of which the outermost take the tails.
 
         P(x) = F(x + d/2) - F(x - d/2),  F(y) = s((y - loc) / scale),  d = (high - low) / (bins - 1)
@@ -263,8 +296,6 @@ class DiscretizedLogistic(Distribution):
         "low": constraints.dependent,
         "high": constraints.dependent,
     }
-    has_enumerate_support = True
-    expand = expand_parameters
 
     def __init__(
         self,
@@ -324,28 +355,8 @@ class DiscretizedLogistic(Distribution):
         """The levels, (bins, *batch); they differ over a batch where its bounds do."""
         return self._value(self._numbers())
 
-    def _table(self) -> tuple[Tensor, Tensor]:
-        """The levels and the log of their masses, (bins, *batch)."""
-        return self.enumerate_support(), self._log_mass(self._numbers())
-
-    @property
-    def mean(self) -> Tensor:
-        levels, log_mass = self._table()
-        return (log_mass.exp() * levels).sum(0)
-
-    @property
-    def mode(self) -> Tensor:
-        levels, log_mass = self._table()
-        return levels.gather(0, log_mass.argmax(0, keepdim=True)).squeeze(0)
-
-    @property
-    def variance(self) -> Tensor:
-        levels, log_mass = self._table()
-        return (log_mass.exp() * (levels - self.mean).square()).sum(0)
-
-    def entropy(self) -> Tensor:
-        _, log_mass = self._table()
-        return -(log_mass.exp() * log_mass).sum(0)
+    def _log_masses(self) -> Tensor:
+        return self._log_mass(self._numbers())
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
@@ -365,7 +376,7 @@ class _Increasing(constraints.Constraint):
         return increasing & value.isfinite().all(-1)
 
 
-class Ordinal(Distribution):
+class Ordinal(_Table):
     """One of K ordered classes: where a logistic law around loc falls between K - 1 cutpoints.
 
         P(x <= k) = s(cutpoints_k - loc),  k = 0, ..., K - 2
@@ -383,8 +394,6 @@ class Ordinal(Distribution):
         "cutpoints": _Increasing(),
         "loc": constraints.real,
     }
-    has_enumerate_support = True
-    expand = expand_parameters
 
     def __init__(
         self, cutpoints: Tensor, loc: Tensor | float, validate_args: bool | None = None
@@ -429,24 +438,8 @@ class Ordinal(Distribution):
         classes = classes.reshape(-1, *[1] * len(self.batch_shape))
         return classes.expand(-1, *self.batch_shape) if expand else classes
 
-    @property
-    def mean(self) -> Tensor:
-        probs = self.probs
-        return (probs * torch.arange(probs.shape[-1]).to(probs)).sum(-1)
-
-    @property
-    def mode(self) -> Tensor:
-        return self.logits.argmax(-1).to(self.loc.dtype)
-
-    @property
-    def variance(self) -> Tensor:
-        probs = self.probs
-        away = torch.arange(probs.shape[-1]).to(probs) - self.mean.unsqueeze(-1)
-        return (probs * away.square()).sum(-1)
-
-    def entropy(self) -> Tensor:
-        logits = self.logits
-        return -(logits.exp() * logits).sum(-1)
+    def _log_masses(self) -> Tensor:
+        return self.logits.movedim(-1, 0)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():

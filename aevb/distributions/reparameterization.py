@@ -7,8 +7,8 @@
     implicit          u ~ U(0, 1)              z = F^-1(u) found numerically, dz = -dF / p(z)
     hard              u ~ U(0, 1)              z = F^-1(u) of a coin or a class: steps, no gradient
 
-Every class of `aevb.distributions` with a differentiable draw states its route by `noise_shape`,
-`law` and `transform`; `ROUTES` says which of them speaks for a class that torch owns.
+Every class of `aevb.distributions` with a differentiable draw states its route by `law` or
+`standard` and `transform`; `ROUTES` says which of them speaks for a class that torch owns.
 """
 
 import math
@@ -28,14 +28,40 @@ Law = Callable[[np.random.Generator, Sequence[int], torch.dtype], Tensor]
 """Draws of the noise: (generator, shape, dtype) to a tensor of that shape."""
 
 
+class Noise(NamedTuple):
+    """The noise of one draw: its shape, its law, and whether the map from it has a gradient."""
+
+    shape: torch.Size
+    law: Law
+    differentiable: bool = True
+
+    def draw(
+        self, generator: np.random.Generator, lead: Sequence[int], dtype: torch.dtype
+    ) -> Tensor:
+        """Noise for draws (*lead), say of S samples for N data, (*lead, *shape)."""
+        return self.law(generator, (*lead, *self.shape), dtype)
+
+    def log_prob(self, noise: Tensor) -> Tensor | None:
+        """log r(e) in nats, (*lead,) for noise (*lead, *shape); None where it is not known."""
+        if isinstance(self.law, SideBySide):
+            pairs = zip(self.law.noises, apart(noise, self.law.noises), strict=True)
+            found = [log_r for own, e in pairs if (log_r := own.log_prob(e)) is not None]
+            return sum(found) if len(found) == len(self.law.noises) else None  # type: ignore
+        e = noise.double().reshape(*noise.shape[: noise.ndim - len(self.shape)], -1)
+        if self.law is normal:
+            return (-0.5 * e.square() - 0.5 * math.log(2 * math.pi)).sum(-1)
+        return torch.zeros_like(e[..., 0]) if self.law in (open_uniform, uniform) else None
+
+
 class Reparameterized(Distribution):
     """A distribution whose draws are a map of standard noise, differentiable in its parameters.
 
         z = g(e), e ~ law;   `rsample` is `transform(noise(sample_shape))`
 
-    Shapes: noise of shape (*shape, *batch, *noise_shape) goes to draws (*shape, *batch, *event).
+    Shapes: noise of shape (*shape, *batch, *standard.shape) goes to draws (*shape, *batch, *event).
     To be put first among the bases of a subclass, which sets `route` and `law` and defines
-    `transform`, and `noise_shape` where the noise is not shaped like the event.
+    `transform`, and `standard` where the noise is not shaped like the event; `_log_prob` and
+    `_cdf`, torch's own unless it says them, are asked for values that have been validated.
     Source: Kingma & Welling (2013), section 2.4.
     Example:
         >>> from aevb.distributions import Normal
@@ -50,18 +76,19 @@ class Reparameterized(Distribution):
     """Which route of the paper's section 2.4 it takes: see the table above."""
     law: Law = staticmethod(normal)  # by (generator, shape, dtype)
 
-    def noise_shape(self) -> torch.Size:
-        """The shape of the noise of one draw, for one element of the batch."""
-        return self.event_shape
+    @property
+    def standard(self) -> Noise:
+        """The noise of one draw, for one element of the batch."""
+        return Noise(self.event_shape, self.law, self.has_rsample)
 
     def noise(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor:
-        """Standard noise for draws of shape `shape`, (*shape, *batch, *noise_shape)."""
-        like = _parameter(self)
-        whole = (*shape, *self.batch_shape, *self.noise_shape())
-        return self.law(generator, whole, like.dtype).to(like.device)
+        """Standard noise for draws of shape `shape`, (*shape, *batch, *standard.shape)."""
+        like = parameter(self)
+        drawn = self.standard.draw(generator, (*shape, *self.batch_shape), like.dtype)
+        return drawn.to(like.device)
 
     def transform(self, noise: Tensor) -> Tensor:
-        """g(noise): draws (*shape, *batch, *event) from noise (*shape, *batch, *noise_shape)."""
+        """g(noise): draws (*shape, *batch, *event) from noise (*shape, *batch, *standard.shape)."""
         raise NotImplementedError
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
@@ -74,16 +101,37 @@ class Reparameterized(Distribution):
         with torch.no_grad():
             return self.rsample(sample_shape)
 
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p(value), (*sample, *batch) nats."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return self._log_prob(value)
+
+    def _log_prob(self, value: Tensor) -> Tensor:
+        theirs: Tensor = super().log_prob(value)
+        return theirs
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """P(z <= value), (*sample, *batch)."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return self._cdf(value)
+
+    def _cdf(self, value: Tensor) -> Tensor:
+        theirs: Tensor = super().cdf(value)
+        return theirs
+
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
         """The same distribution with its parameters expanded to another batch shape."""
         theirs: Any = super().expand
         if theirs.__func__ is not Distribution.expand:
-            return theirs(batch_shape, _instance)  # type: ignore[no-any-return]
+            new = self.__new__(type(self)) if _instance is None else _instance
+            return theirs(batch_shape, new)  # type: ignore[no-any-return]
         return expand_parameters(self, batch_shape, _instance)
 
     def __repr__(self) -> str:
         """The class and its parameters: torch's leaves out those that another class keeps."""
-        own = vars(self)
+        own = vars(self) | vars(type(self))
         names = [k for k in self.arg_constraints if k in own] or list(self.arg_constraints)
         shown = ((k, getattr(self, k)) for k in names)
         text = (f"{k}: {v if v.numel() == 1 else v.size()}" for k, v in shown)
@@ -132,42 +180,18 @@ class Remembering(Reparameterized):
         return log_q if differentiable or not torch.is_grad_enabled() else None
 
 
-def _parameter(q: Distribution) -> Tensor:
+def parameter(q: Distribution) -> Tensor:
     """A parameter of a distribution, or of one inside it: draws have its dtype and device."""
     for name in q.arg_constraints:
         value = getattr(q, name)
         if isinstance(value, Tensor):
             return value
-    return _parameter(next(part for part in vars(q).values() if isinstance(part, Distribution)))
+    kept = (v if isinstance(v, tuple) else (v,) for v in vars(q).values())
+    return parameter(next(d for group in kept for d in group if isinstance(d, Distribution)))
 
 
 ROUTES: dict[type[Distribution], type[Reparameterized]] = {}
 """For classes that torch owns, the class whose route they take."""
-
-
-class Noise(NamedTuple):
-    """The noise of one draw: its shape, its law, and whether the map from it has a gradient."""
-
-    shape: torch.Size
-    law: Law
-    differentiable: bool = True
-
-    def draw(
-        self, generator: np.random.Generator, lead: Sequence[int], dtype: torch.dtype
-    ) -> Tensor:
-        """Noise for draws (*lead), say of S samples for N data, (*lead, *shape)."""
-        return self.law(generator, (*lead, *self.shape), dtype)
-
-    def log_prob(self, noise: Tensor) -> Tensor | None:
-        """log r(e) in nats, (*lead,) for noise (*lead, *shape); None where it is not known."""
-        if isinstance(self.law, SideBySide):
-            pairs = zip(self.law.noises, apart(noise, self.law.noises), strict=True)
-            found = [log_r for own, e in pairs if (log_r := own.log_prob(e)) is not None]
-            return sum(found) if len(found) == len(self.law.noises) else None  # type: ignore
-        e = noise.double().reshape(*noise.shape[: noise.ndim - len(self.shape)], -1)
-        if self.law is normal:
-            return (-0.5 * e.square() - 0.5 * math.log(2 * math.pi)).sum(-1)
-        return torch.zeros_like(e[..., 0]) if self.law in (open_uniform, uniform) else None
 
 
 NONE = Noise(torch.Size((0,)), normal)
@@ -176,7 +200,7 @@ NONE = Noise(torch.Size((0,)), normal)
 
 @dataclass(frozen=True)
 class SideBySide:
-    """The law of several noises as one vector."""
+    """The law of several noises, one after the other along the last axis."""
 
     noises: Sequence[Noise]
 
@@ -185,8 +209,7 @@ class SideBySide:
     ) -> Tensor:
         lead = tuple(shape[:-1])
         drawn = [
-            noise.draw(generator, lead, dtype).reshape(*lead, noise.shape.numel())
-            for noise in self.noises
+            n.draw(generator, lead, dtype).reshape(*lead, n.shape.numel()) for n in self.noises
         ]
         return torch.cat(drawn, dim=-1)
 
@@ -198,6 +221,7 @@ def side_by_side(noises: Sequence[Noise]) -> Noise:
         >>> side_by_side([Noise(torch.Size((2, 3)), normal), NONE]).shape
         torch.Size([6])
     """
+
     size = torch.Size((sum(noise.shape.numel() for noise in noises),))
     return Noise(size, SideBySide(noises), all(noise.differentiable for noise in noises))
 
@@ -206,32 +230,31 @@ def apart(vector: Tensor, noises: Sequence[Noise]) -> list[Tensor]:
     """The noise of each draw, (*lead, *shape), from one vector (*lead, E) of all of them."""
     pieces = vector.split([noise.shape.numel() for noise in noises], dim=-1)
     lead = vector.shape[:-1]
-    return [p.reshape(*lead, *n.shape) for p, n in zip(pieces, noises, strict=True)]
+    return [p.reshape((*lead, *n.shape)) for p, n in zip(pieces, noises, strict=True)]
 
 
 class Route(NamedTuple):
-    """The noise of one draw, its law, the map g from noise to z, and whether g has a gradient."""
+    """The noise of one draw, and the map g from it to z."""
 
-    shape: torch.Size
-    law: Law
+    noise: Noise
     transform: Callable[[Tensor], Tensor]
-    differentiable: bool = True
-
-    def noise(
-        self, generator: np.random.Generator, lead: Sequence[int], dtype: torch.dtype
-    ) -> Tensor:
-        """Noise for draws (*lead), say of S samples for N data, (*lead, *shape)."""
-        return self.standard.draw(generator, lead, dtype)
-
-    @property
-    def standard(self) -> Noise:
-        """The noise alone."""
-        return Noise(self.shape, self.law, self.differentiable)
 
 
 def base_of(q: Distribution) -> Any:
-    """The law of each element: what `Independent` gathers."""
-    return q.base_dist if isinstance(q, Independent) else q
+    """The law of each cell: `Independent` only moves axes from the batch to the event."""
+    while isinstance(q, Independent):
+        q = q.base_dist
+    return q
+
+
+def ours(q: Distribution) -> Any:
+    """A law of torch's as one of the class that speaks for it, which shares its numbers."""
+    kind: Any = ROUTES.get(type(q))
+    if kind is None:
+        return q
+    new = kind.__new__(kind)
+    new.__dict__.update(vars(q))
+    return new
 
 
 def route(q: Distribution) -> Route:
@@ -239,29 +262,21 @@ def route(q: Distribution) -> Route:
 
     Shapes: `Independent` only moves axes from the batch to the event, those of the noise too.
     """
-    base = base_of(q)
-    kind = type(base) if isinstance(base, Reparameterized) else ROUTES.get(type(base))
-    if kind is None:
+    base = ours(base_of(q))
+    if not isinstance(base, Reparameterized):
         known = ", ".join(sorted({found.__name__ for found in ROUTES}))
         raise UsageError(
             f"no reparameterization of {type(base).__name__} is known (of torch's classes: "
             f"{known}): choose one of aevb.distributions as the posterior"
         )
-    moved = base.batch_shape[len(q.batch_shape) :]
-    shape = torch.Size((*moved, *kind.noise_shape(base)))
-    law = base.law if isinstance(base, Reparameterized) else kind.law
-    return Route(
-        shape,
-        law,
-        lambda noise: kind.transform(base, noise),
-        base.has_rsample if isinstance(base, Reparameterized) else kind.has_rsample,
-    )
+    moved, noise = base.batch_shape[len(q.batch_shape) :], base.standard
+    return Route(noise._replace(shape=torch.Size((*moved, *noise.shape))), base.transform)
 
 
 def noise_of(p: Distribution) -> Noise:
     """The noise that `draw_from` takes: none for a law that only torch can draw from."""
     try:
-        return route(p).standard
+        return route(p).noise
     except UsageError:
         return NONE
 
@@ -286,8 +301,8 @@ def reparameterize(q: Distribution, noise: Tensor) -> Tensor:
 
         Normal: z = loc + scale * noise;   MultivariateNormal: z = loc + L noise
 
-    Shapes: q with batch (N,) and event (D,); noise (S, N, D), or what else `route(q).shape` says in
-    place of D; z (S, N, D).
+    Shapes: q with batch (N,) and event (D,); noise (S, N, D), or what else
+    `route(q).noise.shape` says in place of D; z (S, N, D).
     Errors: UsageError for a family without a route or noise of another shape.
     Source: Kingma & Welling (2013), section 2.4.
     Example:
@@ -296,7 +311,7 @@ def reparameterize(q: Distribution, noise: Tensor) -> Tensor:
         tensor([[4., 4.]])
     """
     way = route(q)
-    expected = (*q.batch_shape, *way.shape)
+    expected = (*q.batch_shape, *way.noise.shape)
     if tuple(noise.shape[noise.ndim - len(expected) :]) != expected or noise.ndim < len(expected):
         raise UsageError(
             f"noise must have shape (S, {', '.join(map(str, expected))}), "
@@ -316,7 +331,7 @@ def drawn(
         way = route(q)
     except UsageError:
         return sampled(q, lead, source, like, q.has_rsample)
-    noise = way.noise(source, (*lead, *q.batch_shape), like.dtype)
+    noise = way.noise.draw(source, (*lead, *q.batch_shape), like.dtype)
     return way.transform(noise.to(like.device))
 
 

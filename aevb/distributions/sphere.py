@@ -12,7 +12,7 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.kl import register_kl
 
 from aevb.distributions.quadrature import nodes, reach
-from aevb.distributions.reparameterization import Reparameterized
+from aevb.distributions.reparameterization import Noise, Reparameterized, apart, side_by_side
 from aevb.distributions.special import in_chunks
 from aevb.randomness import normal, open_uniform
 
@@ -38,20 +38,6 @@ def _log_area(dim: int) -> float:
     return math.log(2) + 0.5 * dim * math.log(math.pi) - math.lgamma(0.5 * dim)
 
 
-def tangent_and_height(
-    source: np.random.Generator, shape: Sequence[int], dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """D - 1 draws of N(0, 1) and one of U(0, 1) along the last axis.
-
-    Shapes: shape (*any, D). Source: Ulrich (1984), section 3.
-    Example:
-        >>> tangent_and_height(np.random.default_rng(0), (2, 3)).shape
-        torch.Size([2, 3])
-    """
-    around = normal(source, (*shape[:-1], shape[-1] - 1), dtype)
-    return torch.cat([around, open_uniform(source, (*shape[:-1], 1), dtype)], -1)
-
-
 class VonMisesFisher(Reparameterized, Distribution):
     """The law on the unit sphere that is the sphere's Gaussian: directions around loc.
 
@@ -72,7 +58,6 @@ class VonMisesFisher(Reparameterized, Distribution):
     """
 
     route = "composition"
-    law = staticmethod(tangent_and_height)
     arg_constraints: ClassVar[Any] = {"loc": unit_sphere, "concentration": constraints.positive}
     support = unit_sphere
 
@@ -90,18 +75,24 @@ class VonMisesFisher(Reparameterized, Distribution):
         self.concentration = concentration.expand(batch)
         super().__init__(batch, loc.shape[-1:], validate_args=validate_args)
 
+    @property
+    def _noises(self) -> list[Noise]:
+        around = torch.Size([self.event_shape[0] - 1])
+        return [Noise(around, normal), Noise(torch.Size(), open_uniform)]
+
+    @property
+    def standard(self) -> Noise:
+        return side_by_side(self._noises)
+
     def transform(self, noise: Tensor) -> Tensor:
-        u = noise[..., -1]
+        around, u = apart(noise, self._noises)
         k = self.concentration.expand(u.shape)
         angle: Tensor = _Angle.apply(k.double(), u.double(), self.event_shape[0])  # type: ignore[no-untyped-call]
-        around = noise[..., :-1]
         around = around / torch.linalg.vector_norm(around, dim=-1, keepdim=True)
         angle = angle.unsqueeze(-1).to(noise.dtype)
         return _turn(torch.cat([angle.cos(), angle.sin() * around], -1), self.loc)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         height = (value * self.loc).sum(-1)
         return self.concentration * (height - 1) - self._log_normalizer()
 
@@ -193,9 +184,7 @@ class HypersphericalUniform(Reparameterized, Distribution):
         length: Tensor = torch.linalg.vector_norm(noise, dim=-1, keepdim=True)
         return noise / length
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         return -self._entropy.expand(torch.broadcast_shapes(self.batch_shape, value.shape[:-1]))
 
     @property

@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, constraints
+from torch.distributions import Distribution, constraints
 
-from aevb.distributions.reparameterization import route
+from aevb.distributions.reparameterization import base_of, parameter, route
 from aevb.randomness import Stream, generator
 
 DRAWS = 100
@@ -17,7 +17,7 @@ def center(q: Distribution) -> Tensor:
 
     Where a class has no formula for its mean, as a flow has none, it is the mean of 100 draws, of
     the same noise for every element of the batch; where there is no mean, as for a Cauchy, it is
-    the median.
+    the median, or that of the draws.
     Example:
         >>> from aevb.distributions import Cauchy
         >>> center(Cauchy(torch.tensor([3.0]), torch.ones(1)))
@@ -26,19 +26,14 @@ def center(q: Distribution) -> Tensor:
     try:
         mean = q.mean
     except NotImplementedError:
-        return _mean_of_draws(q)
-    base = q.base_dist if isinstance(q, Independent) else q
-    if bool(torch.isfinite(mean).all()) or base.event_shape:
+        return _draws(q).mean(0)
+    if bool(torch.isfinite(mean).all()):
         return mean
-    median: Tensor = base.icdf(torch.full_like(mean, 0.5))
+    try:
+        median: Tensor = base_of(q).icdf(torch.full_like(mean, 0.5))
+    except NotImplementedError:
+        median = _draws(q).median(0).values
     return torch.where(torch.isfinite(mean), mean, median)
-
-
-def unwrapped(d: Distribution) -> Distribution:
-    """The law of what an `Independent` gathers into events; any other law itself."""
-    while isinstance(d, Independent):
-        d = d.base_dist
-    return d
 
 
 def on_reals(q: Distribution) -> bool:
@@ -64,14 +59,9 @@ def support_of_cells(support: Any) -> Any:
     return support
 
 
-def _mean_of_draws(q: Distribution) -> Tensor:
-    way = route(q)
-    like = way.transform(_noise(q, 1, torch.float32))  # of the dtype and device of the parameters
-    return way.transform(_noise(q, DRAWS, like.dtype).to(like.device)).mean(0)
-
-
-def _noise(q: Distribution, draws: int, dtype: torch.dtype) -> Tensor:
-    way = route(q)
-    alone = way.noise(generator(0, Stream.SAMPLING, 7), (draws,), dtype)
-    batch = [1] * len(q.batch_shape)
-    return alone.reshape(draws, *batch, *way.shape).expand(draws, *q.batch_shape, *way.shape)
+def _draws(q: Distribution) -> Tensor:
+    way, like = route(q), parameter(base_of(q))
+    shape = way.noise.shape
+    alone = way.noise.draw(generator(0, Stream.SAMPLING, 7), (DRAWS,), like.dtype)
+    alone = alone.reshape(DRAWS, *[1] * len(q.batch_shape), *shape)
+    return way.transform(alone.expand(DRAWS, *q.batch_shape, *shape).to(like.device))

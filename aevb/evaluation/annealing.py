@@ -298,7 +298,7 @@ class _Chunk:
     def _start(self, chains: int, part: int) -> Tensor:
         """Draws of r, (chains, M, D)."""
         way = route(self.r)
-        noise = self.named(lambda source: way.noise(source, (chains,), self.x.dtype), 0, part)
+        noise = self.named(lambda source: way.noise.draw(source, (chains,), self.x.dtype), 0, part)
         return way.transform(sent(noise, self.x.device))
 
     def _noise(self, z: Tensor, t: int, part: int) -> tuple[Tensor, Tensor]:

@@ -259,7 +259,7 @@ def bound_parts(
         way = route(posterior(first_batch(model, rows)))
         for positions, x in rows.chunks(CHUNK):
             source = generator(seed, Stream.VALIDATION, int(positions[0]))
-            noise = way.noise(source, (1, len(x)), like.dtype)
+            noise = way.noise.draw(source, (1, len(x)), like.dtype)
             batch = batch_for(model, x, positions)
             total += (sums or bound_sums)(model, posterior, batch, sent(noise, like.device))
     reconstruction, divergence = (total / len(rows)).tolist()
@@ -366,7 +366,7 @@ class Pass:
         blocks = [
             by_row(
                 *(self.seed, Stream.EVALUATION, keys),
-                partial(way.noise, lead=(min(NOISE_BLOCK, stop - first),), dtype=dtype),
+                partial(way.noise.draw, lead=(min(NOISE_BLOCK, stop - first),), dtype=dtype),
                 *(first // NOISE_BLOCK, j),
                 each=self.each,
             )

@@ -192,7 +192,7 @@ def _walk(
 
     def candidates(law: Distribution, part: int) -> Tensor:
         way = route(law)
-        return way.transform(named(partial(way.noise, lead=(CANDIDATES,), dtype=dtype), part))
+        return way.transform(named(partial(way.noise.draw, lead=(CANDIDATES,), dtype=dtype), part))
 
     drawn, anywhere = candidates(posterior(batch), 0), candidates(model.prior(), 1)
     # Half the distance between quantiles: a deviation that heavy tails do not upset.

@@ -196,7 +196,7 @@ class Refiner:
         like = tensor_of(self.model)
         for start in range(0, steps, NOISE_BLOCK):
             lead = min(NOISE_BLOCK, steps - start), SAMPLES
-            draw = partial(self.way.noise, lead=lead, dtype=like.dtype)
+            draw = partial(self.way.noise.draw, lead=lead, dtype=like.dtype)
             drawn = by_row(self.seed, Stream.REFITTING, positions, draw, start, axis=2)
             yield from sent(drawn, like.device)
 

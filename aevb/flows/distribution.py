@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from aevb.distributions import route
-from aevb.distributions.reparameterization import Remembering
+from aevb.distributions.reparameterization import Noise, Remembering
 
 
 class Map(Protocol):
@@ -56,11 +56,11 @@ class FlowDistribution(Remembering):
         self.base = base
         self.maps = tuple(maps)
         self._way = route(base)
-        self.law = self._way.law
         super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
 
-    def noise_shape(self) -> torch.Size:
-        return self._way.shape
+    @property
+    def standard(self) -> Noise:
+        return self._way.noise
 
     def transform(self, noise: Tensor) -> Tensor:
         z = self._way.transform(noise)

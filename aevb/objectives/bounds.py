@@ -159,7 +159,7 @@ class Objective:
 
     def noise(self, model: Model, posterior: Posterior, batch: Batch) -> Noise:
         """The noise that it takes for each sample of each datum."""
-        return route(posterior(batch)).standard
+        return route(posterior(batch)).noise
 
     def modules(self) -> dict[str, nn.Module]:
         """What it learns along with model and posterior, by name: nothing, for most."""
@@ -167,7 +167,7 @@ class Objective:
 
     def check(self, q: Distribution, p: Distribution, samples: int) -> None:
         """UsageError, with what to choose instead, where its gradient does not apply."""
-        if torch.is_grad_enabled() and not route(q).differentiable:
+        if torch.is_grad_enabled() and not route(q).noise.differentiable:
             raise UsageError(
                 f"draws of {kind_of(q)} have no gradient, so {self.name} would teach the encoder "
                 "nothing of what they decide: choose the score function, vimco or another "

@@ -81,7 +81,7 @@ def settle_gradient(settings: Settings) -> Settings:
     q, p = laws_of(settings)
     gradient, baseline = settings.gradient, settings.baseline
     if gradient == "auto":
-        gradient = "reparameterized" if route(q).differentiable else _of_hard_draws(settings)
+        gradient = "reparameterized" if route(q).noise.differentiable else _of_hard_draws(settings)
     if gradient == "score-function" and baseline == "auto":
         baseline = "leave-one-out" if settings.samples > 1 else "running-mean"
     objective = _objective(settings, gradient)

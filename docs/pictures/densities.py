@@ -311,7 +311,7 @@ def draw(law: Distribution) -> Floats:
         if not isinstance(law, zoo.Reparameterized) or not law.has_rsample:
             return law.sample((DRAWS,)).numpy()
     way = zoo.route(law)
-    noise = way.law(generator(0, Stream.NOISE), (DRAWS, *way.shape), torch.float64)
+    noise = way.noise.draw(generator(0, Stream.NOISE), (DRAWS,), torch.float64)
     with torch.no_grad():
         return way.transform(noise).numpy()
 

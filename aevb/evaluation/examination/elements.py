@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 
 from aevb.distributions import support_of_cells
-from aevb.distributions.summary import unwrapped
+from aevb.distributions.reparameterization import base_of
 from aevb.evaluation.examination.subject import LEVEL, Law, Subject
 from aevb.evaluation.findings import Finding, Skipped
 
@@ -33,7 +33,7 @@ ELEMENTS = 32
 
 def elements(d: Distribution) -> Distribution | None:
     """The law of each element where they are independent, else None."""
-    inner = unwrapped(d)
+    inner = base_of(d)
     return None if inner.event_shape else inner
 
 

@@ -101,7 +101,7 @@ class Subject:
         """Standard noise for the posterior of a batch, (S, N, ...); UsageError without a route."""
         batch = self.batch if batch is None else batch
         way = route(self.posterior(batch))
-        return way.noise(self.source(2, tag), (samples, len(batch.x)), self.dtype)
+        return way.noise.draw(self.source(2, tag), (samples, len(batch.x)), self.dtype)
 
     def log_weights(self, batch: Batch, z: Tensor) -> Tensor:
         """log w = log p(x, z) - log q(z given x), (S, N)."""

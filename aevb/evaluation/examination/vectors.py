@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.distributions import Distribution, TransformedDistribution, biject_to
 
 from aevb.distributions import route
-from aevb.distributions.reparameterization import drawn
-from aevb.distributions.summary import unwrapped
+from aevb.distributions.reparameterization import base_of, drawn
 from aevb.errors import UsageError
 from aevb.evaluation.examination.elements import is_discrete
 from aevb.evaluation.examination.subject import Law, Subject, sigmas
@@ -212,10 +211,10 @@ def examine_route(subject: Subject) -> Iterator[Finding]:
     except UsageError:
         raise Skipped("the posterior has no known map of noise") from None
     size = q.event_shape.numel()
-    if way.shape.numel() != size or size > MOST_MAPPED or is_discrete(q):
+    if way.noise.shape.numel() != size or size > MOST_MAPPED or is_discrete(q):
         raise Skipped("the noise of a draw is not shaped like the draw, or there is too much of it")
-    noise = way.noise(subject.source(6), (MAPPED, *q.batch_shape), subject.dtype)
-    base = way.standard.log_prob(noise)
+    noise = way.noise.draw(subject.source(6), (MAPPED, *q.batch_shape), subject.dtype)
+    base = way.noise.log_prob(noise)
     if base is None:
         raise Skipped("the density of the noise is not known")
     if to_reals(q).inv(subject.draws(law, 1, 3)).numel() != q.batch_shape.numel() * size:
@@ -298,7 +297,7 @@ def examine_maps(subject: Subject) -> Iterator[Finding]:
 
 def _maps(subject: Subject, d: Distribution) -> Iterator[tuple[str, Any, Any, Tensor, torch.Size]]:
     """Each map as (name, forward, inverse, points x, batch): both give a point and log |det|."""
-    d = unwrapped(d)
+    d = base_of(d)
     batch = d.batch_shape
     if isinstance(d, FlowDistribution):
         x = drawn(d.base, (MAPPED,), subject.source(7), subject.batch.x).detach()

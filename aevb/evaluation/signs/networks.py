@@ -90,7 +90,7 @@ def _gradients(
             positions = np.arange(block, len(rows), BATCHES)[:BATCH_ROWS]
             batch = batch_for(model, rows.take(positions), positions)
             source = generator(seed, Stream.CHECK, 3, block)
-            noise = route(posterior(batch)).noise(source, (1, len(positions)), like.dtype)
+            noise = route(posterior(batch)).noise.draw(source, (1, len(positions)), like.dtype)
             with torch.enable_grad():
                 bound = draw(model, posterior, batch, noise.to(like.device)).log_weights().mean()
                 found = torch.autograd.grad(bound, list(named.values()), allow_unused=True)
