@@ -149,8 +149,8 @@ class _Loop:
             )
         if plan.patience is not None and self.validation is None:
             raise UsageError(
-                "patience needs a validation bound, and there is none without validation rows, nor "
-                "for free parameters of each datum: leave it out"
+                "patience needs a validation bound, and there is none without validation rows "
+                "(X_val of fit), nor for free parameters of each datum: give some, or leave it out"
             )
         self.state: State = learner.init()
         self.progress = _Progress()

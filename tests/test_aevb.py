@@ -238,6 +238,11 @@ def test_options_must_be_positive(option):
         AEVB(*small_pair(), **{option: 0})
 
 
+def test_what_is_no_optimizer_is_refused():
+    with pytest.raises(UsageError, match=r"one of aevb\.optimizers, .* found 'adam'"):
+        AEVB(*small_pair(), optimizer="adam")
+
+
 def test_schedules():
     assert [constant(f) for f in (0.0, 0.99)] == [1.0, 1.0]
     assert [steps(f) for f in (0.0, 0.69, 0.7, 0.9)] == [1.0, 1.0, 1 / 3, 1 / 9]

@@ -28,6 +28,7 @@ from aevb.data import Rows
 from aevb.errors import TrainingError, UsageError
 from aevb.following import Snapshots, TensorBoard, moments
 from aevb.randomness import Stream, generator
+from aevb.settings import check_settings
 from aevb.storage import RunFolder, checkpoints, snapshots
 from aevb.storage.metrics import COLUMNS, FACTS
 from aevb.training import Callback
@@ -159,12 +160,14 @@ def test_an_exception_in_a_callback_stops_a_run_that_resumes_exactly(
 
 def test_an_error_of_use_in_a_callback_leaves_a_begun_run(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    options = {"data": "digits", "hidden": (4,), "latent_dim": 2, "epochs": 3}
-    begun, _ = workflow.settle(folder, options, set(), resume=False, force=False)
+    asked = check_settings({"data": "digits", "hidden": (4,), "latent_dim": 2, "epochs": 3})
+    begun, _ = workflow.settle(folder, asked, set(), resume=False, force=False)
     failing = Fails("epoch", 2, UsageError)
     with folder.locked(), pytest.raises(UsageError, match="full"):
         workflow.fit(folder, begun, resume=False, callbacks=[failing])
-    again, resuming = workflow.settle(folder, options, set(), resume=True, force=False)
+    again, resuming = workflow.settle(
+        folder, check_settings(options), set(), resume=True, force=False
+    )
     assert resuming
     with folder.locked():
         assert workflow.fit(folder, again, resume=True)["epochs"] == 3

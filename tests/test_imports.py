@@ -102,6 +102,23 @@ def test_import_is_lazy_and_complete():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_run_folder_is_opened_without_what_only_some_commands_need():
+    code = (
+        "import sys, aevb.storage;"
+        "assert not {'sklearn', 'scipy', 'pandas', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_settings_are_refused_before_torch_is_waited_for():
+    code = (
+        "import sys, aevb.cli;"
+        "from aevb.settings import check_settings; check_settings({'latent_dim': 3});"
+        "assert not {'torch', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_objectives_and_algorithms_stay_in_their_rooms():
     for path in FILES:
         text = path.read_text()

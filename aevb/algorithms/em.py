@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from aevb.algorithms.learner import State
@@ -248,6 +246,9 @@ def start_at_clusters(model: GaussianMixture, x: Tensor, seed: int, reg: float =
         >>> model.means.flatten().detach().sort().values.round(decimals=2).tolist()
         [0.5, 10.5]
     """
+    from sklearn.cluster import KMeans  # late: it takes a second and 150 MB
+    from sklearn.exceptions import ConvergenceWarning
+
     if len(x) < model.components:
         raise UsageError(
             f"{model.components} components need as many rows at least, found {len(x)}"

@@ -19,7 +19,7 @@ from torch.func import functional_call, grad_and_value
 
 from aevb.algorithms.learner import Learner, State, empty_totals
 from aevb.compilation import Compiled, layouts
-from aevb.errors import UsageError
+from aevb.errors import UsageError, shortly
 from aevb.model import Model
 from aevb.objectives import Terms
 from aevb.optimizers import Adam, Optimizer
@@ -85,6 +85,11 @@ class GradientLearner(Learner):
         if self.precision not in PRECISIONS:
             known = " or ".join(PRECISIONS)
             raise UsageError(f"precision must be {known}, found {self.precision!r}")
+        if not isinstance(self.optimizer, Optimizer | torch.optim.Optimizer):
+            raise UsageError(
+                "the optimizer is one of aevb.optimizers, such as aevb.Adam(), or one of "
+                f"torch.optim over the parameters, found {shortly(self.optimizer)}"
+            )
         self._whole = Whole(self, self.modules())
         device = next((p.device.type for p in self._whole.parameters()), "cpu")
         self._graph = Compiled(self._advance, device=device)

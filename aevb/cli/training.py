@@ -8,6 +8,7 @@ import typer
 from aevb.cli.options import Json, Quiet, takes_settings
 from aevb.cli.root import app, print_json
 from aevb.errors import UsageError
+from aevb.settings import check_settings
 
 if TYPE_CHECKING:
     from aevb.storage import RunFolder
@@ -38,9 +39,11 @@ def train(
     **given: Any,
 ) -> None:
     """Train a model and write a run folder."""
+    given |= {} if data is None else {"data": data}
+    asked = check_settings(given)  # before anything heavy is waited for
+
     from aevb.following import require_tensorboard
     from aevb.progress import Verbosity, bar, follow
-    from aevb.settings import Settings
     from aevb.storage import RunFolder
     from aevb.workflow.training import fit, settle
 
@@ -52,12 +55,11 @@ def train(
         raise UsageError("--quiet and --verbose exclude each other: choose one")
     if tensorboard:
         require_tensorboard()  # before --force removes anything
-    given |= {} if data is None else {"data": data}
-    folder = RunFolder(out) if out is not None else _free_folder(data or Settings.data)
+    folder = RunFolder(out) if out is not None else _free_folder(asked.data)
     silent = quiet or json_
     verbosity = Verbosity.VERBOSE if verbose else Verbosity.NORMAL
     with folder.locked():
-        settings, resuming = settle(folder, given, resume=resume, force=force)
+        settings, resuming = settle(folder, asked, given, resume=resume, force=force)
         with follow(Verbosity.QUIET if silent else verbosity) as callbacks:
             result = fit(
                 folder, settings, resume=resuming, callbacks=callbacks, tensorboard=tensorboard

@@ -140,6 +140,11 @@ class Objective:
         temper: Tensor | float = 1.0,
     ) -> Terms:
         """The objective and the parts of the bound, from one draw."""
+        if noise.ndim < 3:
+            raise UsageError(
+                "noise must have shape (S, N, ...), S draws for each of N data, found "
+                f"{tuple(noise.shape)}"
+            )
         at = encode(model, posterior, batch)
         if at.q.event_shape != at.p.event_shape:
             raise UsageError(

@@ -101,6 +101,7 @@ class RunFolder:
         if self._held:
             yield
             return
+        there = self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -119,6 +120,10 @@ class RunFolder:
             checkpoints.clear_unfinished(self._checkpoints)
             checkpoints.clear_unfinished(self.snapshots_folder)
             yield
+        except BaseException:
+            if not there and os.listdir(self.path) == [LOCK]:  # nothing came of it
+                shutil.rmtree(self.path)
+            raise
         finally:
             self._held = False
             os.close(handle)

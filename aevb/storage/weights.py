@@ -15,7 +15,7 @@ from aevb.storage.description import describe, restore
 from aevb.storage.files import read_json, sha256, to_json
 from aevb.storage.sealed import CHECKSUM, Header, read_header, read_tensors, seal
 
-FORMAT = 3
+FORMAT = 4
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 DESCRIPTION = "description"
 """The checksum of the description that the weights are of, in the metadata of their file."""

@@ -10,7 +10,6 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
-from sklearn.metrics import confusion_matrix
 
 from aevb.data import (
     Binarization,
@@ -140,6 +139,8 @@ def judged(classifier: Classifier, source: Source, rows: Rows) -> dict[str, Any]
 
     The confusion table has a row for each true class and a column for each predicted one.
     """
+    from sklearn.metrics import confusion_matrix  # late: it imports pandas
+
     assert rows.labels is not None
     rows = rows.pick(np.flatnonzero(rows.labels != UNLABELED))
     assert rows.labels is not None

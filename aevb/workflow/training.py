@@ -1,7 +1,7 @@
 """Training: the settings of a run settled, the data read, the model fitted into its folder."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from aevb.machine import PROCESS_START, usable_threads
 from aevb.model import Model
 from aevb.plan import Work, decided, plan_of, sized, work_of
 from aevb.posterior import Posterior
-from aevb.settings import Settings, as_option, check_settings
+from aevb.settings import Settings, as_option
 from aevb.storage import (
     RunFolder,
     build,
@@ -40,12 +40,15 @@ logger = logging.getLogger("aevb")
 
 def settle(
     folder: RunFolder,
-    given: Mapping[str, Any],
+    asked: Settings,
+    given: Iterable[str],
     *,
     resume: bool,
     force: bool,
 ) -> tuple[Settings, bool]:
     """The settings of a run and whether it resumes one: the folder's own where it does.
+
+    `given` names those settings of which something was said.
 
     Errors: UsageError where the folder holds a run and neither was asked for, where it holds files
     of something else that a run would overwrite, or where an option that was given differs from
@@ -56,8 +59,7 @@ def settle(
             f"{folder.path} holds {', '.join(strangers)}, but no run: they would be overwritten, "
             "so move them away, or name another folder with --out"
         )
-    given = {**given, **({"data": _lasting(given["data"])} if "data" in given else {})}
-    asked = check_settings(given)
+    asked = replace(asked, data=_lasting(asked.data))
     if not folder.exists:
         return asked, False
     if force:
