@@ -165,9 +165,7 @@ def test_an_error_of_use_in_a_callback_leaves_a_begun_run(tmp_path):
     failing = Fails("epoch", 2, UsageError)
     with folder.locked(), pytest.raises(UsageError, match="full"):
         workflow.fit(folder, begun, resume=False, callbacks=[failing])
-    again, resuming = workflow.settle(
-        folder, check_settings(options), set(), resume=True, force=False
-    )
+    again, resuming = workflow.settle(folder, asked, set(), resume=True, force=False)
     assert resuming
     with folder.locked():
         assert workflow.fit(folder, again, resume=True)["epochs"] == 3

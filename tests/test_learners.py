@@ -1,4 +1,4 @@
-"""Every way to climb the bound reaches the posterior of a conjugate model, which is known."""
+"""Laws of the tables: objectives reach a posterior that is known, algorithms resume."""
 
 import pytest
 import torch
@@ -6,14 +6,18 @@ from test_wake_sleep import beta_bernoulli, gamma_poisson, learn
 
 import aevb
 from aevb.distributions import kl
+from aevb.following import Callback
 from aevb.objectives import LeaveOneOut, doubly_reparameterized, path_derivative, score_function
 from aevb.refinement import Refined
+from aevb.settings import check_settings
+from aevb.storage import RunFolder, gradients
+from aevb.storage.learners import ALGORITHMS
+from aevb.storage.weights import WEIGHTS
+from aevb.workflow.training import fit, settle
 
 DOUBLE = torch.float64
 OBJECTIVES = {
-    "estimator A": aevb.elbo_a,
-    "estimator B": aevb.elbo_b,
-    "importance weighted": aevb.iwae,
+    **gradients.OBJECTIVES,
     "score function": score_function(aevb.elbo_b, LeaveOneOut()),
     "path derivative": path_derivative(aevb.elbo_a),
     "doubly reparameterized": doubly_reparameterized,
@@ -41,3 +45,30 @@ def test_an_encoder_that_was_never_taught_is_refined_to_it(conjugate):
     with torch.no_grad():
         before, after = (kl(q(x).base_dist, truth).mean() for q in (posterior, refined))
     assert after < 0.1 * before
+
+
+class Stopped(Callback):
+    """Ends a run after its first epoch, as a full disk would."""
+
+    def epoch(self, record):
+        raise RuntimeError("stopped")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_algorithm_resumes_to_the_same_bytes(tmp_path, algorithm):
+    own = {"em": {"covariance": "spherical"}, "reweighted-wake-sleep": {"samples": 2}}
+    asked = check_settings(
+        {"algorithm": algorithm, "latent_dim": 2, "hidden": (4,), "epochs": 2, "data_limit": 60}
+        | {"threads": 1, "step": "eager", **own.get(algorithm, {"batch_size": 20})}
+    )
+    whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
+    with whole.locked():
+        fit(whole, settle(whole, asked, (), resume=False, force=False)[0], resume=False)
+    settings, _ = settle(parts, asked, (), resume=False, force=False)
+    with parts.locked(), pytest.raises(RuntimeError, match="stopped"):
+        fit(parts, settings, resume=False, callbacks=[Stopped()])
+    with parts.locked():
+        settings, resuming = settle(parts, asked, (), resume=True, force=False)
+        fit(parts, settings, resume=resuming)
+    assert (whole.path / WEIGHTS).read_bytes() == (parts.path / WEIGHTS).read_bytes()
+    assert whole.load()[0].prior().event_shape == (2,)

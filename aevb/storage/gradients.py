@@ -37,9 +37,10 @@ from aevb.settings import Settings
 from aevb.storage.latents import has_closed_divergence, laws_of
 from aevb.storage.settings import pick, refuse
 
-OBJECTIVES: dict[str, Objective] = {"elbo-a": elbo_a, "elbo-b": elbo_b, "iwae": iwae}
+OBJECTIVES: dict[str, Objective] = {"elbo-b": elbo_b, "elbo-a": elbo_a, "iwae": iwae}
+"""The usual one first, then what suits where KL(q || p) has no closed form."""
 GRADIENTS = {
-    "reparameterized": ("elbo-b", "elbo-a", "iwae"),
+    "reparameterized": tuple(OBJECTIVES),
     "score-function": ("elbo-b", "elbo-a", "iwae"),
     "path-derivative": ("elbo-a", "iwae"),
     "doubly-reparameterized": ("iwae",),
