@@ -8,8 +8,8 @@ import pytest
 from test_commands import good, people, refused, run, write
 
 import aevb
-from aevb import workflow
 from aevb.storage import RunFolder
+from aevb.workflow.checkup import check_up
 
 DEMO = [
     *("--likelihood", "continuous-bernoulli", "--latent-dim", "2", "--hidden", "64"),
@@ -135,8 +135,6 @@ def test_errors_are_sentences_with_their_codes(healthy, tmp_path):
 
 def test_progress_counts_both_halves(healthy):
     seen = []
-    workflow.check_up(
-        RunFolder(healthy), limit=100, progress=lambda done, total: seen.append((done, total))
-    )
+    check_up(RunFolder(healthy), limit=100, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (200, 200)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)

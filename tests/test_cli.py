@@ -14,11 +14,12 @@ import pytest
 import torch
 
 import aevb
-from aevb import cli, workflow
+from aevb import cli
 from aevb.errors import ModelFileError
 from aevb.evaluation import batches
 from aevb.storage import RunFolder, checkpoints
-from aevb.workflow import scores
+from aevb.workflow import scores, training
+from aevb.workflow.pictures import KINDS
 
 COMMANDS = [
     "train",
@@ -333,12 +334,12 @@ def test_a_run_that_is_not_finite_says_where_and_what_to_try(refused, tmp_path):
 
 
 def test_a_run_that_is_not_finite_keeps_a_good_checkpoint(call, tmp_path, monkeypatch):
-    plan_of = workflow.training.plan_of
+    plan_of = training.plan_of
 
     def eager(settings):
         return dataclasses.replace(plan_of(settings), checkpoint_seconds=0)
 
-    monkeypatch.setattr(workflow.training, "plan_of", eager)
+    monkeypatch.setattr(training, "plan_of", eager)
     run = tmp_path / "run"
     options = ["--epochs", "2", "--optimizer", "sgd", "--lr", "30", "--lr-schedule", "constant"]
     code, _, err = call(*TRAIN, *options, "--out", run)
@@ -434,7 +435,7 @@ def test_one_sample_has_no_monte_carlo_error(objects, good, digits):
 
 
 def test_evaluate_refuses_a_file_it_cannot_write_before_it_works(refused, digits, monkeypatch):
-    monkeypatch.setattr(workflow, "score", lambda *a, **k: pytest.fail("worked first"))
+    monkeypatch.setattr(scores, "score", lambda *a, **k: pytest.fail("worked first"))
     assert ".npy or .csv" in refused(2, "evaluate", digits, "--values", "values.txt")
 
 
@@ -601,7 +602,7 @@ def test_a_data_limit_is_the_same_rows_at_every_call(good, digits, tmp_path):
     assert (nearest < 1e-5).all()
 
 
-IMAGES = [kind for kind in workflow.KINDS if kind != "pairs"]
+IMAGES = [kind for kind in KINDS if kind != "pairs"]
 """The pictures of a run of images with two latent dimensions."""
 
 
@@ -630,7 +631,7 @@ def test_a_manifold_needs_two_dimensions(refused, objects, table, tmp_path):
     assert "two latent dimensions" in refused(2, "plot", run, "manifold")
     drawn = objects("plot", run, "--out", tmp_path)["figures"]
     kinds = [path.rsplit("/", 1)[1].partition(".")[0] for path in drawn]
-    assert kinds == [k for k in workflow.KINDS if k not in ("samples", "manifold", "training")]
+    assert kinds == [k for k in KINDS if k not in ("samples", "manifold", "training")]
 
 
 # --- the user's own files ------------------------------------------------------------------------
@@ -840,7 +841,7 @@ def test_what_nobody_foresaw_is_one_sentence_too(refused, digits, monkeypatch):
     def fail(*arguments, **options):
         raise ZeroDivisionError("first line\nsecond line")
 
-    monkeypatch.setattr(workflow, "score", fail)
+    monkeypatch.setattr(scores, "score", fail)
     sentence = refused(1, "evaluate", digits)
     assert sentence == "ZeroDivisionError: first line (--debug shows where)"
 
@@ -849,7 +850,7 @@ def test_ctrl_c_is_one_sentence(refused, digits, monkeypatch):
     def fail(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workflow, "score", fail)
+    monkeypatch.setattr(scores, "score", fail)
     assert refused(130, "evaluate", digits) == "interrupted"
 
 

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 import aevb
-from aevb import cli, workflow
+from aevb import cli
 from aevb.data import open_source
 from aevb.plots.style import plain
 from aevb.storage import RunFolder
+from aevb.workflow import pictures
+from aevb.workflow.material import Material
+from aevb.workflow.pictures import KINDS
 
 HEADER = ["height, cm", "<b>weight</b>", "$visits_1$", "smoker", "city"]
 """Names that a .csv must quote, that HTML would obey, and that mathtext would."""
@@ -350,9 +353,9 @@ def test_a_detector_keeps_its_threshold(python_run):
 # --- pictures ------------------------------------------------------------------------------------
 
 PICTURES = {
-    "image": [kind for kind in workflow.KINDS if kind != "pairs"],
-    "signal": [kind for kind in workflow.KINDS if kind != "pairs"],
-    "table": [kind for kind in workflow.KINDS if kind not in ("samples", "training")],
+    "image": [kind for kind in KINDS if kind != "pairs"],
+    "signal": [kind for kind in KINDS if kind != "pairs"],
+    "table": [kind for kind in KINDS if kind not in ("samples", "training")],
 }
 
 
@@ -368,7 +371,7 @@ def test_all_pictures_that_make_sense_are_drawn(request, kind, tmp_path):
 
 def test_a_picture_of_an_unknown_name_is_answered_with_those_there_are(image):
     said = refused(2, "plot", image[1], "portrait")
-    assert f"there is no picture 'portrait': choose all, {', '.join(workflow.KINDS)}" in said
+    assert f"there is no picture 'portrait': choose all, {', '.join(KINDS)}" in said
 
 
 def test_pictures_that_do_not_fit_are_a_sentence(image, signal, table, python_run, tmp_path):
@@ -396,16 +399,16 @@ def test_a_likelihood_with_dependent_cells_has_no_imputation(signal, tmp_path):
 
 
 def test_the_columns_of_a_table_are_drawn_by_their_names(table):
-    material = workflow.Material(RunFolder(table[1]))
+    material = Material(RunFolder(table[1]))
     for kind in ("pairs", "reconstructions"):
-        texts = {p.get_xlabel() for p in workflow.pictures.draw(material, kind).child_axes}
+        texts = {p.get_xlabel() for p in pictures.draw(material, kind).child_axes}
         assert {plain(name) for name in HEADER} & texts
 
 
 @pytest.mark.parametrize("kind", ["table", "signal"])
 def test_columns_of_a_table_share_units_and_signals_keep_theirs(request, kind):
     _, folder = request.getfixturevalue(kind)
-    material = workflow.Material(RunFolder(folder))
+    material = Material(RunFolder(folder))
     rows = material.rows(material.data.train)
     shown = material.shown(rows)
     if kind == "signal":

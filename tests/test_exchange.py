@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from test_storage import PAIRS, Own, perturbed, with_own
 
 import aevb
-from aevb import workflow
 from aevb.errors import ModelFileError, UsageError
 from aevb.evaluation import Asked
 from aevb.exchange import Card, export_hub, hub_of_run
@@ -25,6 +24,8 @@ from aevb.exchange.card import plain, to_yaml
 from aevb.settings import check_settings
 from aevb.storage import RunFolder
 from aevb.storage.run import EVALUATION
+from aevb.workflow.scores import score
+from aevb.workflow.training import fit
 
 yaml = pytest.importorskip("yaml")
 
@@ -35,7 +36,7 @@ def fitted(folder, **options):
     folder.mkdir(exist_ok=True)
     threads = torch.get_num_threads()
     settings = check_settings({"hidden": (5,), "latent_dim": 2, "step": "eager", **options})
-    workflow.fit(RunFolder(folder), settings, resume=False)
+    fit(RunFolder(folder), settings, resume=False)
     torch.set_num_threads(threads)
     return RunFolder(folder)
 
@@ -44,7 +45,7 @@ def fitted(folder, **options):
 def run(tmp_path_factory):
     """A run of digits, evaluated."""
     made = fitted(tmp_path_factory.mktemp("run"), data="digits", epochs=2)
-    workflow.score(made, asked=Asked(samples=20), limit=50)
+    score(made, asked=Asked(samples=20), limit=50)
     return made
 
 
@@ -79,7 +80,7 @@ def test_a_run_becomes_three_files_that_load(run, tmp_path):
     assert again.settings() == run.settings()
     assert again.shape == run.shape == (1, 8, 8)
     assert again.dataset().source.fingerprint == run.dataset().source.fingerprint
-    report, _ = workflow.score(again, asked=Asked(samples=20), limit=50)
+    report, _ = score(again, asked=Asked(samples=20), limit=50)
     assert report["importance"] == run.evaluation()["importance"]
 
 
@@ -156,7 +157,7 @@ def test_no_folder_of_the_person_is_told(tmp_path):
     rows = np.random.default_rng(0).standard_normal((60, 3))
     np.savetxt(place / "table: of mine.csv", rows, delimiter=",")
     made = fitted(tmp_path / "run", data=str(place / "table: of mine.csv"), epochs=1)
-    workflow.score(made, asked=Asked(samples=5))
+    score(made, asked=Asked(samples=5))
     folder = hub_of_run(made, tmp_path / "hub")
     for name in FILES:
         assert b"secret-folder" not in (folder / name).read_bytes()

@@ -23,7 +23,7 @@ from laws import dataset
 from torch import nn
 
 import aevb
-from aevb import cli, codes, progress, workflow
+from aevb import cli, codes, progress
 from aevb.data import Rows
 from aevb.errors import TrainingError, UsageError
 from aevb.following import Snapshots, TensorBoard, moments
@@ -32,6 +32,7 @@ from aevb.settings import check_settings
 from aevb.storage import RunFolder, checkpoints, snapshots
 from aevb.storage.metrics import COLUMNS, FACTS
 from aevb.training import Callback
+from aevb.workflow.training import fit, settle
 
 PLAN = aevb.Plan(epochs=6, batch_size=10, checkpoint_seconds=0)
 PER_EPOCH, TOTAL = 4, 24  # 36 rows in batches of 10
@@ -161,14 +162,14 @@ def test_an_exception_in_a_callback_stops_a_run_that_resumes_exactly(
 def test_an_error_of_use_in_a_callback_leaves_a_begun_run(tmp_path):
     folder = RunFolder(tmp_path / "run")
     asked = check_settings({"data": "digits", "hidden": (4,), "latent_dim": 2, "epochs": 3})
-    begun, _ = workflow.settle(folder, asked, set(), resume=False, force=False)
+    begun, _ = settle(folder, asked, set(), resume=False, force=False)
     failing = Fails("epoch", 2, UsageError)
     with folder.locked(), pytest.raises(UsageError, match="full"):
-        workflow.fit(folder, begun, resume=False, callbacks=[failing])
-    again, resuming = workflow.settle(folder, asked, set(), resume=True, force=False)
+        fit(folder, begun, resume=False, callbacks=[failing])
+    again, resuming = settle(folder, asked, set(), resume=True, force=False)
     assert resuming
     with folder.locked():
-        assert workflow.fit(folder, again, resume=True)["epochs"] == 3
+        assert fit(folder, again, resume=True)["epochs"] == 3
 
 
 def test_a_library_is_silent_unless_asked():

@@ -21,7 +21,7 @@ from aevb.errors import DataError, UsageError
 from aevb.evaluation import Certificate, batches, evidence, gaps, posterior_for, refit
 from aevb.posterior import Amortized, Ladder
 from aevb.storage import RunFolder
-from aevb.workflow import measure_gaps
+from aevb.workflow.gaps import measure_gaps
 
 DOUBLE = torch.float64
 REFIT, GAPS = (import_module(f"aevb.evaluation.{name}") for name in ("refit", "gaps"))

@@ -21,11 +21,11 @@ import pytest
 import torch
 
 import aevb
-from aevb import workflow
 from aevb.settings import check_settings
 from aevb.storage import RunFolder, checkpoints
 from aevb.storage.files import sha256, to_json
 from aevb.storage.sealed import read_header, seal
+from aevb.workflow.training import fit
 
 SECONDS, MEGABYTES, LENGTH = 5, 200, 400
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -39,7 +39,7 @@ def good(tmp_path_factory):
     folder = tmp_path_factory.mktemp("good")
     options = {"data": "digits", "hidden": (5,), "latent_dim": 2, "epochs": 1, "step": "eager"}
     threads = torch.get_num_threads()
-    workflow.fit(RunFolder(folder), check_settings(options), resume=False)
+    fit(RunFolder(folder), check_settings(options), resume=False)
     torch.set_num_threads(threads)
     return folder
 

@@ -11,7 +11,7 @@ from torch.distributions import Independent
 
 import aevb
 from aevb import distributions as zoo
-from aevb import families, workflow
+from aevb import families
 from aevb.conditional import Chain, Conditional, Unconditional
 from aevb.data import Rows
 from aevb.distributions import center, route
@@ -24,6 +24,8 @@ from aevb.priors import VampPrior
 from aevb.randomness import Stream, generator
 from aevb.storage import RunFolder
 from aevb.storage.latents import FAMILIES, PRIORS, check_latents, layer_sizes, prior_for
+from aevb.workflow.material import Material
+from aevb.workflow.pictures import pictures_of
 
 DOUBLE = torch.float64
 
@@ -353,7 +355,7 @@ def test_constructions_train_on_digits(call, tmp_path, options):
 @pytest.mark.parametrize("prior", ["mixture", "vamp", "learned-normal"])
 def test_a_plane_of_codes_is_drawn_only_under_a_prior_of_one_law(call, tmp_path, prior):
     train_briefly(call, tmp_path, "--prior", prior, "--latent-dim", "2")
-    kinds = workflow.pictures_of(workflow.Material(RunFolder(tmp_path / "run")))
+    kinds = pictures_of(Material(RunFolder(tmp_path / "run")))
     assert ("manifold" in kinds) == ("prior-predictive" in kinds) == (prior == "learned-normal")
 
 

@@ -10,10 +10,11 @@ from test_commands import HEADER, SMALL, good, people, refused, run, write
 from test_report import Reader
 
 import aevb
-from aevb import workflow
 from aevb.settings import check_settings
 from aevb.storage import RunFolder
-from aevb.workflow.reports import command_of
+from aevb.workflow.material import Material
+from aevb.workflow.pictures import KINDS, pictures_of
+from aevb.workflow.reports import command_of, write_report
 
 
 def wanted(folder, kind):
@@ -46,12 +47,12 @@ def test_one_command_leads_from_a_file_to_its_report(reported):
         *("Numbers", "Data", "Training", "Latent dimensions", "Pictures"),
         *("The most unusual rows", "Settings", "To reproduce it"),
     ]
-    material = workflow.Material(RunFolder(folder))
+    material = Material(RunFolder(folder))
     assert material.kind == kind
-    kinds = workflow.pictures_of(material)
+    kinds = pictures_of(material)
     assert len(reader.all("img")) == len(kinds) + (kind != "table")
     captions = reader.texts("figcaption")
-    assert captions[: len(kinds)] == [workflow.KINDS[name].caption for name in kinds]
+    assert captions[: len(kinds)] == [KINDS[name].caption for name in kinds]
     assert reader.texts("td").count(kind) >= 1
     assert RunFolder(folder).data_facts()["fingerprint"] in reader.texts("td")
 
@@ -86,7 +87,7 @@ def test_a_report_takes_its_seed_and_each_estimate_once(reported, tmp_path, monk
     (folder / "evaluation.json").unlink()
     made = []
     monkeypatch.setattr("aevb.evaluation.case.evidence", counted(made))
-    workflow.write_report(RunFolder(folder), tmp_path / "page.html", seed=5)
+    write_report(RunFolder(folder), tmp_path / "page.html", seed=5)
     assert json.loads((folder / "evaluation.json").read_text())["seed"] == 5
     run = RunFolder(folder).dataset()
     assert made == [len(run.test), len(run.train)]

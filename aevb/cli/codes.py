@@ -33,7 +33,9 @@ def sample(
 ) -> None:
     """Sample the model: z from the prior, then the mean of p(x | z)."""
     from aevb import codes
-    from aevb.workflow import Material, draw_beside, draw_rows, write_array
+    from aevb.workflow.material import Material
+    from aevb.workflow.outputs import write_array
+    from aevb.workflow.pictures import draw_beside, draw_rows
 
     folder = open_run(run)
     model, _ = folder.load()
@@ -63,7 +65,8 @@ def reconstruct(
 ) -> None:
     """Encode and decode rows: the mean of p(x | z) at the posterior mean."""
     from aevb import codes
-    from aevb.workflow import Material, draw_beside
+    from aevb.workflow.material import Material
+    from aevb.workflow.pictures import draw_beside
 
     folder = open_run(run)
     rows = folder.rows(data).limit(data_limit)
@@ -92,7 +95,7 @@ def encode(
 ) -> None:
     """Encode rows: the posterior mean of each, or draws from it."""
     from aevb import codes
-    from aevb.workflow import write_array
+    from aevb.workflow.outputs import write_array
 
     folder = open_run(run)
     target = folder.path / "codes.npy" if out is None else out
@@ -119,7 +122,8 @@ def decode(
 ) -> None:
     """Decode codes: the mean of p(x | z)."""
     from aevb import codes, data
-    from aevb.workflow import Material, draw_rows
+    from aevb.workflow.material import Material
+    from aevb.workflow.pictures import draw_rows
 
     folder = open_run(run)
     model, _ = folder.load()
@@ -160,7 +164,8 @@ def interpolate(
     import numpy as np
 
     from aevb import codes
-    from aevb.workflow import Material, draw_walk
+    from aevb.workflow.material import Material
+    from aevb.workflow.pictures import draw_walk
 
     folder = open_run(run)
     rows = folder.rows(data)
@@ -191,7 +196,8 @@ def traverse(
 
     from aevb import codes
     from aevb.distributions import on_reals
-    from aevb.workflow import Material, draw_traversals
+    from aevb.workflow.material import Material
+    from aevb.workflow.pictures import draw_traversals
 
     folder = open_run(run)
     model, _ = folder.load()
@@ -247,7 +253,7 @@ def deliver(
 ) -> None:
     """Write rows of data where they were asked for, as numbers or as a picture, and say where."""
     from aevb import plots
-    from aevb.workflow import write_rows
+    from aevb.workflow.outputs import write_rows
 
     target = folder.path / default if out is None else out
     if target.suffix == ".png":

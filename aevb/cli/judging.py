@@ -73,10 +73,11 @@ def evaluate(
 
     A long evaluation may be stopped: the same command goes on with it.
     """
-    from aevb import workflow
     from aevb.evaluation import Annealing, Asked, check_methods
     from aevb.progress import bar
-    from aevb.workflow import evaluation_table, write_array
+    from aevb.workflow.cards import evaluation_table
+    from aevb.workflow.outputs import write_array
+    from aevb.workflow.scores import score
 
     if values is not None and values.suffix not in (".npy", ".csv"):
         raise UsageError(f"--values {values} must end in .npy or .csv")
@@ -88,9 +89,7 @@ def evaluate(
     rest: dict[str, Any] = {"limit": data_limit, "refine": refine, "device": device}
     folder = open_run(run, threads)
     with bar("evaluating", quiet=quiet or json_) as progress:
-        report, per_datum = workflow.score(
-            folder, methods, asked, split=split, progress=progress, **rest
-        )
+        report, per_datum = score(folder, methods, asked, split=split, progress=progress, **rest)
     if values is not None:
         write_array(values, per_datum[:, None])
         report["values"] = str(values)
@@ -134,7 +133,8 @@ def check(
     The gaps take minutes, and may be stopped: the same command goes on with them.
     """
     from aevb.progress import bar
-    from aevb.workflow import check_up, measure_gaps
+    from aevb.workflow.checkup import check_up
+    from aevb.workflow.gaps import measure_gaps
 
     if gaps and data is not None:
         raise UsageError("--gaps compares the run's own training and test rows: leave DATA out")
@@ -169,7 +169,7 @@ def gradients(
     """Measure bias, variance and cost of every estimator of the gradient, and recommend one."""
     from aevb.plots import gradient_variances, save
     from aevb.progress import bar
-    from aevb.workflow import measure_gradients
+    from aevb.workflow.gradients import measure_gradients
 
     if figure is not None and figure.suffix.lower() != ".png":
         raise UsageError(f"--figure {figure} must end in .png")

@@ -14,7 +14,7 @@ from aevb.errors import UsageError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from aevb.workflow import RowScores
+    from aevb.workflow.scores import RowScores
 
 
 @app.command()
@@ -37,7 +37,9 @@ def impute(
     import numpy as np
 
     from aevb import imputation, plots
-    from aevb.workflow import Material, draw_filled, with_holes, write_filled
+    from aevb.workflow.material import Material, with_holes
+    from aevb.workflow.outputs import write_filled
+    from aevb.workflow.pictures import draw_filled
 
     folder = open_run(run)
     rows = folder.rows(data, allow_nan=True)
@@ -74,7 +76,8 @@ def denoise(
 ) -> None:
     """Infer what lies behind noisy rows: the mean of p(x | z), averaged over z given the row."""
     from aevb import imputation
-    from aevb.workflow import Material, draw_beside, with_holes
+    from aevb.workflow.material import Material, with_holes
+    from aevb.workflow.pictures import draw_beside
 
     folder = open_run(run)
     rows = folder.rows(data, allow_nan=True).limit(data_limit)
@@ -105,7 +108,8 @@ def score(
     """Score rows by log p(x), and say which are improbable beside the training rows."""
     import numpy as np
 
-    from aevb import workflow
+    from aevb.workflow.outputs import write_array
+    from aevb.workflow.scores import judge_rows
 
     folder = open_run(run)
     target = folder.path / "scores.csv" if out is None else out
@@ -117,11 +121,9 @@ def score(
         limited = rows.limit(data_limit)
         numbers = np.flatnonzero(np.isin(rows.index, limited.index))
         rows = limited
-    found = workflow.judge_rows(
-        folder, rows, contamination=contamination, samples=samples, seed=seed
-    )
+    found = judge_rows(folder, rows, contamination=contamination, samples=samples, seed=seed)
     table = np.column_stack([numbers + 1, found.values, found.below])
-    workflow.write_array(target, table, ("row", "log_p", "below"))
+    write_array(target, table, ("row", "log_p", "below"))
     lowest = [
         {"row": int(numbers[k]) + 1, "log_p": _finite(found.values[k])} for k in found.lowest(5)
     ]

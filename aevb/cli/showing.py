@@ -21,7 +21,8 @@ def plot(
     json_: Json = False,
 ) -> None:
     """Draw pictures of a run: PNG files, and an animated GIF."""
-    from aevb.workflow import Material, file_name, picture, pictures_of
+    from aevb.workflow.material import Material
+    from aevb.workflow.pictures import file_name, picture, pictures_of
 
     folder = open_run(run)
     material = Material(folder, seed)
@@ -46,7 +47,7 @@ def report(
 ) -> None:
     """Write one self-contained page: numbers, warnings, pictures, how to reproduce the run."""
     from aevb.progress import bar
-    from aevb.workflow import write_report
+    from aevb.workflow.reports import write_report
 
     with bar("evaluating", quiet=quiet or json_) as progress:
         written = write_report(open_run(run), out, seed=seed, progress=progress)
@@ -89,7 +90,7 @@ def data(
     json_: Json = False,
 ) -> None:
     """List the data sets, or fetch and describe one."""
-    from aevb.workflow import column_lines, data_table, describe_data
+    from aevb.workflow.description import column_lines, data_table, describe_data
 
     if name is not None:
         facts = describe_data(name, allow_nan=allow_nan, image_size=size_of(resize))
