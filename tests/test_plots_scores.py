@@ -140,6 +140,12 @@ def test_a_whole_group_of_outliers_stays_in_the_picture() -> None:
     np.testing.assert_allclose(shares(ax), [1, 1])
 
 
+def test_groups_whose_names_begin_alike_are_groups_of_their_own() -> None:
+    names = ("validation rows of site A", "validation rows of site B")
+    ax = plots.score_histogram({name: [float(k)] for k, name in enumerate(names)})
+    assert len(ax.get_legend().get_texts()) == 2
+
+
 @given(
     arrays.arrays(
         np.float64,

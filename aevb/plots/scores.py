@@ -20,7 +20,6 @@ from aevb.plots.style import (
     Floats,
     as_floats,
     as_scores,
-    at_least_one,
     calm_axes,
     in_figures,
     in_short,
@@ -138,7 +137,7 @@ def score_histogram(
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['train (2), 0% below', 'outliers (1), 100% below']
     """
-    scores = {plain(str(name)): as_scores(values, str(name)) for name, values in groups.items()}
+    scores = {name: as_scores(values, str(name)) for name, values in groups.items()}
     if not scores:
         raise UsageError("expected at least one group of scores, found none")
     low, high = _fences(list(scores.values()), threshold)
@@ -208,7 +207,7 @@ def _group(
     ax: Axes, name: str, values: Floats, bins: Floats, color: str, threshold: float | None
 ) -> None:
     """One group's histogram, with its size and its share below the threshold in its name."""
-    label = f"{name} ({at_least_one(len(values), name)})"
+    label = f"{plain(str(name))} ({len(values)})"
     if threshold is not None:
         label += f", {in_short(100 * float((values < threshold).mean()))}% below"
     inside = values[(values >= bins[0]) & (values <= bins[-1])]
