@@ -29,7 +29,7 @@ from aevb.algorithms import Learner
 from aevb.conditional import Conditional, standard_normal
 from aevb.data import Binarization, Dataset, Rows, open_source, split
 from aevb.errors import TrainingError
-from aevb.evaluation import bound_parts, refit
+from aevb.evaluation import bound_parts, posterior_for
 from aevb.families import LIKELIHOOD_MIN_VARIANCE, Bernoulli, Family, Normal
 from aevb.files import replace_atomically
 from aevb.model import Model
@@ -297,13 +297,10 @@ def _pilot(experiment: Experiment, data: Dataset, rate: float) -> float | None:
     except TrainingError:
         return None
     rows = judged(data.train, experiment.judged)
-    bound = bound_parts(model, suited(model, posterior, rows), rows, seed=experiment.seed)["elbo"]
+    bound = bound_parts(model, posterior_for(model, posterior, rows), rows, seed=experiment.seed)[
+        "elbo"
+    ]
     return bound if math.isfinite(bound) else None
-
-
-def suited(model: Model, posterior: Posterior, rows: Rows) -> Posterior:
-    """A posterior for these rows: the encoder, or free parameters fitted to them."""
-    return refit(model, posterior, rows) if isinstance(posterior, PerDatum) else posterior
 
 
 def _prepared(

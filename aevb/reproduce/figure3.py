@@ -21,11 +21,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from aevb.data import Dataset
-from aevb.evaluation import exact, reciprocal
+from aevb.evaluation import exact, posterior_for, reciprocal
 from aevb.model import Model
 from aevb.posterior import Posterior
 from aevb.reproduce.curves import Curve, Panel, curve_cells, panels_of_curves
-from aevb.reproduce.experiment import Experiment, learn, suited
+from aevb.reproduce.experiment import Experiment, learn
 from aevb.reproduce.jobs import Job, Share
 from aevb.reproduce.performing import Budget, Expectation, Results, table
 
@@ -95,13 +95,13 @@ def likelihood(
     found: dict[str, float] = {}
     for name, all_rows in (("train", data.train), ("test", data.test)):
         rows = all_rows.pick(np.arange(min(len(all_rows), experiment.judged)))
-        q = suited(model, posterior, rows)
+        q = posterior_for(model, posterior, rows)
         certificate = reciprocal(model, q, rows, DRAWS, seed=experiment.seed)
         found[name] = certificate.mean
         found[f"{name} error"] = certificate.monte_carlo_error
         if name == "test":
             few = rows.pick(np.arange(min(len(rows), exactly)))
-            value = exact(model, suited(model, posterior, few), few, tolerance=TOLERANCE)
+            value = exact(model, posterior_for(model, posterior, few), few, tolerance=TOLERANCE)
             found["exact"] = value.mean
             found["estimate of the same"] = float(certificate.values[: len(few)].mean())
     return found
