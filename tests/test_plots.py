@@ -472,7 +472,7 @@ def test_save_refuses_other_formats_and_places_that_are_no_folders(tmp_path: Pat
     with pytest.raises(UsageError, match=r"ends in \.png"):
         plots.save(ax, tmp_path / "picture.pdf")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot write the picture"):
+    with pytest.raises(UsageError, match="cannot be written"):
         plots.save(ax, tmp_path / "file" / "picture.png")
 
 
