@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+from aevb.errors import UsageError, reason
+
 
 def write_durably(path: Path, *parts: bytes | memoryview) -> None:
     """Write the parts one after the other and flush them to the disk; the caller renames."""
@@ -43,6 +45,18 @@ def replace_atomically(path: Path, *parts: bytes | memoryview) -> None:
     with beside(path) as part:
         write_durably(part, *parts)
     sync_folder(path.parent)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Put content where a user asked for it, in a folder made for it; UsageError where one cannot.
+
+    It is there in one step, as by `replace_atomically`.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_atomically(path, content)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written ({reason(error)})") from error
 
 
 def cache_folder() -> Path:

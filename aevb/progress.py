@@ -162,7 +162,9 @@ class _Sentences(logging.Handler):
 
 
 @contextmanager
-def sentences(write: Callable[[str], None], level: int = logging.INFO) -> Iterator[None]:
+def sentences(
+    write: Callable[[str], None] = _to_stderr, level: int = logging.INFO
+) -> Iterator[None]:
     """The logger "aevb" shown from a level on, and then left as it was found."""
     logger, handler = logging.getLogger("aevb"), _Sentences(write)
     before = logger.level

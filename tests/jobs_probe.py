@@ -29,14 +29,13 @@ def die(settings, folder, share):
 
 
 def long_experiment(settings, folder, share):
-    from aevb.reproduce.experiment import Experiment, learn
-    from aevb.training import Callback
+    from aevb.reproduce import experiment
 
-    class Slow(Callback):
-        def step(self, t):
-            time.sleep(float(os.environ.get("SECONDS_OF_A_STEP", "0")))
+    def slowly(done):
+        time.sleep(float(os.environ.get("SECONDS_OF_A_STEP", "0")))
 
-    result = learn(Experiment(**settings), folder, callbacks=[Slow()]).result
+    experiment.STEPS_BETWEEN_SHARES = 1
+    result = experiment.learn(experiment.Experiment(**settings), folder, slowly).result
     return {name: result[name] for name in ("step_size", "pilot", "curve")}
 
 

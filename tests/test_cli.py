@@ -623,7 +623,7 @@ def test_all_pictures_land_in_the_run(good, copy):
 def test_all_pictures_or_a_sentence(refused, digits, tmp_path):
     (tmp_path / "file").write_text("")
     sentence = refused(2, "plot", digits, "--out", tmp_path / "file" / "figures")
-    assert "cannot write the picture" in sentence
+    assert "cannot be written" in sentence
 
 
 def test_a_manifold_needs_two_dimensions(refused, objects, table, tmp_path):

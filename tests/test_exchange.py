@@ -121,7 +121,10 @@ def test_the_card_tells_people_the_rest(run, tmp_path):
     assert "license" not in matter(tmp_path / "hub")[0]
 
 
-def test_the_python_of_the_card_runs(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("posterior", ["mean-field", "iaf"])
+def test_the_python_of_the_card_runs(posterior, run, tmp_path, monkeypatch):
+    if posterior != "mean-field":
+        run = fitted(tmp_path / "run", data="digits", epochs=1, posterior=posterior)
     folder = hub_of_run(run, tmp_path / "hub")
     (code,) = re.findall(r"```python\n(.*?)```", matter(folder)[1], re.DOTALL)
     monkeypatch.chdir(folder)

@@ -308,6 +308,14 @@ def test_variances_stand_beside_their_names():
     assert ax.get_xscale() == "log"
 
 
+def test_sets_whose_names_begin_alike_are_sets_of_their_own():
+    sets = {"parameters of the encoder": [1.0], "parameters of the encoder's flow": [2.0]}
+    assert [list(line.get_xdata()) for line in plots.gradient_variances(["A"], sets).lines] == [
+        [1.0],
+        [2.0],
+    ]
+
+
 @pytest.mark.parametrize(
     "values", [{}, {"a": [1.0]}, {"a": [-1.0, 1.0]}, {key: [1.0, 2.0] for key in "abc"}]
 )

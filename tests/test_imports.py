@@ -11,8 +11,8 @@ import aevb
 
 PACKAGE = Path(aevb.__file__).parent
 ORDER = [
-    {"errors", "files"},
-    {"settings"},
+    {"errors"},
+    {"files", "settings"},
     {"devices", "machine", "products", "randomness"},
     {"signature"},
     {"library"},

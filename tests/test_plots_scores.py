@@ -59,23 +59,18 @@ def test_many_dimensions_are_ranked_from_one() -> None:
 TERMS = -80 - RNG.gamma(3, 9, 30)
 
 
-@pytest.mark.parametrize("ordered", [True, False])
-def test_rows_are_drawn_and_the_worst_named(ordered: bool) -> None:
-    ax = plots.reconstruction_by_row(TERMS, ordered=ordered, worst=3, unit="bits")
+def test_rows_are_drawn_and_the_worst_named() -> None:
+    ax = plots.reconstruction_by_row(TERMS, worst=3)
     drawn = np.asarray(ax.lines[0].get_ydata())
-    np.testing.assert_array_equal(drawn, np.sort(TERMS) if ordered else TERMS)
+    np.testing.assert_array_equal(drawn, np.sort(TERMS))
     worst = np.argsort(TERMS)[:3]
     assert [int(text.split(":")[0][4:]) - 1 for text in texts(ax)] == worst.tolist()
-    places = [1, 2, 3] if ordered else (worst + 1).tolist()
-    assert [note.xy for note in ax.texts] == [
-        (place, TERMS[row]) for place, row in zip(places, worst, strict=True)
-    ]
-    assert ax.get_ylabel() == "bits per datum"
+    assert [note.xy for note in ax.texts] == [(k + 1, TERMS[row]) for k, row in enumerate(worst)]
+    assert ax.get_ylabel() == "nats per datum"
 
 
-@pytest.mark.parametrize("ordered", [True, False])
-def test_names_of_equal_rows_do_not_cover_each_other(ordered: bool) -> None:
-    ax = plots.reconstruction_by_row(np.r_[np.zeros(5), np.ones(25)], ordered=ordered)
+def test_names_of_equal_rows_do_not_cover_each_other() -> None:
+    ax = plots.reconstruction_by_row(np.r_[np.zeros(5), np.ones(25)])
     ax.figure.canvas.draw()
     boxes = sorted((box.y0, box.y1) for box in map(Text.get_window_extent, ax.texts))
     assert all(above > top for (_, top), (above, _) in pairwise(boxes))
@@ -138,6 +133,12 @@ def test_a_whole_group_of_outliers_stays_in_the_picture() -> None:
     assert ax.get_xlim()[0] < -1000
     assert texts(ax) == []
     np.testing.assert_allclose(shares(ax), [1, 1])
+
+
+def test_groups_whose_names_begin_alike_are_groups_of_their_own() -> None:
+    names = ("validation rows of site A", "validation rows of site B")
+    ax = plots.score_histogram({name: [float(k)] for k, name in enumerate(names)})
+    assert len(ax.get_legend().get_texts()) == 2
 
 
 @given(

@@ -9,14 +9,13 @@ import torch
 from PIL import Image
 
 from aevb.data import Binarization, open_source
-from aevb.errors import DataError, UsageError
+from aevb.errors import DataError
 from aevb.optimizers import Adagrad
 from aevb.randomness import Stream, generator
 from aevb.reproduce import (
     NAMES,
     How,
     amortization,
-    budget_of,
     estimators,
     experiment,
     figure2,
@@ -54,17 +53,15 @@ def tiny(monkeypatch):
     """Settings whose runs take a second, and digits in place of every data set."""
     for module in ("experiment", "iwae_table", "performing"):
         monkeypatch.setattr(f"aevb.reproduce.{module}.open_source", digits)
-    small = {"SAMPLES": 600, "FIRST": 200, "POINTS": 2, "JUDGED": 20}
-    for name, value in small.items():
-        monkeypatch.setitem(getattr(figure2, name), "minute", value)
-    for data in figure2.HIDDEN:
-        monkeypatch.setitem(figure2.HIDDEN, data, 4)
-        monkeypatch.setitem(figure2.ROWS, data, None)
+    small = {"samples": 600, "first": 200, "points": 2, "judged": 20}
+    monkeypatch.setitem(experiment.SIZES, "minute", small)
+    for data in experiment.HIDDEN:
+        monkeypatch.setitem(experiment.HIDDEN, data, 4)
+        monkeypatch.setitem(experiment.ROWS, data, None)
     monkeypatch.setattr(figure3, "HIDDEN", 4)
     monkeypatch.setattr(figure3, "LATENTS", 1)
-    few = {"SAMPLES": 600, "FIRST": 200, "POINTS": 1, "JUDGED": 2, "EXACT": 1}
-    few |= {"VISITS": {1000: 300}}
-    for name, value in few.items():
+    few = {"samples": 600, "first": 200, "points": 1, "judged": 2}
+    for name, value in {"SIZES": few, "EXACT": 1, "VISITS": {1000: 300}}.items():
         monkeypatch.setitem(getattr(figure3, name), "minute", value)
     monkeypatch.setattr(iwae_table, "HIDDEN", (4,))
     monkeypatch.setattr(iwae_table, "LATENTS", 2)
@@ -186,8 +183,9 @@ def test_the_step_size_is_that_of_the_highest_training_bound_and_is_kept(
 
 
 def test_two_runs_of_one_experiment_measure_the_same_and_another_seed_does_not(tmp_path):
+    told = []
     curves = [
-        learn(replace(TINY, seed=seed), tmp_path / name).result["curve"]
+        learn(replace(TINY, seed=seed), tmp_path / name, told.append).result["curve"]
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     ]
     assert curves[0] == curves[1] != curves[2]
@@ -409,8 +407,3 @@ def test_the_ladder_of_amortization_is_told_both_ways():
         {"mnist": hard, "fashion-mnist": easy | {"refined": hard["refined"]}}
     )
     assert [e.holds for e in wrong] == [True, False, False]
-
-
-def test_a_budget_is_one_of_three():
-    with pytest.raises(UsageError, match="--budget is one of minute, hour, full, found 'day'"):
-        budget_of("day")

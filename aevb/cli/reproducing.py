@@ -1,8 +1,6 @@
 """The command that makes figures and tables of the literature anew: `reproduce`."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,16 +33,16 @@ def reproduce(
 
     What is done is kept: the same command goes on where it was stopped.
     """
-    from aevb.progress import bar
-    from aevb.reproduce import How, budget_of, markdown, perform, reproduction
+    from aevb.progress import bar, sentences
+    from aevb.reproduce import How, markdown, perform, reproduction
 
     if name is None:
         say(*_list(), json_)
         return
     found = reproduction(name)
     silent = quiet or json_
-    with _told(silent), bar(name, quiet=silent) as progress:
-        report = perform(found, budget_of(budget), out, How(jobs, threads), progress)
+    with nullcontext() if silent else sentences(), bar(name, quiet=silent) as progress:
+        report = perform(found, budget, out, How(jobs, threads), progress)
     if json_:
         print_json(report)
     else:
@@ -56,29 +54,10 @@ def _list() -> tuple[dict[str, Any], str]:
     """What there is, as an object and in words."""
     from aevb.reproduce import NAMES, reproduction
 
-    all_of_them = [reproduction(name) for name in NAMES]
-    about = {
-        r.name: {"title": r.title, "source": r.source, "data": list(r.data), **r.takes}
-        for r in all_of_them
-    }
-    lines = [
-        line
-        for r in all_of_them
-        for line in (
-            f"{r.name}: {r.title} ({r.source}); data {', '.join(r.data)}",
-            *(f"    {budget:<8}{takes}" for budget, takes in r.takes.items()),
-        )
-    ]
+    about, lines = dict[str, Any](), list[str]()
+    for r in map(reproduction, NAMES):
+        data = list(dict.fromkeys(job.settings["data"] for job in r.jobs("full")))
+        about[r.NAME] = {"title": r.TITLE, "source": r.SOURCE, "data": data, **r.TAKES}
+        lines.append(f"{r.NAME}: {r.TITLE} ({r.SOURCE}); data {', '.join(data)}")
+        lines += [f"    {budget:<8}{takes}" for budget, takes in r.TAKES.items()]
     return {"reproductions": about}, "\n".join(lines)
-
-
-@contextmanager
-def _told(silent: bool) -> Iterator[None]:
-    """What each run comes to, on stderr."""
-    from aevb.progress import sentences
-
-    if silent:
-        yield
-        return
-    with sentences(lambda text: print(text, file=sys.stderr)):
-        yield

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from aevb import __version__
 from aevb.model import Model
 from aevb.posterior import PerDatum, Posterior
@@ -208,7 +206,7 @@ def _usage(model: Model, posterior: Posterior) -> str:
         "samples = model.expectation(z)  # E[x given z]",
     ]
     if not isinstance(posterior, PerDatum):
-        lines.append("codes = posterior(samples).mean  # E[z given x], for rows x of your own")
+        lines.append("codes = aevb.distributions.center(posterior(samples))  # E[z given x]")
     note = ""
     if own:
         note = (
@@ -228,10 +226,9 @@ def _external(tree: Any, path: str) -> Iterator[str]:
 
 
 def _limits(model: Model) -> str:
-    family = getattr(model.likelihood, "family", None)
-    domain = getattr(family, "domain", None)
+    domain = model.family.domain if model.family is not None else ""
     taken = f" The likelihood is over {domain}; other data are refused." if domain else ""
-    size = sum(p.numel() for p in model.parameters() if isinstance(p, torch.Tensor))
+    size = sum(p.numel() for p in model.parameters())
     return (
         "The model knows the data that it was trained on: what it gives for others, of another "
         "camera, another scale or another binarization, means little, and bounds can be compared "

@@ -45,7 +45,7 @@ def gradient_variances(
         >>> [label.get_text() for label in ax.get_yticklabels()]
         ['A', 'B *']
     """
-    sets = {plain(name): as_floats(values, name) for name, values in variances.items()}
+    sets = {name: as_floats(values, name) for name, values in variances.items()}
     if not 1 <= len(sets) <= len(COLORS):
         raise UsageError(f"expected one or two sets of parameters, found {len(sets)}")
     for name, values in sets.items():
@@ -58,7 +58,7 @@ def gradient_variances(
     places = np.arange(len(names), 0, -1)
     for (name, values), color in zip(sets.items(), COLORS, strict=False):
         some = values > 0
-        ax.plot(values[some], places[some], "o", color=color, markersize=5, label=name)
+        ax.plot(values[some], places[some], "o", color=color, markersize=5, label=plain(name))
     ax.set_xscale("log")
     ax.hlines(places, *ax.get_xlim(), color=FAINT, linewidth=0.6, zorder=0)
     none = np.all([values == 0 for values in sets.values()], axis=0)

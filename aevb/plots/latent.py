@@ -17,7 +17,7 @@ from aevb.plots.style import (
     SMALL,
     TRAINING,
     Floats,
-    as_rows,
+    as_floats,
     calm_axes,
     own_axes,
     plain,
@@ -42,7 +42,7 @@ def latent_scatter(
         >>> latent_scatter(np.eye(3)).get_ylabel()
         '$z_{2}$ (second largest variance of 3)'
     """
-    points = as_rows(codes, "codes")
+    points = as_floats(codes, "codes", "NX")
     classes, member = _classes(labels, len(points))
     colors = _palette(len(classes))
     if points.shape[1] == 1:

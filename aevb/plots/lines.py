@@ -16,7 +16,7 @@ from aevb.plots.style import (
     TALLEST,
     TRAINING,
     Floats,
-    as_rows,
+    as_floats,
     bare_axes,
     calm_axes,
     column_names,
@@ -36,7 +36,7 @@ def profiles(rows: ArrayLike, ax: Axes | None = None) -> Axes:
         >>> profiles(np.zeros((5, 7))).get_xlabel()
         'dimension'
     """
-    array = as_rows(rows, "rows")
+    array = as_floats(rows, "rows", "NX")
     count, size = array.shape
     ax = own_axes(ax, 5.2, 3.0)
     marker = "o" if size == 1 else None
@@ -74,7 +74,7 @@ def cell_axes(ax: Axes | None, columns: int, lines: int, width: float = 1.1) -> 
 
 def paired_profiles(data: ArrayLike, again: ArrayLike, ax: Axes | None, columns: int) -> Axes:
     """A cell for each datum: its profile in grey, that of its reconstruction over it."""
-    pair = as_rows(data, "data"), as_rows(again, "reconstructions")
+    pair = as_floats(data, "data", "NX"), as_floats(again, "reconstructions", "NX")
     columns = min(columns, len(pair[0]))
     low, high = float(np.min(pair)), float(np.max(pair))
     ax = cell_axes(ax, columns, -(-len(pair[0]) // columns))

@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 
 from aevb.errors import UsageError
-from aevb.files import replace_atomically
+from aevb.files import write
 from aevb.plots.style import DPI
 
 
@@ -70,12 +70,7 @@ def save(picture: Axes | bytes, path: str | os.PathLike[str]) -> Path:
     suffix = ".gif" if isinstance(picture, bytes) else ".png"
     if target.suffix.lower() != suffix:
         raise UsageError(f"expected the name of a picture that ends in {suffix}, found {target}")
-    content = picture if isinstance(picture, bytes) else png(picture)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        replace_atomically(target, content)
-    except OSError as error:
-        raise UsageError(f"cannot write the picture {target}: {error.strerror}") from error
+    write(target, picture if isinstance(picture, bytes) else png(picture))
     return target
 
 

@@ -23,27 +23,23 @@ from aevb.plots.style import (
 )
 
 
-def image_grid(
-    images: ArrayLike, ax: Axes | None = None, *, columns: int | None = None, gap: int | None = None
-) -> Axes:
+def image_grid(images: ArrayLike, ax: Axes | None = None, *, columns: int | None = None) -> Axes:
     """One tiled picture: image k in row k // columns from the top and column k % columns.
 
     Shapes: (N, H, W) or (N, C, H, W); one channel is shown in grey, three as red, green and blue,
-    any other number by its mean. `columns` is about sqrt(N) and `gap` a thin line when left out.
-    Units: values in [0, 1], clipped for showing; `gap` in pixels of the pictures.
+    any other number by its mean. `columns` is about sqrt(N) when left out.
+    Units: values in [0, 1], clipped for showing.
     Errors: UsageError for other shapes, empty input, NaN, bytes and a `columns` below 1.
     Source: the sample grids of Kingma and Welling (2013), figure 5.
     Example:
-        >>> ax = image_grid(np.zeros((6, 1, 8, 8)), columns=3, gap=1)
+        >>> ax = image_grid(np.zeros((6, 1, 8, 8)), columns=3)
         >>> ax.images[0].get_array().shape
         (17, 26)
     """
     pictures = gray_or_color(images, "pictures")
     count, height, width, _ = pictures.shape
     columns = _square(count) if columns is None else min(at_least_one(columns, "columns"), count)
-    gap = gap_between(height, width) if gap is None else gap
-    if gap < 0:
-        raise UsageError(f"expected a gap of 0 pixels or more, found {gap}")
+    gap = gap_between(height, width)
     lefts = tile_starts(columns, width, gap)
     tops = tile_starts(-(-count // columns), height, gap)
     return _show(_mosaic(pictures, tops, lefts), ax, columns)

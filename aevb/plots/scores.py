@@ -19,8 +19,6 @@ from aevb.plots.style import (
     VALIDATION,
     Floats,
     as_floats,
-    as_scores,
-    at_least_one,
     calm_axes,
     in_figures,
     in_short,
@@ -51,7 +49,7 @@ def kl_by_dimension(
         >>> [label.get_text() for label in ax.get_xticklabels()]
         ['$z_{2}$', '$z_{3}$', '$z_{1}$']
     """
-    values = _one_each(kl, "divergences")
+    values = as_floats(kl, "divergences", "N")
     order = np.argsort(-values, kind="stable")
     count = len(values)
     active = values[order] > (-math.inf if threshold is None else threshold)
@@ -84,40 +82,32 @@ def kl_by_dimension(
     return ax
 
 
-def reconstruction_by_row(
-    values: ArrayLike,
-    ax: Axes | None = None,
-    *,
-    unit: str = "nats",
-    ordered: bool = True,
-    worst: int = 5,
-) -> Axes:
-    """The reconstruction term of each row, worst first or in the order of the rows.
+def reconstruction_by_row(values: ArrayLike, ax: Axes | None = None, *, worst: int = 5) -> Axes:
+    """The reconstruction term of each row, worst first.
 
     Formula: E_q[log p(x_n given z)], larger is better; the `worst` rows are named, counted from 1.
     Shapes: `values` (N,).
-    Units: `unit` per datum.
+    Units: nats per datum.
     Errors: UsageError for another shape, empty input, NaN and a negative `worst`.
     Example:
         >>> ax = reconstruction_by_row([-3.0, -9.0, -2.0], worst=1)
         >>> [text.get_text() for text in ax.texts]
         ['row 2: \N{MINUS SIGN}9.00']
     """
-    terms = _one_each(values, "reconstruction terms")
+    terms = as_floats(values, "reconstruction terms", "N")
     if worst < 0:
         raise UsageError(f"expected a number of worst rows from 0, found {worst}")
     order = np.argsort(terms, kind="stable")
-    shown = order if ordered else np.arange(len(terms))
     ax = own_axes(ax, 5.2, 3.0)
     ranks = np.arange(1, len(terms) + 1)
     size = float(np.clip(60 / math.sqrt(len(terms)), 1.2, 4.0))
-    ax.plot(ranks, terms[shown], "o", color=TRAINING, markersize=size, markeredgewidth=0, alpha=0.7)
+    ax.plot(ranks, terms[order], "o", color=TRAINING, markersize=size, markeredgewidth=0, alpha=0.7)
     ax.axhline(float(terms.mean()), color=FAINT, linewidth=0.8, zorder=0)
     ax.margins(x=0.03, y=0.08)
-    calm_axes(ax, "rows, worst first" if ordered else "row", f"{unit} per datum")
+    calm_axes(ax, "rows, worst first", "nats per datum")
     ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     quiet_title(ax, f"Reconstruction by row, mean {in_figures(terms.mean())}")
-    _name_rows(ax, terms, order[:worst], ordered)
+    _name_rows(ax, terms, order[:worst])
     return ax
 
 
@@ -138,7 +128,9 @@ def score_histogram(
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['train (2), 0% below', 'outliers (1), 100% below']
     """
-    scores = {plain(str(name)): as_scores(values, str(name)) for name, values in groups.items()}
+    scores = {
+        name: as_floats(values, str(name), "N", np.isneginf) for name, values in groups.items()
+    }
     if not scores:
         raise UsageError("expected at least one group of scores, found none")
     low, high = _fences(list(scores.values()), threshold)
@@ -158,19 +150,12 @@ def score_histogram(
     return ax
 
 
-def _one_each(values: ArrayLike, name: str) -> Floats:
-    array = as_floats(values, name)
-    if array.ndim != 1:
-        raise UsageError(f"expected {name} of shape (N,), found {array.shape}")
-    return array
-
-
-def _name_rows(ax: Axes, terms: Floats, worst: NDArray[np.int64], ordered: bool) -> None:
+def _name_rows(ax: Axes, terms: Floats, worst: NDArray[np.int64]) -> None:
     """Name rows beside their points: at the right in the left half of the axes, else at the left.
 
     The names are moved apart until none covers another.
     """
-    places = np.arange(1, len(worst) + 1) if ordered else worst + 1
+    places = np.arange(1, len(worst) + 1)
     right = places <= (len(terms) + 1) / 2
     gap = points_high(ax, SMALL + 3)
     moved = np.array(spread(terms[worst], gap))
@@ -208,7 +193,7 @@ def _group(
     ax: Axes, name: str, values: Floats, bins: Floats, color: str, threshold: float | None
 ) -> None:
     """One group's histogram, with its size and its share below the threshold in its name."""
-    label = f"{name} ({at_least_one(len(values), name)})"
+    label = f"{plain(str(name))} ({len(values)})"
     if threshold is not None:
         label += f", {in_short(100 * float((values < threshold).mean()))}% below"
     inside = values[(values >= bins[0]) & (values <= bins[-1])]

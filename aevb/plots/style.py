@@ -1,7 +1,7 @@
 """What every picture shares: axes without pyplot, colors, checks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -138,34 +138,30 @@ def in_short(value: float) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def as_floats(values: ArrayLike, name: str) -> Floats:
-    """The values as finite floats of shape (N, ...), N > 0, nothing in them empty."""
-    array = _as_numbers(values, name)
-    if not np.isfinite(array).all():
-        place = np.argwhere(~np.isfinite(array))[0]
-        raise UsageError(
-            f"expected finite {name}, found {array[tuple(place)]} in row {place[0] + 1}"
-        )
-    return array
+def as_floats(
+    values: ArrayLike,
+    name: str,
+    axes: str | None = None,
+    odd: Callable[[Floats], NDArray[np.bool_]] = np.zeros_like,
+) -> Floats:
+    """The values as floats of shape (N, ...), N > 0, nothing in them empty, finite unless `odd`.
 
-
-def _as_numbers(values: ArrayLike, name: str) -> Floats:
-    """The values as floats of shape (N, ...), N > 0, nothing in them empty."""
+    `axes` are the letters of the shape, a letter each, where it has to be one: "NX" for (N, X).
+    """
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
         raise UsageError(f"expected {name} as an array of real numbers, found none") from None
     if array.ndim == 0 or array.size == 0:
         raise UsageError(f"expected at least one row of {name}, found the shape {array.shape}")
+    if axes is not None and array.ndim != len(axes):
+        shape = f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"
+        raise UsageError(f"expected {name} of shape {shape}, found {array.shape}")
+    wrong = np.argwhere(~np.isfinite(array) & ~odd(array).astype(bool))
+    if len(wrong):
+        place = tuple(wrong[0])
+        raise UsageError(f"expected finite {name}, found {array[place]} in row {place[0] + 1}")
     return array
-
-
-def as_rows(values: ArrayLike, name: str) -> Floats:
-    """Finite rows of shape (N, X)."""
-    rows = as_floats(values, name)
-    if rows.ndim != 2:
-        raise UsageError(f"expected {name} of shape (N, X), found {rows.shape}")
-    return rows
 
 
 def at_least_one(value: int, name: str) -> int:
@@ -173,24 +169,6 @@ def at_least_one(value: int, name: str) -> int:
     if value < 1:
         raise UsageError(f"expected {name} to be at least 1, found {value}")
     return value
-
-
-def as_table(values: ArrayLike, name: str) -> Floats:
-    """Rows of shape (N, X) in which NaN marks a cell that was not observed."""
-    rows = _as_numbers(values, name)
-    if rows.ndim != 2:
-        raise UsageError(f"expected {name} of shape (N, X), found {rows.shape}")
-    as_floats(np.where(np.isnan(rows), 0.0, rows), name)
-    return rows
-
-
-def as_scores(values: ArrayLike, name: str) -> Floats:
-    """One number for each datum, (N,); minus infinity is a log density of zero and is let in."""
-    array = _as_numbers(values, name)
-    if array.ndim != 1:
-        raise UsageError(f"expected {name} of shape (N,), found {array.shape}")
-    as_floats(np.where(np.isneginf(array), 0.0, array), name)
-    return array
 
 
 def as_event(shape: Sequence[int]) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from aevb.plots.style import (
     TRAINING,
     VALIDATION,
     Floats,
-    as_table,
+    as_floats,
     calm_axes,
     column_names,
     own_axes,
@@ -56,7 +56,8 @@ def pair_plot(
         >>> len(ax.child_axes)
         6
     """
-    groups = [as_table(rows, "rows")] + ([] if others is None else [as_table(others, "samples")])
+    given = {"rows": rows} if others is None else {"rows": rows, "samples": others}
+    groups = [as_floats(values, name, "NX", np.isnan) for name, values in given.items()]
     titles = column_names(names, groups[0].shape[1])
     if groups[0].shape[1] != groups[-1].shape[1]:
         raise UsageError(

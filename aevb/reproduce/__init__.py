@@ -4,24 +4,16 @@ A file has its settings on top and, beside them, what the literature says of the
 """
 
 from aevb.reproduce.jobs import How, Job, run_all
-from aevb.reproduce.performing import (
-    BUDGETS,
-    Expectation,
-    Reproduction,
-    budget_of,
-    markdown,
-    perform,
-)
+from aevb.reproduce.performing import Budget, Expectation, Reproduction, markdown, perform
 from aevb.reproduce.registry import NAMES, reproduction
 
 __all__ = [
-    "BUDGETS",
     "NAMES",
+    "Budget",
     "Expectation",
     "How",
     "Job",
     "Reproduction",
-    "budget_of",
     "markdown",
     "perform",
     "reproduction",

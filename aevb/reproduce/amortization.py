@@ -13,7 +13,6 @@ harder data amortization costs the larger share.
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +23,20 @@ from aevb.data import Rows
 from aevb.evaluation import evidence, gaps
 from aevb.plots.style import FAINT, TRAINING, calm_axes, panels, quiet_title
 from aevb.refinement import Refined
-from aevb.reproduce import figure2
-from aevb.reproduce.experiment import Experiment, Learned, judged, learn, until
+from aevb.reproduce.experiment import MNIST, Experiment, Learned, judged, learn, of_paper, until
 from aevb.reproduce.jobs import Job, Share
-from aevb.reproduce.performing import Budget, Expectation, Reproduction, Results, number, table
-from aevb.reproduce.watching import Told
+from aevb.reproduce.performing import Budget, Expectation, Results, number, rises, table
 
-DATA, BINARIZE, LATENTS = ("mnist", "fashion-mnist"), "epoch", 20
-TITLES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
+NAME, TITLE = "amortization", "Amortized, semi-amortized and mean-field inference"
+SOURCE = "Cremer et al. 2018; Kim et al. 2018"
+DATA, BINARIZE, LATENTS = (MNIST, "fashion-mnist"), "epoch", 20
+TITLES = {MNIST: "MNIST", "fashion-mnist": "Fashion-MNIST"}
 STEPS = (1, 2, 5, 10, 20)
 SAMPLES = {"minute": 20_000, "hour": 5_000_000, "full": 20_000_000}
 JUDGED = {"minute": 10, "hour": 200, "full": 1000}
 DRAWS = {"minute": 50, "hour": 1000, "full": 5000}
 """Of importance sampling, and of the bound."""
-TAKES: dict[Budget, str] = {
+TAKES: Mapping[Budget, str] = {
     "minute": "20,000 samples, 10 rows",
     "hour": "5,000,000 samples, 200 rows",
     "full": "20,000,000 samples, 1000 rows",
@@ -47,15 +46,15 @@ TAKES: dict[Budget, str] = {
 def jobs(budget: Budget) -> list[Job]:
     """A job for each data set."""
     measured = {"gaps": JUDGED[budget], "draws": DRAWS[budget]}
-    whole = until(figure2.experiment(figure2.MNIST, LATENTS, budget), SAMPLES[budget])
+    whole = until(of_paper(MNIST, LATENTS, budget), SAMPLES[budget])
     experiments = [replace(whole, data=data, binarize=BINARIZE) for data in DATA]
     return [Job(e.data, asdict(e) | measured, work) for e in experiments]
 
 
 def work(settings: Mapping[str, Any], folder: Path, share: Share) -> dict[str, Any]:
     """Learn one data set, and measure where the bound goes."""
-    experiment = Experiment(**{k: v for k, v in settings.items() if k not in ("gaps", "draws")})
-    learned = learn(experiment, folder, callbacks=[Told(share, 0.5)])
+    experiment = Experiment.of(settings)
+    learned = learn(experiment, folder, share, part=0.5)
     few, draws = settings["gaps"], settings["draws"]
     train, test = (judged(rows, few) for rows in (learned.data.train, learned.data.test))
     found = gaps(
@@ -90,12 +89,10 @@ def ladder(result: Mapping[str, Any]) -> dict[str, float]:
 
 def judge(results: Results) -> list[Expectation]:
     """The order of the bounds, and on which data amortization costs the larger share."""
-    found = []
-    for data in DATA:
-        bounds = ladder(results[data])
-        rising = all(less <= more for less, more in pairwise(bounds.values()))
-        sentence = f"{TITLES[data]}: encoder, refined by more and more steps, best, log p(x) rise"
-        found.append(Expectation(sentence, rising, bounds))
+    said = "encoder, refined by more and more steps, best, log p(x) rise"
+    found = [
+        rises(f"{TITLES[data]}: {said}", ladder(results[data]), strictly=False) for data in DATA
+    ]
     share = {TITLES[data]: amortization_share(results[data]) for data in DATA}
     more = share["Fashion-MNIST"] > share["MNIST"]
     sentence = "amortization is a larger share of the inference gap on Fashion-MNIST than on MNIST"
@@ -137,16 +134,3 @@ def numbers_table(results: Results) -> str:
         ]
         rows.append((TITLES[data], *bounds, *widths))
     return table(("data", *names, *(f"{name} gap" for name in gap)), rows)
-
-
-REPRODUCTION = Reproduction(
-    "amortization",
-    "Amortized, semi-amortized and mean-field inference",
-    "Cremer et al. 2018; Kim et al. 2018",
-    TAKES,
-    DATA,
-    jobs,
-    judge,
-    draw,
-    numbers_table,
-)

@@ -66,7 +66,7 @@ def series(curve: Curve, measure: str) -> tuple[list[float], list[float]]:
 
 
 def _limits(panel: Panel, measures: Sequence[str]) -> tuple[float, float]:
-    """From the median of all points less half of what lies above it, up to the highest."""
+    """From the lower quartile of all points less half of what lies above it, to the highest."""
     values = [v for curve in panel.curves.values() for m in measures for v in series(curve, m)[1]]
     low, high = float(np.quantile(values, 0.25)), max(values)
     low = max(min(values), low - (high - low) / 2)
@@ -92,7 +92,8 @@ def worst_difference(one: Curve, other: Curve, measure: str) -> tuple[float, int
     return min(differences)
 
 
-def ends(result: Mapping[str, Any], measures: Sequence[str]) -> tuple[str, ...]:
-    """The samples and the measures of the last moment, as a table has them."""
+def curve_cells(result: Mapping[str, Any], measures: Sequence[str]) -> tuple[str, ...]:
+    """The step size, and the samples and measures of the last moment, as a table has them."""
     last = result["curve"][-1]
-    return f"{last['samples']:,}", *(number(last.get(measure)) for measure in measures)
+    values = (number(last.get(measure)) for measure in measures)
+    return number(result["step_size"]), f"{last['samples']:,}", *values

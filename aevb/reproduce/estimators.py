@@ -19,14 +19,13 @@ from matplotlib.axes import Axes
 from aevb.evaluation.gradients import compare_gradients
 from aevb.plots.gradients import gradient_variances
 from aevb.plots.style import panels, quiet_title
-from aevb.reproduce import figure2
-from aevb.reproduce.curves import ends
-from aevb.reproduce.experiment import Experiment, learn, until
+from aevb.reproduce.experiment import MNIST, Experiment, learn, of_paper, until
 from aevb.reproduce.jobs import Job, Share
-from aevb.reproduce.performing import Budget, Expectation, Reproduction, Results, number, table
-from aevb.reproduce.watching import Told
+from aevb.reproduce.performing import Budget, Expectation, Results, number, table
 
-DATA, LATENTS = figure2.MNIST, 20
+NAME, TITLE = "estimators", "Variance of gradient estimators"
+SOURCE = "Kingma & Welling 2013, sections 2.2 and 2.3; Roeder et al. 2017; Tucker et al. 2018"
+DATA, LATENTS = MNIST, 20
 WAYS = {"elbo, L = 1": ("elbo", 1), "elbo, L = 10": ("elbo", 10), "iwae, K = 10": ("iwae", 10)}
 EARLY = {"minute": 2_000, "hour": 20_000, "full": 20_000}
 LATE = {"minute": 20_000, "hour": 3_000_000, "full": 10_000_000}
@@ -35,7 +34,7 @@ REPLICATES = {"minute": 20, "hour": 200, "full": 2000}
 FAR = 10.0
 """Times that the plain score function's variance is at least of estimator A's."""
 STANDARD_ERRORS = 5.0
-TAKES: dict[Budget, str] = {
+TAKES: Mapping[Budget, str] = {
     "minute": "20,000 samples, 20 gradients of 10 rows",
     "hour": "3,000,000 samples, 200 gradients of 100 rows",
     "full": "10,000,000 samples, 2000 gradients of 100 rows",
@@ -65,7 +64,7 @@ def jobs(budget: Budget) -> list[Job]:
     """A job for each moment of training."""
     moments = {"late": LATE[budget], "early": EARLY[budget]}
     measured = {"gradients": ROWS[budget], "replicates": REPLICATES[budget]}
-    whole = figure2.experiment(DATA, LATENTS, budget)
+    whole = of_paper(DATA, LATENTS, budget)
     return [
         Job(moment, asdict(until(whole, samples)) | measured, work)
         for moment, samples in moments.items()
@@ -74,9 +73,8 @@ def jobs(budget: Budget) -> list[Job]:
 
 def work(settings: Mapping[str, Any], folder: Path, share: Share) -> dict[str, Any]:
     """Learn up to a moment, and compare the estimators there."""
-    own = ("gradients", "replicates")
-    experiment = Experiment(**{k: v for k, v in settings.items() if k not in own})
-    learned = learn(experiment, folder, callbacks=[Told(share, 0.3)])
+    experiment = Experiment.of(settings)
+    learned = learn(experiment, folder, share, part=0.3)
     rows = learned.data.train.pick(np.arange(settings["gradients"]))
     found = {}
     for i, (way, (bound, samples)) in enumerate(WAYS.items()):
@@ -143,7 +141,7 @@ def numbers_table(results: Results) -> str:
     rows = [
         (
             moment,
-            ends(result, ())[0],
+            f"{result['curve'][-1]['samples']:,}",
             way,
             e["name"] + ("" if e["unbiased"] else " (biased)"),
             *(number(e[part]["variance"]) for part in ("theta", "phi")),
@@ -155,16 +153,3 @@ def numbers_table(results: Results) -> str:
     ]
     head = ("moment", "samples", "bound", "estimator", "variance, theta", "variance, phi", "cost")
     return table(head, rows)
-
-
-REPRODUCTION = Reproduction(
-    "estimators",
-    "Variance of gradient estimators",
-    "Kingma & Welling 2013, sections 2.2 and 2.3; Roeder et al. 2017; Tucker et al. 2018",
-    TAKES,
-    (DATA,),
-    jobs,
-    judge,
-    draw,
-    numbers_table,
-)

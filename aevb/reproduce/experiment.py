@@ -16,18 +16,20 @@ bound on training rows after the first iterations. What the paper leaves open is
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from aevb.algorithms import Learner
 from aevb.conditional import Conditional, standard_normal
 from aevb.data import Binarization, Dataset, Rows, open_source, split
 from aevb.errors import TrainingError
-from aevb.evaluation import bound_parts, refit
+from aevb.evaluation import bound_parts, posterior_for
 from aevb.families import LIKELIHOOD_MIN_VARIANCE, Bernoulli, Family, Normal
 from aevb.files import replace_atomically
 from aevb.model import Model
@@ -36,6 +38,8 @@ from aevb.optimizers import constant
 from aevb.plan import Plan, work_of
 from aevb.posterior import PerDatum, Posterior, mean_field, per_datum
 from aevb.randomness import Stream, generator, normal
+from aevb.reproduce.jobs import Share
+from aevb.reproduce.performing import Budget
 from aevb.settings import check_settings
 from aevb.storage import RunFolder, learner
 from aevb.storage.files import read_json, to_json
@@ -49,8 +53,19 @@ PILOT_SHARE, MOST_PILOT = 0.05, 500_000
 LEAST_PRESENTED = 20_000
 """Samples between two looks at the clock: a small data set is presented several times over."""
 
-Look = Callable[[Model, Posterior], dict[str, float]]
-"""What is measured of a model at a moment of its training."""
+STEPS_BETWEEN_SHARES = 100
+PICTURES = "pictures.npy"
+MNIST, FREY = "mnist", "frey-face"
+TITLES = {MNIST: "MNIST", FREY: "Frey Face"}
+HIDDEN = {MNIST: 500, FREY: 200}
+ROWS = {MNIST: 50_000, FREY: None}
+SIZES: dict[Budget, dict[str, Any]] = {
+    "minute": {"samples": 40_000, "first": 2_000, "points": 6, "judged": 1_000},
+    "hour": {"samples": 10_000_000, "first": 100_000, "points": 12, "judged": 10_000},
+    "full": {"samples": 100_000_000, "first": 100_000, "points": 18, "judged": 10_000},
+}
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,23 @@ class Experiment:
     judged: int = 10_000
     points: int = 12
     seed: int = 0
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Experiment":
+        """The experiment of a job, whose settings may say more."""
+        return cls(**{field.name: settings[field.name] for field in fields(cls)})
+
+
+Look = Callable[[Experiment, Model, Posterior, Dataset], dict[str, float]]
+"""What is measured of a model at a moment of its training."""
+
+
+def of_paper(data: str, latent_dim: int, budget: Budget, algorithm: str = "aevb") -> Experiment:
+    """The experiment of figure 2, whose networks and learning are those of figures 4 and 5 too."""
+    rows, size = ROWS[data], SIZES[budget]
+    return Experiment(
+        data, latent_dim, HIDDEN[data], algorithm=algorithm, rows=rows, binarize=None, **size
+    )
 
 
 def until(experiment: Experiment, samples: int) -> Experiment:
@@ -122,29 +154,39 @@ def build(experiment: Experiment, data: Dataset) -> tuple[Model, Posterior]:
     return model, posterior
 
 
+def bounds(
+    experiment: Experiment, model: Model, posterior: Posterior, data: Dataset
+) -> dict[str, float]:
+    """The bound on test rows and on as many training rows, one sample each, the same every time."""
+    some = {"train": data.train, "test": data.test}
+    return {
+        name: bound_parts(model, posterior, judged(rows, experiment.judged), seed=experiment.seed)[
+            "elbo"
+        ]
+        for name, rows in some.items()
+    }
+
+
 def learn(
-    experiment: Experiment,
-    folder: Path,
-    look: Look | None = None,
-    callbacks: Sequence[Callback] = (),
+    experiment: Experiment, folder: Path, share: Share, look: Look = bounds, part: float = 1.0
 ) -> Learned:
     """Choose the step size, run the experiment in the folder, or go on with it, and measure.
 
     The result has the `step_size`, the training bound of each `pilot`, and the `curve`: for each
-    moment the `samples` evaluated and what `look` gives, which is the bound on training and test
-    rows where it is None.
+    moment the `samples` evaluated and what `look` gives. Training is so large a `part` of the job.
     """
     data = open_data(experiment)
     folder.mkdir(parents=True, exist_ok=True)
     rate, pilots = _step_size(experiment, data, folder / "pilot.json")
     model, posterior = build(experiment, data)
-    measure = look or Bounds(experiment, data)
-    curve = Curve(folder / "curve.json", experiment, lambda: measure(model, posterior))
+    curve = Curve(
+        folder / "curve.json", experiment, lambda: look(experiment, model, posterior, data)
+    )
     history = train(
         *_prepared(experiment, model, posterior, data, rate),
         run=RunFolder(folder),
         resume=True,
-        callbacks=[curve, *callbacks],
+        callbacks=[curve, Told(share, part)],
     )
     result = {
         "step_size": rate,
@@ -165,25 +207,41 @@ def times(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-class Bounds:
-    """The bound on test rows and on as many training rows, one sample each, the same every time."""
+def learn_and_show(
+    settings: Mapping[str, Any], folder: Path, share: Share, show: Callable[[Model], Array]
+) -> dict[str, Any]:
+    """Run an experiment; what the model shows, (N, X), is kept beside its checkpoints."""
+    learned = learn(Experiment.of(settings), folder, share)
+    buffer = BytesIO()
+    np.save(buffer, show(learned.model).astype(np.float32))
+    replace_atomically(folder / PICTURES, buffer.getvalue())
+    return learned.result | {"shape": list(learned.data.shape)}
 
-    def __init__(self, experiment: Experiment, data: Dataset) -> None:
-        some = {"train": data.train, "test": data.test}
-        self.rows = {name: judged(rows, experiment.judged) for name, rows in some.items()}
-        self.seed = experiment.seed
 
-    def __call__(self, model: Model, posterior: Posterior) -> dict[str, float]:
-        return {
-            name: bound_parts(model, posterior, rows, seed=self.seed)["elbo"]
-            for name, rows in self.rows.items()
-        }
+def shown(folder: Path) -> Array:
+    """What a job has kept, (N, X)."""
+    kept: Array = np.load(folder / PICTURES, allow_pickle=False).astype(np.float64)
+    return kept
 
 
 def judged(rows: Rows, most: int) -> Rows:
     """At most so many of the rows, as the model sees them outside training."""
     some = rows.limit(most)
     return some.keep_bits() if some.binarize.value != "none" else some
+
+
+class Told(Callback):
+    """Tells the share of the steps that are done, times the part that training is of the job."""
+
+    def __init__(self, share: Share, part: float = 1.0) -> None:
+        self.share, self.part, self.total = share, part, 1
+
+    def begin(self, done: int, total: int, steps_per_epoch: int) -> None:
+        self.total = total
+
+    def step(self, t: int) -> None:
+        if t % STEPS_BETWEEN_SHARES == 0:
+            self.share(self.part * t / self.total)
 
 
 class Curve(Callback):
@@ -239,13 +297,10 @@ def _pilot(experiment: Experiment, data: Dataset, rate: float) -> float | None:
     except TrainingError:
         return None
     rows = judged(data.train, experiment.judged)
-    bound = bound_parts(model, suited(model, posterior, rows), rows, seed=experiment.seed)["elbo"]
+    bound = bound_parts(model, posterior_for(model, posterior, rows), rows, seed=experiment.seed)[
+        "elbo"
+    ]
     return bound if math.isfinite(bound) else None
-
-
-def suited(model: Model, posterior: Posterior, rows: Rows) -> Posterior:
-    """A posterior for these rows: the encoder, or free parameters fitted to them."""
-    return refit(model, posterior, rows) if isinstance(posterior, PerDatum) else posterior
 
 
 def _prepared(

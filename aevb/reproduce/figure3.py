@@ -13,21 +13,24 @@ begins its step size at the prior's width; the free parameters that judge it are
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from aevb.evaluation import exact, reciprocal
+from aevb.data import Dataset
+from aevb.evaluation import exact, posterior_for, reciprocal
 from aevb.model import Model
 from aevb.posterior import Posterior
-from aevb.reproduce.curves import Curve, Panel, ends, panels_of_curves
-from aevb.reproduce.experiment import Experiment, learn, open_data, suited
+from aevb.reproduce.curves import Curve, Panel, curve_cells, panels_of_curves
+from aevb.reproduce.experiment import Experiment, learn
 from aevb.reproduce.jobs import Job, Share
-from aevb.reproduce.performing import Budget, Expectation, Reproduction, Results, number, table
-from aevb.reproduce.watching import Told
+from aevb.reproduce.performing import Budget, Expectation, Results, table
 
+NAME, TITLE = "figure3", "log p(x) against training samples evaluated"
+SOURCE = "Kingma & Welling 2013, figure 3"
 DATA, LATENTS, HIDDEN, BINARIZE = "mnist", 3, 100, "once"
 ROWS = (1000, 50_000)
 ALGORITHMS = ("aevb", "wake-sleep", "monte-carlo-em")
@@ -35,95 +38,73 @@ ONLINE = ("aevb", "wake-sleep")
 DRAWS = 52
 TOLERANCE = 0.1
 """Nats of a row's quadrature, a hundredth of what rows differ by."""
-SAMPLES = {"minute": 20_000, "hour": 10_000_000, "full": 60_000_000}
+SIZES: dict[Budget, dict[str, Any]] = {
+    "minute": {"samples": 20_000, "first": 2_000, "points": 2, "judged": 20},
+    "hour": {"samples": 10_000_000, "first": 100_000, "points": 6, "judged": 500},
+    "full": {"samples": 60_000_000, "first": 100_000, "points": 8, "judged": 1000},
+}
 VISITS = {
     "minute": {1000: 2_000},
     "hour": {1000: 1_000_000, 50_000: 500_000},
     "full": {1000: 10_000_000, 50_000: 2_000_000},
 }
 """The samples of Monte Carlo EM, by the training rows: a visit costs as six samples of the rest."""
-FIRST = {"minute": 2_000, "hour": 100_000, "full": 100_000}
-POINTS = {"minute": 2, "hour": 6, "full": 8}
-JUDGED = {"minute": 20, "hour": 500, "full": 1000}
 EXACT = {"minute": 2, "hour": 25, "full": 50}
 AGREED = 1.0
 """Nats between the estimator and quadrature."""
 SLOWER = 3.0
 """Times that a visit of Monte Carlo EM costs at least of a sample of AEVB."""
-TAKES: dict[Budget, str] = {
+TAKES: Mapping[Budget, str] = {
     "minute": "20,000 samples, N = 1000",
     "hour": "10,000,000 samples",
     "full": "60,000,000 samples, as in the paper; of Monte Carlo EM a sixth, or fewer",
 }
 
 
-def name_of(rows: int, algorithm: str) -> str:
+def name_of(rows: int | None, algorithm: str) -> str:
     """The name of a curve's job."""
     return f"{DATA}-{rows}-{algorithm}"
 
 
 def jobs(budget: Budget) -> list[Job]:
     """A job for each curve; the longest first."""
-    sizes = VISITS[budget]
-    curves = [(rows, algorithm) for rows in sizes for algorithm in ALGORITHMS]
-    return [
-        Job(
-            name_of(rows, algorithm),
-            asdict(_experiment(rows, algorithm, budget)) | {"exact": EXACT[budget]},
-            work,
-        )
-        for rows, algorithm in curves
+    experiments = [
+        _experiment(rows, algorithm, budget) for rows in VISITS[budget] for algorithm in ALGORITHMS
     ]
+    measured = {"exact": EXACT[budget]}
+    return [Job(name_of(e.rows, e.algorithm), asdict(e) | measured, work) for e in experiments]
 
 
 def _experiment(rows: int, algorithm: str, budget: Budget) -> Experiment:
-    samples = SAMPLES[budget] if algorithm in ONLINE else VISITS[budget][rows]
+    size = SIZES[budget] | ({} if algorithm in ONLINE else {"samples": VISITS[budget][rows]})
     return Experiment(
-        DATA,
-        LATENTS,
-        HIDDEN,
-        samples,
-        min(FIRST[budget], samples),
-        algorithm,
-        rows,
-        BINARIZE,
-        JUDGED[budget],
-        POINTS[budget],
+        DATA, LATENTS, HIDDEN, algorithm=algorithm, rows=rows, binarize=BINARIZE, **size
     )
 
 
 def work(settings: Mapping[str, Any], folder: Path, share: Share) -> dict[str, Any]:
     """Run one experiment of the figure."""
-    experiment = Experiment(**{k: v for k, v in settings.items() if k != "exact"})
-    look = Likelihood(experiment, settings["exact"])
-    return learn(experiment, folder, look, [Told(share)]).result
+    look = partial(likelihood, settings["exact"])
+    return learn(Experiment.of(settings), folder, share, look).result
 
 
-class Likelihood:
+def likelihood(
+    exactly: int, experiment: Experiment, model: Model, posterior: Posterior, data: Dataset
+) -> dict[str, float]:
     """log p(x) of the first training and test rows by appendix D, and of some by quadrature."""
-
-    def __init__(self, experiment: Experiment, exactly: int) -> None:
-        data = open_data(experiment)
-        some = {"train": data.train, "test": data.test}
-        self.rows = {
-            name: rows.pick(np.arange(min(len(rows), experiment.judged)))
-            for name, rows in some.items()
-        }
-        self.exactly, self.seed = exactly, experiment.seed
-
-    def __call__(self, model: Model, posterior: Posterior) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for name, rows in self.rows.items():
-            q = suited(model, posterior, rows)
-            certificate = reciprocal(model, q, rows, DRAWS, seed=self.seed)
-            found[name] = certificate.mean
-            found[f"{name} error"] = certificate.monte_carlo_error
-            if name == "test":
-                few = rows.pick(np.arange(min(len(rows), self.exactly)))
-                value = exact(model, suited(model, posterior, few), few, tolerance=TOLERANCE)
-                found["exact"] = value.mean
-                found["estimate of the same"] = float(certificate.values[: len(few)].mean())
-        return found
+    found: dict[str, float] = {}
+    for name, all_rows in (("train", data.train), ("test", data.test)):
+        rows = all_rows.pick(np.arange(min(len(all_rows), experiment.judged)))
+        q = posterior_for(model, posterior, rows)
+        certificate = reciprocal(model, q, rows, DRAWS, seed=experiment.seed)
+        found[name] = certificate.mean
+        found[f"{name} error"] = certificate.monte_carlo_error
+        if name == "test":
+            few = rows.pick(np.arange(min(len(rows), exactly)))
+            value = exact(model, posterior_for(model, posterior, few), few, tolerance=TOLERANCE)
+            found["exact"] = value.mean
+            found["estimate of the same"] = float(certificate.values[: len(few)].mean())
+    return found
 
 
 def judge(results: Results) -> list[Expectation]:
@@ -202,8 +183,7 @@ def numbers_table(results: Results) -> str:
         (
             f"{size:,}",
             algorithm,
-            number(result["step_size"]),
-            *ends(result, ("train", "test", "exact", "estimate of the same")),
+            *curve_cells(result, ("train", "test", "exact", "estimate of the same")),
             f"{result['rows_per_second']:,.0f}",
         )
         for size in sizes(results)
@@ -212,16 +192,3 @@ def numbers_table(results: Results) -> str:
     ]
     head = ("N", "algorithm", "step size", "samples", "train", "test", "exact, first test rows")
     return table((*head, "estimate of the same", "rows/s"), rows)
-
-
-REPRODUCTION = Reproduction(
-    "figure3",
-    "log p(x) against training samples evaluated",
-    "Kingma & Welling 2013, figure 3",
-    TAKES,
-    (DATA,),
-    jobs,
-    judge,
-    draw,
-    numbers_table,
-)

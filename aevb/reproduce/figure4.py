@@ -16,17 +16,18 @@ from matplotlib.axes import Axes
 from aevb.codes import decode
 from aevb.plots.manifolds import manifold, manifold_grid
 from aevb.plots.style import panels, quiet_title
-from aevb.reproduce import figure2
-from aevb.reproduce.curves import ends
+from aevb.reproduce.curves import curve_cells
+from aevb.reproduce.experiment import FREY, MNIST, TITLES, Array, learn_and_show, of_paper, shown
 from aevb.reproduce.jobs import Job, Share
-from aevb.reproduce.performing import Budget, Expectation, Reproduction, Results, number, table
-from aevb.reproduce.pictures import Array, learn_and_show, shown
+from aevb.reproduce.performing import Budget, Expectation, Results, rises, table
 
-DATA = (figure2.FREY, figure2.MNIST)
+NAME, TITLE = "figure4", "Learned manifolds"
+SOURCE = "Kingma & Welling 2013, figure 4"
+DATA = (FREY, MNIST)
 LATENTS, SIDE = 2, 20
 ALIKE = 0.5
 """The squared difference of neighbors, as a share of that of two tiles at random, at most."""
-TAKES: dict[Budget, str] = {
+TAKES: Mapping[Budget, str] = {
     "minute": "40,000 samples",
     "hour": "10,000,000 samples, a quarter of an hour",
     "full": "100,000,000 samples",
@@ -40,7 +41,7 @@ def name_of(data: str) -> str:
 
 def jobs(budget: Budget) -> list[Job]:
     """A job for each data set."""
-    experiments = [figure2.experiment(data, LATENTS, budget) for data in DATA]
+    experiments = [of_paper(data, LATENTS, budget) for data in DATA]
     return [Job(name_of(e.data), asdict(e), work) for e in experiments]
 
 
@@ -66,16 +67,13 @@ def judge(results: Results) -> list[Expectation]:
     """Neighbors are alike, and the bound has risen."""
     found = []
     for data, result in planes(results).items():
-        name = figure2.TITLES[data]
+        name = TITLES[data]
         numbers = {k: result[k] for k in ("neighbors", "at random")}
         alike = numbers["neighbors"] < ALIKE * numbers["at random"]
         sentence = f"{name}: the plane is smooth, neighbors differ by less than {ALIKE:.0%} of any"
         found.append(Expectation(f"{sentence} two tiles", alike, numbers))
-        first, last = (result["curve"][k]["test"] for k in (0, -1))
-        rises = Expectation(
-            f"{name}: the test bound has risen", last > first, {"first": first, "last": last}
-        )
-        found.append(rises)
+        ends = {word: result["curve"][k]["test"] for word, k in (("first", 0), ("last", -1))}
+        found.append(rises(f"{name}: the test bound has risen", ends))
     return found
 
 
@@ -90,27 +88,13 @@ def draw(results: Results, places: Mapping[str, Path]) -> Axes:
     for cell, (data, result) in zip(inside, planes(results).items(), strict=True):
         tiles = shown(places[name_of(data)])
         manifold(lambda z, tiles=tiles: tiles, result["shape"], cell, side=SIDE)  # type: ignore[misc]
-        quiet_title(cell, figure2.TITLES[data])
+        quiet_title(cell, TITLES[data])
     return ax
 
 
 def numbers_table(results: Results) -> str:
     """The last bounds."""
     rows = [
-        (figure2.TITLES[data], number(r["step_size"]), *ends(r, ("train", "test")))
-        for data, r in planes(results).items()
+        (TITLES[data], *curve_cells(r, ("train", "test"))) for data, r in planes(results).items()
     ]
     return table(("data", "step size", "samples", "train", "test"), rows)
-
-
-REPRODUCTION = Reproduction(
-    "figure4",
-    "Learned manifolds",
-    "Kingma & Welling 2013, figure 4",
-    TAKES,
-    DATA,
-    jobs,
-    judge,
-    draw,
-    numbers_table,
-)

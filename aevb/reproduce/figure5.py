@@ -15,15 +15,16 @@ from matplotlib.axes import Axes
 from aevb.codes import sample
 from aevb.plots.pictures import image_grid
 from aevb.plots.style import INK, SMALL, panels
-from aevb.reproduce import figure2
-from aevb.reproduce.curves import ends
+from aevb.reproduce.curves import curve_cells
+from aevb.reproduce.experiment import MNIST, learn_and_show, of_paper, shown
 from aevb.reproduce.jobs import Job, Share
-from aevb.reproduce.performing import Budget, Expectation, Reproduction, Results, number, table
-from aevb.reproduce.pictures import learn_and_show, shown
+from aevb.reproduce.performing import Budget, Expectation, Results, rises, table
 
-DATA, LATENTS, DRAWS, COLUMNS = figure2.MNIST, (2, 5, 10, 20), 100, 10
+NAME, TITLE = "figure5", "Samples for several latent dimensions"
+SOURCE = "Kingma & Welling 2013, figure 5"
+DATA, LATENTS, DRAWS, COLUMNS = MNIST, (2, 5, 10, 20), 100, 10
 RISING = (2, 5, 10)
-TAKES: dict[Budget, str] = {
+TAKES: Mapping[Budget, str] = {
     "minute": "40,000 samples",
     "hour": "10,000,000 samples, half an hour",
     "full": "100,000,000 samples",
@@ -37,7 +38,7 @@ def name_of(latent_dim: int) -> str:
 
 def jobs(budget: Budget) -> list[Job]:
     """A job for each model."""
-    experiments = [figure2.experiment(DATA, size, budget) for size in LATENTS]
+    experiments = [of_paper(DATA, size, budget) for size in LATENTS]
     return [Job(name_of(e.latent_dim), asdict(e), work) for e in experiments]
 
 
@@ -53,9 +54,8 @@ def judge(results: Results) -> list[Expectation]:
     """The bound rises with the latent dimensions, up to ten."""
     bound = {size: results[name_of(size)]["curve"][-1]["test"] for size in RISING}
     return [
-        Expectation(
+        rises(
             f"the test bound with {more} latents is above that with {less}",
-            bound[more] > bound[less],
             {f"{less} latents": bound[less], f"{more} latents": bound[more]},
         )
         for less, more in pairwise(RISING)
@@ -76,21 +76,8 @@ def draw(results: Results, places: Mapping[str, Path]) -> Axes:
 def numbers_table(results: Results) -> str:
     """The last bounds."""
     rows = [
-        (str(size), number(r["step_size"]), *ends(r, ("train", "test")))
+        (str(size), *curve_cells(r, ("train", "test")))
         for size in LATENTS
         for r in [results[name_of(size)]]
     ]
     return table(("latents", "step size", "samples", "train", "test"), rows)
-
-
-REPRODUCTION = Reproduction(
-    "figure5",
-    "Samples for several latent dimensions",
-    "Kingma & Welling 2013, figure 5",
-    TAKES,
-    (DATA,),
-    jobs,
-    judge,
-    draw,
-    numbers_table,
-)

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -70,10 +71,13 @@ class How:
         return max(1, min(most, jobs))
 
 
+USUAL = How()
+
+
 def run_all(
     jobs: Sequence[Job],
     folder: Path,
-    how: How | None = None,
+    how: How = USUAL,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Do what is not done of the jobs, and return the record of each by its name.
@@ -83,7 +87,6 @@ def run_all(
     TrainingError where another process works in the folder; Interrupted after SIGINT or SIGTERM,
     once every job has saved itself.
     """
-    how = how or How()
     if len({job.name for job in jobs}) < len(jobs):
         raise UsageError("two jobs have one name: give each its own")
     with writing(folder):
@@ -154,7 +157,7 @@ def _one_by_one(waiting: Sequence[Job], folder: Path, how: How, shares: _Shares)
     with _threads(how.threads):
         for job in waiting:
             try:
-                _do(job, folder, lambda share, name=job.name: shares.tell(name, share))  # type: ignore[misc]
+                _do(job, folder, partial(shares.tell, job.name))
             except Interrupted as stop:
                 raise _stopped(stop.exit_code - 128) from stop
             except Exception as error:

@@ -9,7 +9,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -17,14 +17,12 @@ from matplotlib.axes import Axes
 
 from aevb import __version__
 from aevb.data import open_source
-from aevb.errors import UsageError
 from aevb.files import replace_atomically
 from aevb.plots import save
-from aevb.reproduce.jobs import How, Job, run_all
+from aevb.reproduce.jobs import USUAL, How, Job, run_all
 from aevb.storage.files import to_json, writing
 
 Budget = Literal["minute", "hour", "full"]
-BUDGETS: tuple[Budget, ...] = ("minute", "hour", "full")
 Results = Mapping[str, Mapping[str, Any]]
 """The result of each job by its name."""
 
@@ -43,30 +41,29 @@ class Expectation:
         return {"expected": self.sentence, "holds": self.holds, "numbers": dict(self.numbers)}
 
 
-@dataclass(frozen=True)
-class Reproduction:
-    """One figure or table: where it is from, what each budget takes, and the four things it does.
+class Reproduction(Protocol):
+    """One figure or table, which is a module: what it is, and the four things it does.
 
     `jobs` gives those of a budget, `judge` what is expected of their results, `draw` the picture
-    from the results and the folder of each job, `table` the numbers in Markdown.
+    from the results and the folder of each job, `numbers_table` the numbers in Markdown.
     """
 
-    name: str
-    title: str
-    source: str
-    takes: Mapping[Budget, str]
-    data: tuple[str, ...]
-    jobs: Callable[[Budget], list[Job]]
-    judge: Callable[[Results], list[Expectation]]
-    draw: Callable[[Results, Mapping[str, Path]], Axes]
-    table: Callable[[Results], str]
+    NAME: str
+    TITLE: str
+    SOURCE: str
+    TAKES: Mapping[Budget, str]
+
+    def jobs(self, budget: Budget) -> list[Job]: ...
+    def judge(self, results: Results) -> list[Expectation]: ...
+    def draw(self, results: Results, places: Mapping[str, Path]) -> Axes: ...
+    def numbers_table(self, results: Results) -> str: ...
 
 
 def perform(
     reproduction: Reproduction,
     budget: Budget,
     out: Path,
-    how: How | None = None,
+    how: How = USUAL,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Do what is not done yet, judge and draw it, and return what is written to results.json.
@@ -74,31 +71,41 @@ def perform(
     Errors: DataError where a data set is not here and cannot be had, before anything is done; those
     of `run_all`.
     """
-    how = how or How()
     jobs = reproduction.jobs(budget)
     for name in sorted({job.settings["data"] for job in jobs}):
         open_source(name)  # or say in one sentence that it is not here
-    folder = out / reproduction.name
+    folder = out / reproduction.NAME
     records = run_all(jobs, folder, how, progress)
     results = {name: record["result"] for name, record in records.items()}
     report = {
-        "name": reproduction.name,
-        "title": reproduction.title,
-        "source": reproduction.source,
+        "name": reproduction.NAME,
+        "title": reproduction.TITLE,
+        "source": reproduction.SOURCE,
         "budget": budget,
-        "takes": reproduction.takes[budget],
+        "takes": reproduction.TAKES[budget],
         "versions": versions(),
         "threads": how.threads,
         "seconds": sum(map(seconds_of, records.values())),
         "expectations": [found.as_dict() for found in reproduction.judge(results)],
         "jobs": [records[job.name] for job in jobs],
-        "table": reproduction.table(results),
+        "table": reproduction.numbers_table(results),
     }
     places = {job.name: folder / "jobs" / job.key for job in jobs}
     save(reproduction.draw(results, places), folder / "figure.png")
     with writing(folder):
         replace_atomically(folder / "results.json", to_json(report))
     return report
+
+
+def rises(sentence: str, numbers: Mapping[str, float], *, strictly: bool = True) -> Expectation:
+    """The expectation that each number is above the one before it, or at least not below.
+
+    Example:
+        >>> rises("it rises", {"before": 1.0, "after": 2.0}).holds
+        True
+    """
+    steps = np.diff(list(numbers.values()))
+    return Expectation(sentence, bool(((steps > 0) if strictly else (steps >= 0)).all()), numbers)
 
 
 def seconds_of(record: Mapping[str, Any]) -> float:
@@ -119,19 +126,6 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-
-
-def budget_of(budget: str) -> Budget:
-    """A budget by its name.
-
-    Example:
-        >>> budget_of("hour")
-        'hour'
-    """
-    for known in BUDGETS:
-        if budget == known:
-            return known
-    raise UsageError(f"--budget is one of {', '.join(BUDGETS)}, found {budget!r}")
 
 
 def markdown(report: Mapping[str, Any]) -> str:

@@ -12,19 +12,20 @@ from aevb.reproduce import (
 )
 from aevb.reproduce.performing import Reproduction
 
-_MODULES = (figure2, figure3, figure4, figure5, iwae_table, estimators, amortization)
-_ALL: tuple[Reproduction, ...] = tuple(module.REPRODUCTION for module in _MODULES)
-NAMES: tuple[str, ...] = tuple(found.name for found in _ALL)
+REPRODUCTIONS: dict[str, Reproduction] = {
+    module.NAME: module
+    for module in (figure2, figure3, figure4, figure5, iwae_table, estimators, amortization)
+}
+NAMES: tuple[str, ...] = tuple(REPRODUCTIONS)
 
 
 def reproduction(name: str) -> Reproduction:
     """The reproduction of that name; UsageError where there is none.
 
     Example:
-        >>> reproduction("figure2").source
+        >>> reproduction("figure2").SOURCE
         'Kingma & Welling 2013, figure 2'
     """
-    for found in _ALL:
-        if found.name == name:
-            return found
-    raise UsageError(f"there is no reproduction {name!r}: choose one of {', '.join(NAMES)}")
+    if name not in REPRODUCTIONS:
+        raise UsageError(f"there is no reproduction {name!r}: choose one of {', '.join(NAMES)}")
+    return REPRODUCTIONS[name]

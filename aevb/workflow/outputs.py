@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from aevb.data import Column
 from aevb.errors import UsageError
-from aevb.files import replace_atomically
+from aevb.files import write
 
 Array = NDArray[np.float64]
 Cells = list[list[str]]
@@ -36,7 +36,7 @@ def write_array(target: Path, array: NDArray[Any], header: Sequence[str] = ()) -
         raise UsageError(f"{target} must end in .npy, .csv or, for pictures, .png")
     buffer = io.BytesIO()
     np.save(buffer, array)
-    _write(target, buffer.getvalue())
+    write(target, buffer.getvalue())
 
 
 def write_csv(target: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -46,7 +46,7 @@ def write_csv(target: Path, header: Sequence[str], rows: Iterable[Sequence[str]]
     if any(header):
         writer.writerow(header)
     writer.writerows(rows)
-    _write(target, text.getvalue().encode())
+    write(target, text.getvalue().encode())
 
 
 def write_rows(
@@ -132,11 +132,3 @@ def _raw(source: Path, count: int, names: list[str]) -> tuple[list[str], Cells]:
 def number(value: Any) -> str:
     """A number in nine digits, whole numbers without a point."""
     return f"{value:.9g}"
-
-
-def _write(target: Path, content: bytes) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        replace_atomically(target, content)
-    except OSError as error:
-        raise UsageError(f"{target} cannot be written ({error.strerror})") from error

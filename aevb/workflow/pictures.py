@@ -29,7 +29,7 @@ MOST_CELLS = 12
 
 
 class Kind(NamedTuple):
-    """A picture: how it is drawn, how to read it, and what it needs.
+    """A picture: how it is drawn, how to read it, what it needs, and the suffix of its file.
 
     `unfit` gives a clause on why a run has no such picture, empty where it has.
     """
@@ -37,6 +37,7 @@ class Kind(NamedTuple):
     draw: Callable[[Material], Axes | bytes]
     caption: str
     unfit: Callable[[Material], str]
+    suffix: str = ".png"
 
 
 def picture(material: Material, kind: str, target: Path) -> Path:
@@ -61,7 +62,7 @@ def pictures_of(material: Material) -> list[str]:
 
 def file_name(kind: str) -> str:
     """The name of the file of a picture."""
-    return f"{kind}.gif" if kind == "cloud" else f"{kind}.png"
+    return kind + KINDS[kind].suffix
 
 
 # -- rows that a command made ---------------------------------------------------------------------
@@ -326,7 +327,9 @@ KINDS: dict[str, Kind] = {
         "The same draws from the prior, decoded after several epochs.",
         needs.frames,
     ),
-    "cloud": Kind(_cloud, "The codes of the same rows as training went on.", needs.snapshots),
+    "cloud": Kind(
+        _cloud, "The codes of the same rows as training went on.", needs.snapshots, ".gif"
+    ),
     "imputation": Kind(
         _imputation,
         "Test rows of which half the cells were hidden, and what the model filled in.",

@@ -15,7 +15,7 @@ from aevb.evaluation import Asked
 from aevb.evaluation.case import SAMPLES
 from aevb.evaluation.chunks import Progress
 from aevb.evaluation.doctor import examine
-from aevb.files import replace_atomically
+from aevb.files import write
 from aevb.plots.style import in_figures
 from aevb.report import Block, Note, Number, Picture, Section, Table, number, report
 from aevb.settings import Settings, as_option, said_of
@@ -49,12 +49,7 @@ def write_report(
     target = folder.path / REPORT if target is None else target
     if target.suffix != ".html":
         raise UsageError(f"--out {target} must end in .html")
-    page = report_of(Material(folder, seed, progress))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        replace_atomically(target, page.encode())
-    except OSError as error:
-        raise UsageError(f"{target} cannot be written ({error.strerror})") from error
+    write(target, report_of(Material(folder, seed, progress)).encode())
     return target
 
 
