@@ -271,7 +271,7 @@ class RunFolder:
         if self.in_memory:
             raise DataError(
                 f"{self.path} was fitted in Python, on data that no file holds: name the DATA to "
-                "work on"
+                f"work on, as in aevb score {self.path} DATA"
             )
         binarize = Binarization(settings.binarize or "none")
         try:

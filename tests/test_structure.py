@@ -1,0 +1,40 @@
+"""The measures of the house: short files, short functions, few arguments, docstrings."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import aevb
+
+PACKAGE = Path(aevb.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+MOST_LINES, MOST_IN_A_FUNCTION, MOST_PARAMETERS = 500, 60, 8
+
+
+def defined(tree, kinds):
+    return [node for node in ast.walk(tree) if isinstance(node, kinds)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_file_is_read_in_one_go(path):
+    text = path.read_text()
+    assert text.count("\n") <= MOST_LINES
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree)
+    for function in defined(tree, ast.FunctionDef):
+        length = function.end_lineno - function.lineno + 1
+        assert length <= MOST_IN_A_FUNCTION, f"{function.name} has {length} lines"
+        if function.name == "__init__":
+            arguments = function.args
+            named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+            count = len(named) - 1 + (arguments.kwarg is not None)
+            assert count <= MOST_PARAMETERS, f"line {function.lineno}: {count} parameters"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_every_public_class_and_function_has_a_docstring(path):
+    tree = ast.parse(path.read_text())
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{node.name}, line {node.lineno}"
