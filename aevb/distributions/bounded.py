@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch import distributions as td
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
 from aevb.distributions.quadrature import nodes
@@ -67,7 +67,7 @@ class Kumaraswamy(Reparameterized, td.Kumaraswamy):
         return torch.where(inner, ((a - 1) / (a * b - 1)) ** (1 / a), math.nan)
 
 
-class TruncatedNormal(Reparameterized, Distribution):
+class TruncatedNormal(Reparameterized):
     """The Gaussian given that it lies between low and high, however far out these are.
 
         z = loc + scale Phi^-1((1 - u) Phi(alpha) + u Phi(beta)), u ~ U(0, 1)

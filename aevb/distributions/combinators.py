@@ -227,7 +227,7 @@ class Product(Distribution):
         self.parts = tuple(parts)
         self.columns = columns
         order = [i for group in columns for i in group]
-        self.position = [order.index(i) for i in range(len(order))]
+        self.position = sorted(range(len(order)), key=order.__getitem__)
         shape = torch.Size([*parts[0].batch_shape[:-1], len(order)])
         super().__init__(shape, validate_args=False)
 

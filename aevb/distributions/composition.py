@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch import distributions as td
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
 from aevb.distributions import dirichlet
@@ -72,7 +72,7 @@ class LogNormal(Reparameterized, td.LogNormal):
         return quantile
 
 
-class LogitNormal(Reparameterized, Distribution):
+class LogitNormal(Reparameterized):
     """The law of the logistic sigmoid of a Gaussian, on (0, 1).
 
         z = 1 / (1 + exp(-(loc + scale e))), e ~ N(0, 1)

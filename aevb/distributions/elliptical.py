@@ -12,7 +12,7 @@ from aevb.distributions.reparameterization import Noise, Reparameterized, apart,
 from aevb.randomness import normal
 
 
-class Elliptical(Reparameterized, Distribution):
+class Elliptical(Reparameterized):
     """An elliptical distribution: a direction that is uniform on a sphere, and a given radius.
 
         z = loc + r L s;   s = e / |e|, e ~ N(0, I), r ~ radial

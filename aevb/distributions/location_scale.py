@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import distributions as td
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
 from aevb.distributions.by_scipy import student_cdf, student_log_density, student_quantile
@@ -198,7 +198,7 @@ class Uniform(Reparameterized, td.Uniform):
         return torch.where(within, -(self.high - self.low).log(), -math.inf)
 
 
-class Triangular(Reparameterized, Distribution):
+class Triangular(Reparameterized):
     """The triangular distribution: a density that rises from low to the mode and falls to high.
 
         z = low + sqrt(u (high - low) (mode - low))            for u < (mode - low) / (high - low),

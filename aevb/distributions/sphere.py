@@ -38,7 +38,7 @@ def _log_area(dim: int) -> float:
     return math.log(2) + 0.5 * dim * math.log(math.pi) - math.lgamma(0.5 * dim)
 
 
-class VonMisesFisher(Reparameterized, Distribution):
+class VonMisesFisher(Reparameterized):
     """The law on the unit sphere that is the sphere's Gaussian: directions around loc.
 
         p(z) = exp(k <loc, z>) / C(k), k = concentration
@@ -134,7 +134,7 @@ class VonMisesFisher(Reparameterized, Distribution):
         return self._log_normalizer() + self.concentration * self._height()[3]
 
 
-class HypersphericalUniform(Reparameterized, Distribution):
+class HypersphericalUniform(Reparameterized):
     """The uniform law on the unit sphere of R^dim, von Mises-Fisher's limit for concentration 0.
 
         z = e / |e|, e ~ N(0, I);   log p(z) = -log area = log(Gamma(dim / 2) / (2 pi^(dim / 2)))

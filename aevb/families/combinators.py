@@ -42,7 +42,7 @@ class Columns(Family):
         self.families: Sequence[Any] = nn.ModuleList(families)  # type: ignore[assignment]
         self.columns = tuple(tuple(group) for group in columns)
         order = [i for group in self.columns for i in group]
-        self._position = [order.index(i) for i in range(len(order))]
+        self._position = sorted(range(len(order)), key=order.__getitem__)
 
     @property
     def _groups(self) -> list[tuple[Any, tuple[int, ...]]]:
