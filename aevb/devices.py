@@ -45,6 +45,7 @@ def tensor_of(*modules: Any) -> Tensor:
     """A floating-point parameter of modules of anyone's make, or else a buffer, or else a zero.
 
     Example:
+        >>> from torch import nn
         >>> tensor_of(nn.Identity(), nn.Linear(2, 3).double()).dtype
         torch.float64
     """

@@ -809,7 +809,7 @@ DAMAGES = {
     "weights cut off": lambda run: (run / "model.safetensors").write_bytes(b"\0" * 20),
     "a flipped byte in the header": lambda run: flipped(run / "model.safetensors"),
     "no weights": lambda run: (run / "model.safetensors").unlink(),
-    "config cut off": lambda run: (run / "config.json").write_text('{"format": 3'),
+    "config cut off": lambda run: (run / "config.json").write_text('{"format": 4'),
     "config of another version": lambda run: (run / "config.json").write_text('{"format": 7}'),
 }
 

@@ -280,7 +280,7 @@ def strange_manifest(folder):
 
 
 def nested(n, left, right):
-    return f'{{"format": 3, "posterior": null, "model": {left * n}1{right * n}}}'.encode()
+    return f'{{"format": 4, "posterior": null, "model": {left * n}1{right * n}}}'.encode()
 
 
 def shaped(value):
@@ -368,19 +368,19 @@ CASES = {
         (folder / CONFIG).read_text().encode("utf-16")
     ),
     "load: config is no UTF-8": config(b'{"format": "\xff\xfe"}'),
-    "load: config with a zero byte": config(b'{"format": 3\0}'),
+    "load: config with a zero byte": config(b'{"format": 4\0}'),
     "load: config of 100 MB": sparse(CONFIG, 100_000_000),
     "load: config of blanks": config(b" " * 900_000),
-    "load: a key given twice": config(b'{"format": 3, "format": 2}'),
-    "load: a key given twice with an escape": config(b'{"format": 3, "f\\u006frmat": 1}'),
-    "load: NaN": config(b'{"format": 3, "model": NaN}'),
-    "load: infinity": config(b'{"format": 3, "model": -Infinity}'),
-    "load: a number beyond all": config(b'{"format": 3, "model": 1e999}'),
+    "load: a key given twice": config(b'{"format": 4, "format": 2}'),
+    "load: a key given twice with an escape": config(b'{"format": 4, "f\\u006frmat": 1}'),
+    "load: NaN": config(b'{"format": 4, "model": NaN}'),
+    "load: infinity": config(b'{"format": 4, "model": -Infinity}'),
+    "load: a number beyond all": config(b'{"format": 4, "model": 1e999}'),
     "load: a number of 900,000 digits": config(b'{"format": ' + b"9" * 900_000 + b"}"),
     "load: lists in lists": config(nested(100_000, "[", "]")),
     "load: objects in objects": config(nested(100_000, '{"a":', "}")),
     "load: lists in lists, not so deep": config(nested(900, "[", "]")),
-    "load: a future format": tree(lambda c: c.update(format=4)),
+    "load: a future format": tree(lambda c: c.update(format=5)),
     "load: format is a text": tree(lambda c: c.update(format="3")),
     "load: format is true": tree(lambda c: c.update(format=True)),
     "load: format is 3.0": tree(lambda c: c.update(format=3.0)),

@@ -137,7 +137,8 @@ def batch_averages_averaged(patch):
 def chunk_averages_averaged(patch):
     original = estimates.bound_parts
 
-    def bound_parts(m, q, rows, *, seed=0, chunk=1000):
+    def bound_parts(m, q, rows, *, seed=0):
+        chunk = estimates.CHUNK
         starts = range(0, len(rows), chunk)
         parts = [
             original(m, q, rows.pick(np.arange(s, min(s + chunk, len(rows)))), seed=seed)
@@ -150,12 +151,17 @@ def chunk_averages_averaged(patch):
 
 def samples_changed(by):
     def plant(patch):
-        original = estimates._Engine.stream
-        patch.setattr(
-            estimates._Engine,
-            "stream",
-            lambda engine, b, n, counts: original(engine, b, n, [k + by for k in counts]),
-        )
+        original = estimates.Pass.__call__
+
+        def call(self, batch, keys):
+            counts = self.counts
+            self.counts = [k + by for k in counts]
+            try:
+                return original(self, batch, keys)
+            finally:
+                self.counts = counts
+
+        patch.setattr(estimates.Pass, "__call__", call)
 
     return plant
 
@@ -210,8 +216,17 @@ def all_rows_train(patch):
 
 
 def one_noise_for_all_rows(patch):
-    original = estimates.rewind
-    patch.setattr(estimates, "rewind", lambda source, n, *rest: original(source, 0, *rest))
+    original = estimates.by_row
+
+    def by_row(seed, stream, keys, *rest, **options):
+        return original(seed, stream, [0] * len(keys), *rest, **options)
+
+    patch.setattr(estimates, "by_row", by_row)
+
+
+def bits_drawn_once(patch):
+    original = data.Rows.key
+    patch.setattr(data.Rows, "key", lambda rows, step: original(rows, 0))
 
 
 def of_the_zoo(law, *arguments):
@@ -397,7 +412,7 @@ BUGS = {
     "objective minimized": (minimized, laws.training_raises_the_bound),
     "test rows in training": (all_rows_train, laws.test_rows_never_reach_training),
     "binarization drawn once, called fresh": (
-        attribute(data.Rows, "batch", lambda rows, positions, step: rows.take(positions)),
+        bits_drawn_once,
         laws.dynamic_binarization_is_fresh_each_epoch_and_unbiased,
     ),
     "the same row noise for all data": (

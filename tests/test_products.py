@@ -101,7 +101,7 @@ def test_bfloat16_is_for_processors_that_have_it(monkeypatch):
         ({"avx512_bf16": True}, True),
         ({"avx512_bf16": False, "amx_bf16": True}, True),
     ):
-        monkeypatch.setattr(products, "_processor", lambda known=known: known)
+        monkeypatch.setattr(products, "processor", lambda known=known: known)
         assert has_bfloat16() is expected
     assert not has_bfloat16("mps")
     assert PRECISIONS[0] == "float32"

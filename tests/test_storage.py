@@ -505,7 +505,7 @@ CHANGES = {
         "Family",
     ),
     "no prior": (lambda c: c["model"]["arguments"].update(prior=None), "model.prior"),
-    "format of another version": (lambda c: c.update(format=4), "format 4"),
+    "format of another version": (lambda c: c.update(format=5), "format 5"),
     "no format": (lambda c: c.pop("format"), "format None"),
     "no model": (lambda c: c.pop("model"), "no model"),
     "model is a posterior": (lambda c: c.update(model=c["posterior"]), "no model"),
@@ -525,7 +525,7 @@ def test_a_config_that_says_something_else_is_refused(saved, name):
 
 def nested(n, left, right, inside="1"):
     model = left * n + inside + right * n
-    return f'{{"format": 3, "posterior": null, "model": {model}}}'
+    return f'{{"format": 4, "posterior": null, "model": {model}}}'
 
 
 MODEL = ('{"class": "Model", "arguments": {"likelihood": null, "prior": ', "}}")
@@ -533,11 +533,11 @@ TEXTS = {
     "not an object": ("[1, 2]", "must hold a JSON object"),
     "not JSON": ("model: MLP", "JSON"),
     "empty": ("", "JSON"),
-    "not a number": ('{"format": 3, "model": NaN}', "NaN"),
-    "infinity": ('{"format": 3, "model": -Infinity}', "Infinity"),
-    "a key given twice": ('{"format": 3, "format": 2}', "twice"),
-    "a key given twice, deep": ('{"format": 3, "model": {"class": {"a": 1, "a": 2}}}', "twice"),
-    "more than 1 MiB": ('{"format": 3}' + " " * (1 << 20), "1 MiB"),
+    "not a number": ('{"format": 4, "model": NaN}', "NaN"),
+    "infinity": ('{"format": 4, "model": -Infinity}', "Infinity"),
+    "a key given twice": ('{"format": 4, "format": 2}', "twice"),
+    "a key given twice, deep": ('{"format": 4, "model": {"class": {"a": 1, "a": 2}}}', "twice"),
+    "more than 1 MiB": ('{"format": 4}' + " " * (1 << 20), "1 MiB"),
     "lists in lists": (nested(600, "[", "]"), "nested too deeply"),
     "models in models": (nested(100, *MODEL), "nested too deeply"),
     "objects in objects": (nested(600, '{"a": ', "}"), "nothing that this version knows"),

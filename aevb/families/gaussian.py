@@ -70,10 +70,12 @@ class Normal(Family):
             mean, log_variance = raw, self.log_variance.expand(raw.shape[batch_ndim:])
         if self.sigmoid_mean:
             mean = torch.sigmoid(mean)
+        scale = self._scale(log_variance).expand(mean.shape)
+        return independent(td.Normal(mean, scale, validate_args=False), batch_ndim)
+
+    def _scale(self, log_variance: Tensor) -> Tensor:
         least = self.min_variance
-        scale = _deviation(log_variance, least) if least else torch.exp(0.5 * log_variance)
-        made = td.Normal(mean, scale.expand(mean.shape), validate_args=False)
-        return independent(made, batch_ndim)
+        return _deviation(log_variance, least) if least else torch.exp(0.5 * log_variance)
 
     def moved(self, law: Any, loc: Tensor, scale: Tensor) -> Distribution:
         base = law.base_dist

@@ -81,6 +81,16 @@ class Encoded:
     q: Distribution
     p: Distribution
 
+    def draw(self, noise: Tensor) -> Tensor:
+        """z = g(noise, x), (S, N, D); UsageError for noise without the axis of samples."""
+        axes = 1 + len(self.q.batch_shape) + len(route(self.q).noise.shape)
+        if noise.ndim != axes:
+            raise UsageError(
+                f"noise must have {axes} axes, (S, N, ...): S draws for each of N data, found "
+                f"{tuple(noise.shape)}"
+            )
+        return reparameterize(self.q, noise)
+
     def decode(self, z: Tensor, q: Distribution | None = None) -> Draw:
         """The draw of z (S, N, D), whose log q is that of another `q` where one is given."""
         log_likelihood = self.model.log_likelihood(self.batch.x, z)
@@ -100,7 +110,7 @@ def draw(model: Model, posterior: Posterior, batch: Batch | Tensor, noise: Tenso
     UsageError for noise of another shape.
     """
     at = encode(model, posterior, batch)
-    return at.decode(reparameterize(at.q, noise))
+    return at.decode(at.draw(noise))
 
 
 class Terms(NamedTuple):
@@ -140,11 +150,6 @@ class Objective:
         temper: Tensor | float = 1.0,
     ) -> Terms:
         """The objective and the parts of the bound, from one draw."""
-        if noise.ndim < 3:
-            raise UsageError(
-                "noise must have shape (S, N, ...), S draws for each of N data, found "
-                f"{tuple(noise.shape)}"
-            )
         at = encode(model, posterior, batch)
         if at.q.event_shape != at.p.event_shape:
             raise UsageError(
@@ -159,7 +164,7 @@ class Objective:
 
     def estimate(self, at: Encoded, noise: Tensor, temper: Tensor | float) -> Terms:
         """`terms` of a batch that is encoded."""
-        d = at.decode(reparameterize(at.q, noise))
+        d = at.decode(at.draw(noise))
         return d.terms(self.reduce(d, temper))
 
     def noise(self, model: Model, posterior: Posterior, batch: Batch) -> Noise:

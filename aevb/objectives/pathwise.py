@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.func import functional_call
 
-from aevb.distributions import reparameterize
 from aevb.objectives.bounds import Encoded, Objective, Terms, elbo_a, iwae, require_bound
 from aevb.posterior import Batch
 
@@ -59,7 +58,7 @@ class PathDerivative(Objective):
         return self.reduce is elbo_a.reduce
 
     def estimate(self, at: Encoded, noise: Tensor, temper: Tensor | float) -> Terms:
-        d = at.decode(reparameterize(at.q, noise), held(at))
+        d = at.decode(at.draw(noise), held(at))
         return d.terms(self.reduce(d, temper))
 
 
@@ -95,7 +94,7 @@ class DoublyReparameterized(PathDerivative):
     unbiased = True
 
     def estimate(self, at: Encoded, noise: Tensor, temper: Tensor | float) -> Terms:
-        z, q = reparameterize(at.q, noise), held(at)
+        z, q = at.draw(noise), held(at)
         with torch.no_grad():
             shares = at.decode(z, q).log_weights(temper).softmax(0)
         d = at.decode(_scaled(z, shares), q)

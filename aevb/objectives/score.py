@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from aevb.distributions import kl, reparameterize
+from aevb.distributions import kl
 from aevb.errors import UsageError
 from aevb.objectives.baselines import (
     Baseline,
@@ -88,7 +88,7 @@ class ScoreFunction(Objective):
     baseline: Baseline | None = None
 
     def estimate(self, at: Encoded, noise: Tensor, temper: Temper) -> Terms:
-        z = reparameterize(at.q, noise).detach()
+        z = at.draw(noise).detach()
         d = at.decode(z)
         form = _FORMS[self.bound]
         f = form.f(d, temper).detach()

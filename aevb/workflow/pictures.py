@@ -47,9 +47,7 @@ def picture(material: Material, kind: str, target: Path) -> Path:
 
 def draw(material: Material, kind: str) -> Axes | bytes:
     """One picture of a run: axes, or the bytes of an animation; UsageError where it has none."""
-    if kind not in KINDS:
-        raise UsageError(f"there is no picture {shortly(kind)}: choose all, {', '.join(KINDS)}")
-    if why := KINDS[kind].unfit(material):
+    if why := _kind(kind).unfit(material):
         there = ", ".join(pictures_of(material))
         raise UsageError(f"{material.folder.path} has no picture {kind}: {why}; it has {there}")
     return KINDS[kind].draw(material)
@@ -61,8 +59,14 @@ def pictures_of(material: Material) -> list[str]:
 
 
 def file_name(kind: str) -> str:
-    """The name of the file of a picture."""
-    return kind + KINDS[kind].suffix
+    """The name of the file of a picture; UsageError for a picture that there is not."""
+    return kind + _kind(kind).suffix
+
+
+def _kind(name: str) -> Kind:
+    if name not in KINDS:
+        raise UsageError(f"there is no picture {shortly(name)}: choose all, {', '.join(KINDS)}")
+    return KINDS[name]
 
 
 # -- rows that a command made ---------------------------------------------------------------------
