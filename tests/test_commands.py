@@ -369,6 +369,13 @@ def test_all_pictures_that_make_sense_are_drawn(request, kind, tmp_path):
         assert path.suffix == (".gif" if path.stem == "cloud" else ".png")
 
 
+def test_help_names_every_picture(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["plot", "--help"])
+    said = " ".join(capsys.readouterr().out.split()).replace("- ", "-")
+    assert all(f"{kind}," in said or f"{kind}." in said for kind in KINDS)
+
+
 def test_a_picture_of_an_unknown_name_is_answered_with_those_there_are(image):
     said = refused(2, "plot", image[1], "portrait")
     assert f"there is no picture 'portrait': choose all, {', '.join(KINDS)}" in said

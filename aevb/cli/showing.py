@@ -12,7 +12,14 @@ from aevb.cli.root import app, open_run, print_json, say
 @app.command()
 def plot(
     run: Run,
-    kind: Annotated[str, typer.Argument(help="Which picture; `all` that the run has.")] = "all",
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="all, or one of curve, reconstructions, samples, pairs, manifold, "
+            "prior-predictive, latent, interpolation, traversals, kl, rows, scores, training, "
+            "cloud, imputation."
+        ),
+    ] = "all",
     out: Annotated[
         Path | None,
         typer.Option(help="A .png (.gif: cloud), or with `all` a folder [default: RUN/figures]."),
