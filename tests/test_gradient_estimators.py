@@ -257,6 +257,8 @@ def test_enumeration_is_exact(make):
     assert math.isclose(float(bound.objective.detach().mean()), value, rel_tol=1e-12)
     torch.testing.assert_close(bound.reconstruction - bound.kl, bound.objective)
     torch.testing.assert_close(bound.kl, kl(posterior(X), model.prior()))
+    weighed = enumeration.terms(model, posterior, X, torch.zeros(1, 2, 0), 0.3)
+    torch.testing.assert_close(weighed.objective, bound.objective + 0.7 * bound.kl)
     for part, gradients in drawn(enumeration, make, 1).items():
         torch.testing.assert_close(gradients[0], exact[part], rtol=1e-10, atol=1e-12)
 

@@ -46,6 +46,18 @@ def test_copies_and_files_keep_the_law(name):
 
 
 @pytest.mark.parametrize("name", ENTRIES)
+def test_draws_are_fresh_and_follow_torchs_seed(name):
+    law, made = build(ENTRIES[name]), []
+    with torch.random.fork_rng(devices=[]):
+        for seed in (0, 0, 1):
+            torch.manual_seed(seed)
+            made.append([law.sample((3000,)) for _ in range(2)])
+    assert all(torch.equal(a, b) for a, b in zip(made[0], made[1], strict=True))
+    assert not torch.equal(*made[0])
+    assert not torch.equal(made[0][0], made[2][0])
+
+
+@pytest.mark.parametrize("name", ENTRIES)
 def test_printing_names_the_class_and_its_parameters(name):
     d = build(ENTRIES[name])
     text = repr(d)
