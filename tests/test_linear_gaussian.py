@@ -53,7 +53,7 @@ def exact(model, x):
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["diagonal", "full"])
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", ["wine", pytest.param("iris", marks=pytest.mark.slow)])
 def test_shared_noise_reaches_probabilistic_pca(name, full):
     x = standardized(name)
     truth = PCA(2).fit(x).score(x)
@@ -65,7 +65,9 @@ def test_shared_noise_reaches_probabilistic_pca(name, full):
     assert exact(model, x) - 0.02 - noise < bound.mean < exact(model, x) + noise
 
 
-@pytest.mark.parametrize(("name", "latent"), [("wine", 1), ("wine", 2)])
+@pytest.mark.parametrize(
+    ("name", "latent"), [("wine", 2), pytest.param("wine", 1, marks=pytest.mark.slow)]
+)
 def test_noise_by_feature_reaches_factor_analysis(name, latent):
     x = standardized(name)
     truth = FactorAnalysis(latent, tol=1e-7, max_iter=20_000).fit(x).score(x)
