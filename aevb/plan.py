@@ -10,7 +10,7 @@ from typing import Any
 from aevb.conditional import Averaged
 from aevb.data import Rows
 from aevb.devices import device_for
-from aevb.errors import UsageError
+from aevb.errors import UsageError, at_least
 from aevb.evaluation import operations
 from aevb.model import Model
 from aevb.optimizers import Schedule, cosine
@@ -53,8 +53,8 @@ class Plan:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "samples", "patience"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name} must be at least 1, found {value}")
+            if value is not None:
+                at_least(1, value, name)
         if self.beta < 0 or self.warmup_steps < 0:
             raise UsageError("beta and warmup_steps must not be negative")
 

@@ -34,6 +34,16 @@ class Batch(NamedTuple):
     key: Tensor | None = None
 
 
+def has_rows(posterior: nn.Module) -> bool:
+    """Whether each row has numbers of its own in a posterior, of anyone's make.
+
+    Example:
+        >>> has_rows(per_datum(3, 2)), has_rows(nn.Linear(5, 4))
+        (True, False)
+    """
+    return bool(getattr(posterior, "per_row", False))
+
+
 def as_batch(batch: Batch | Tensor) -> Batch:
     """A plain tensor is a batch whose rows have no number."""
     return batch if isinstance(batch, Batch) else Batch(batch)

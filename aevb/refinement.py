@@ -24,7 +24,7 @@ from aevb.distributions.reparameterization import Noise
 from aevb.errors import UsageError, at_least
 from aevb.model import Model
 from aevb.objectives import Draw
-from aevb.posterior import Batch, PerDatum, Posterior, as_batch
+from aevb.posterior import Batch, PerDatum, Posterior, as_batch, has_rows
 from aevb.randomness import Stream, generator, normal
 
 STEPS = 10
@@ -64,7 +64,7 @@ class Refined(Posterior):
 
     def __init__(self, posterior: Posterior, model: Model, steps: int = STEPS) -> None:
         super().__init__()
-        if posterior.per_row or isinstance(posterior, Refined):
+        if has_rows(posterior) or isinstance(posterior, Refined):
             raise UsageError(
                 "what is refined for each datum is an encoder, or one law for all data, found "
                 f"{type(posterior).__name__}"

@@ -30,7 +30,7 @@ from aevb.machine import kept_memory
 from aevb.model import Model
 from aevb.plan import Plan, Work
 from aevb.portions import Portions
-from aevb.posterior import Batch, Posterior
+from aevb.posterior import Batch, Posterior, has_rows
 from aevb.randomness import Stream, generator, seed_torch, torch_kept
 
 if TYPE_CHECKING:  # a run without a folder does not wait for what checks those
@@ -176,7 +176,7 @@ class _Loop:
 
     def _validation_rows(self, data: Dataset) -> Rows | None:
         # Free parameters exist for the training rows only: nothing held out can be scored by them.
-        scored = len(data.validation) > 0 and not self.learner.posterior.per_row
+        scored = len(data.validation) > 0 and not has_rows(self.learner.posterior)
         return data.validation if scored else None
 
     # -- the loop ---------------------------------------------------------------------------------

@@ -452,3 +452,19 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(TrainingError, match="cannot be written"):
         hold(tmp_path / "file" / "run")
+
+
+def test_a_folder_that_another_process_has_just_made_is_left_to_it(tmp_path, monkeypatch):
+    first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    with first.locked():
+        monkeypatch.setattr(Path, "exists", lambda path: False)  # as it was a moment ago
+        with pytest.raises(TrainingError, match="in use"), second.locked():
+            pass
+        monkeypatch.undo()
+        assert (tmp_path / "run").is_dir()
+
+
+def test_a_folder_in_which_nothing_was_begun_is_not_left_behind(tmp_path):
+    with pytest.raises(TrainingError, match="refused"), RunFolder(tmp_path / "run").locked():
+        raise TrainingError("refused")
+    assert not (tmp_path / "run").exists()

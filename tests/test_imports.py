@@ -102,20 +102,20 @@ def test_import_is_lazy_and_complete():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_run_folder_is_opened_without_what_only_some_commands_need():
-    code = (
-        "import sys, aevb.storage;"
-        "assert not {'sklearn', 'scipy', 'pandas', 'matplotlib'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_settings_are_refused_before_torch_is_waited_for():
-    code = (
-        "import sys, aevb.cli;"
-        "from aevb.settings import check_settings; check_settings({'latent_dim': 3});"
-        "assert not {'torch', 'numpy'} & set(sys.modules)"
-    )
+@pytest.mark.parametrize(
+    ("work", "unneeded"),
+    [
+        ("import aevb.storage", {"sklearn", "scipy", "pandas", "matplotlib"}),
+        (
+            "import aevb.cli; from aevb.settings import check_settings; "
+            "check_settings({'latent_dim': 3})",
+            {"torch", "numpy"},
+        ),
+    ],
+    ids=["a run folder is opened", "settings are checked"],
+)
+def test_what_is_heavy_is_not_waited_for(work, unneeded):
+    code = f"{work}; import sys; assert not {unneeded} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -249,3 +249,23 @@ def test_grey_levels_are_looked_at_in_every_row():
     source = Source("grey", grey, (2,), "bernoulli", "", "none")
     with pytest.raises(DataError, match=r"between 0 and 1, found values from 0\.5 to 1\.5"):
         split(source, Binarization.THRESHOLD)
+
+
+class OwnPosterior(torch.nn.Module):
+    """A posterior of the user's own, which is none of the project's classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = torch.nn.Linear(6, 4)
+
+    def forward(self, batch):
+        middle, log_scale = self.network(batch.x.to(self.network.weight)).chunk(2, -1)
+        law = torch.distributions.Normal(middle, log_scale.exp(), validate_args=False)
+        return torch.distributions.Independent(law, 1)
+
+
+def test_a_posterior_of_ones_own_trains():
+    model, _ = pair()
+    own = OwnPosterior().to(next(model.parameters()))
+    history = train(aevb.AEVB(model, own), dataset(binary_rows(30)), Plan(epochs=2, batch_size=10))
+    assert len(history) == 2

@@ -17,7 +17,7 @@ from aevb.algorithms.gradient import GradientLearner
 from aevb.conditional import Averaged
 from aevb.devices import tensor_of
 from aevb.distributions.reparameterization import Noise
-from aevb.errors import UsageError
+from aevb.errors import UsageError, at_least
 from aevb.model import Model
 from aevb.objectives import Objective, Terms, elbo_b
 from aevb.posterior import Batch, Posterior
@@ -61,8 +61,7 @@ class FullBayes(GradientLearner):
                 "a posterior over weights needs a likelihood that averages over them: make the "
                 "model by aevb.algorithms.uncertain"
             )
-        if self.rows < 1:
-            raise UsageError(f"rows must be at least 1, found {self.rows}")
+        at_least(1, self.rows, "rows")
         if self.weight_prior_rows is not None:
             raise UsageError("the weights have the prior N(0, I) already: leave weight_prior out")
         self._at_draw = _AtDraw(self.objective, self.model, self.posterior)

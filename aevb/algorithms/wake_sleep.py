@@ -28,7 +28,7 @@ from aevb.distributions.reparameterization import Noise, draw_from, noise_of, si
 from aevb.errors import UsageError
 from aevb.families.elementwise import MOVING
 from aevb.objectives.bounds import Draw, Terms, with_gradient_of
-from aevb.posterior import Batch
+from aevb.posterior import Batch, has_rows
 
 
 @dataclass
@@ -70,7 +70,7 @@ class WakeSleep(GradientLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.posterior.per_row:
+        if has_rows(self.posterior):
             raise UsageError(
                 f"{self._name} teaches the posterior by dreams, which are no rows of the data, and "
                 "free parameters of each datum learn nothing from them: choose an amortized "

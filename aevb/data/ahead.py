@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from aevb.errors import UsageError
+from aevb.errors import at_least
 
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
@@ -27,8 +27,7 @@ def read_ahead(
         >>> list(read_ahead(lambda n: n * n, range(5)))
         [0, 1, 4, 9, 16]
     """
-    if depth < 1:
-        raise UsageError(f"the number of things read ahead must be at least 1, found {depth}")
+    at_least(1, depth, "the number of things read ahead")
     ahead: deque[Future[Loaded]] = deque()
     pool = ThreadPoolExecutor(1, THREAD_NAME)
     try:

@@ -26,7 +26,7 @@ from aevb.evaluation.estimates import How, Pass, Passed
 from aevb.evaluation.refit import Refiner
 from aevb.evaluation.work import worth_compiling
 from aevb.model import Model
-from aevb.posterior import Posterior
+from aevb.posterior import Posterior, has_rows
 
 COLUMNS = {
     "log_p": "log p(x)",
@@ -254,7 +254,7 @@ class _Measure:
         nothing = torch.zeros(self.chunk, self.refine.outputs)
         self.fitted = [self.refine.posterior_with(nothing) for _ in range(2)]
         how = How(seed, worth_compiling(model, posterior, rows, 3 * samples))
-        free = posterior.per_row
+        free = has_rows(posterior)
         judged = self.fitted if free else [*self.fitted, posterior]
         self.passes = [Pass(model, [q], [samples], rows, how) for q in judged]
 

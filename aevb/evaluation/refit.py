@@ -30,7 +30,7 @@ from aevb.evaluation.work import operations
 from aevb.model import Model, observing
 from aevb.objectives import Draw
 from aevb.optimizers import Adam, cosine
-from aevb.posterior import PerDatum, Posterior
+from aevb.posterior import PerDatum, Posterior, has_rows
 from aevb.randomness import Stream, by_row
 
 SAMPLES = 8
@@ -96,7 +96,7 @@ def posterior_for(model: Model, posterior: Posterior, rows: Rows, *, seed: int =
         >>> posterior_for(model, aevb.per_datum(100, 2), digits).n
         3
     """
-    if not posterior.per_row:
+    if not has_rows(posterior):
         return posterior
     holes = any(bool(x.isnan().any()) for _, x in rows.chunks(10_000))
     return refit(observing(model) if holes else model, posterior, rows, seed=seed)
@@ -131,7 +131,7 @@ class Refiner:
         at_least(0, steps, "the number of steps")
         self.model, self.posterior, self.seed = model, posterior, seed
         self.optimizer = Adam(rate)
-        self.far = posterior.per_row
+        self.far = has_rows(posterior)
         self.rounds = _rounds(steps)
         first = first_batch(model, rows)
         with evaluating(model, posterior):

@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+from torch.distributions import Distribution, MultivariateNormal, Normal
 
+from aevb.distributions.reparameterization import base_of
 from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.objectives import draw
@@ -23,7 +24,7 @@ from aevb.posterior import Posterior
 
 def parameters_of(q: Distribution) -> tuple[Tensor, Tensor]:
     """Mean (N, D) and scale (N, D), or mean and Cholesky factor (N, D, D), of a Gaussian."""
-    base = q.base_dist if isinstance(q, Independent) else q
+    base = base_of(q)
     if isinstance(base, Normal):
         return base.loc, base.scale
     if isinstance(base, MultivariateNormal):

@@ -18,10 +18,10 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
 from aevb.distributions import kl, kl_by_dimension, reparameterize, route
-from aevb.distributions.reparameterization import Noise
+from aevb.distributions.reparameterization import Noise, base_of
 from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.posterior import Batch, ExactPosterior, Posterior, as_batch
@@ -193,7 +193,7 @@ def require_bound(bound: Objective, known: Sequence[str], name: str) -> None:
 
 def kind_of(q: Distribution) -> str:
     """What a law is called in a sentence."""
-    return type(q.base_dist if isinstance(q, Independent) else q).__name__
+    return type(base_of(q)).__name__
 
 
 def with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:

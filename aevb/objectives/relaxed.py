@@ -8,12 +8,11 @@ of the same noise.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributions as td
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
 from aevb import distributions as zoo
 from aevb.distributions import kl
@@ -23,7 +22,7 @@ from aevb.distributions.discrete import (
     straight_class,
     straight_coin,
 )
-from aevb.distributions.reparameterization import Noise
+from aevb.distributions.reparameterization import Noise, base_of
 from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.objectives.bounds import (
@@ -60,10 +59,10 @@ class Relaxed(Objective):
     def noise(self, model: Model, posterior: Posterior, batch: Batch) -> Noise:
         at = encode(model, posterior, batch)
         self.check(at.q, at.p, 1)
-        return Noise(_base(at.q).logits.shape[len(at.q.batch_shape) :], open_uniform)
+        return Noise(base_of(at.q).logits.shape[len(at.q.batch_shape) :], open_uniform)
 
     def check(self, q: Distribution, p: Distribution, samples: int) -> None:
-        if not isinstance(_base(q), (_COINS, *_CLASSES)):
+        if not isinstance(base_of(q), (_COINS, *_CLASSES)):
             raise UsageError(
                 f"{self.name} is for codes of Bernoulli or OneHotCategorical, found "
                 f"{kind_of(q)}: choose elbo_b where draws have a gradient, else "
@@ -77,7 +76,7 @@ class Relaxed(Objective):
 
     def soft(self, q: Distribution, noise: Tensor) -> Tensor:
         """Draws with a gradient in the place of those of q: D coins, or (..., K) for classes."""
-        logits, coins = _base(q).logits, isinstance(_base(q), _COINS)
+        logits, coins = base_of(q).logits, isinstance(base_of(q), _COINS)
         if tuple(noise.shape[1:]) != tuple(logits.shape):
             raise UsageError(
                 f"noise must have shape (S, {', '.join(map(str, logits.shape))}), "
@@ -99,13 +98,9 @@ def _as_codes(drawn: Tensor, q: Distribution) -> Tensor:
     return drawn.reshape(*lead, *q.event_shape)
 
 
-def _base(q: Distribution) -> Any:
-    return q.base_dist if isinstance(q, Independent) else q
-
-
 def _hardened(q: Distribution, z: Tensor) -> Tensor:
     """The corner of the cube, or of the simplex, that is nearest to z."""
-    if isinstance(_base(q), _COINS):
+    if isinstance(base_of(q), _COINS):
         return (z > 0.5).to(z.dtype)
     classes = torch.arange(z.shape[-1], device=z.device)
     return (classes == z.argmax(-1, keepdim=True)).to(z.dtype)

@@ -39,7 +39,7 @@ from aevb.optimizers import Adam
 from aevb.plan import Plan
 from aevb.plots.style import TRAINING, VALIDATION, calm_axes, own_legend, panels, quiet_title
 from aevb.posterior import Amortized, Posterior, mean_field
-from aevb.randomness import Stream, generator
+from aevb.randomness import Stream, generator, torch_seeded
 from aevb.reproduce.experiment import Told, judged, times
 from aevb.reproduce.jobs import Job, Share
 from aevb.reproduce.performing import Budget, Expectation, Results, number, rises, table
@@ -181,8 +181,7 @@ def build(data: Dataset, layers: int, seed: int) -> tuple[Model, Posterior]:
     """Networks begun at Glorot's law, the last bias at the mean of the training rows."""
     width, below = data.train.width, LATENTS if layers == 1 else BELOW
     prior: nn.Module = standard_normal(LATENTS)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(generator(seed, Stream.INITIALIZATION).integers(2**63)))
+    with torch_seeded(generator(seed, Stream.INITIALIZATION), torch.device("cpu")):
         decoder: nn.Module = MLP(below, HIDDEN, width)
         posterior = mean_field(MLP(width, HIDDEN, 2 * below))
         if layers == 2:

@@ -28,7 +28,7 @@ from aevb.networks import (
 )
 from aevb.posterior import Posterior, with_class
 from aevb.priors import VampPrior
-from aevb.randomness import Stream, generator
+from aevb.randomness import Stream, generator, torch_seeded
 from aevb.refinement import refined
 from aevb.settings import Settings
 from aevb.storage.description import ACTIVATIONS
@@ -105,9 +105,7 @@ def _assembled(
     family: Family = pick(LIKELIHOODS, settings.likelihood, "--likelihood")(data, settings)
     if data.source.missing:
         family = Masked(family)
-    word = generator(settings.seed, Stream.INITIALIZATION).integers(2**63)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(word))
+    with torch_seeded(generator(settings.seed, Stream.INITIALIZATION), torch.device("cpu")):
         decoder = _decoder(replace(settings, latent_dim=code), data, family)
         prior, posterior = latents(settings, data)
     model = Model(prior, Conditional(decoder, family))

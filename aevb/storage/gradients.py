@@ -32,7 +32,7 @@ from aevb.objectives import (
     straight_through,
     vimco,
 )
-from aevb.randomness import Stream, generator
+from aevb.randomness import Stream, generator, torch_seeded
 from aevb.settings import Settings
 from aevb.storage.latents import has_closed_divergence, laws_of
 from aevb.storage.settings import pick, refuse
@@ -150,9 +150,8 @@ def _estimator(settings: Settings, width: int) -> Objective:
 
 def _baseline(settings: Settings, width: int) -> Baseline | None:
     if settings.baseline == "learned":
-        word = generator(settings.seed, Stream.INITIALIZATION, 1).integers(2**63)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(word))
+        source = generator(settings.seed, Stream.INITIALIZATION, 1)
+        with torch_seeded(source, torch.device("cpu")):
             return learned_baseline(width)
     if settings.baseline == "none":
         return None

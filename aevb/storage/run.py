@@ -121,7 +121,7 @@ class RunFolder:
             checkpoints.clear_unfinished(self.snapshots_folder)
             yield
         except BaseException:
-            if not there and os.listdir(self.path) == [LOCK]:  # nothing came of it
+            if self._held and not there and os.listdir(self.path) == [LOCK]:  # nothing came of it
                 shutil.rmtree(self.path)
             raise
         finally:

@@ -19,7 +19,7 @@ from aevb.following import Snapshots, TensorBoard
 from aevb.machine import PROCESS_START, usable_threads
 from aevb.model import Model
 from aevb.plan import Work, decided, plan_of, sized, work_of
-from aevb.posterior import Posterior
+from aevb.posterior import Posterior, has_rows
 from aevb.settings import Settings, as_option
 from aevb.storage import (
     RunFolder,
@@ -200,7 +200,7 @@ def _snapshots(
     folder: RunFolder, settings: Settings, data: Dataset, model: Model, posterior: Posterior
 ) -> Snapshots:
     # Free parameters exist for the training rows only.
-    held_out = len(data.validation) > 0 and not posterior.per_row
+    held_out = len(data.validation) > 0 and not has_rows(posterior)
     rows = data.validation if held_out else data.train
     return Snapshots(model, posterior, rows, folder.snapshots_folder, seed=settings.seed)
 
