@@ -28,6 +28,11 @@ def die(settings, folder, share):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def is_deaf(settings, folder, share):
+    """Whether Ctrl-C, which goes to every process of a terminal, is held back from this one."""
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 def long_experiment(settings, folder, share):
     from aevb.reproduce import experiment
 

@@ -73,6 +73,17 @@ def test_a_process_that_is_killed_is_named_and_leaves_the_others(tmp_path, log):
     assert ran(log) == [2]
 
 
+def test_no_process_hears_ctrl_c_but_from_the_one_that_started_it(tmp_path):
+    script = (  # in a process that has started none: the first one counts
+        "import pathlib, sys, jobs_probe as probe\n"
+        "from aevb.reproduce import How, Job, run_all\n"
+        "jobs = [Job(name, {}, probe.is_deaf) for name in 'ab']\n"
+        "done = run_all(jobs, pathlib.Path(sys.argv[1]), How(2))\n"
+        "assert [done[name]['result'] for name in 'ab'] == [True, True], done"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=environment(), check=True)
+
+
 def test_progress_counts_what_is_done_already(tmp_path, log):
     told: list[tuple[int, int]] = []
     run_all(squares(log, (2,)), tmp_path, ONE)
@@ -102,11 +113,7 @@ def test_what_is_stopped_or_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_pa
     folder = tmp_path / "stopped"
     process = subprocess.Popen(
         [sys.executable, str(TESTS / "jobs_probe.py"), str(folder)],
-        env=os.environ
-        | {
-            "PYTHONPATH": os.pathsep.join([str(TESTS.parent), *sys.path]),
-            "SECONDS_OF_A_STEP": "0.05",  # it is met in the middle, on the slowest machine
-        },
+        env=environment() | {"SECONDS_OF_A_STEP": "0.05"},  # it is met midway, however slow
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -126,6 +133,10 @@ def test_what_is_stopped_or_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_pa
     assert len(list(folder.glob("jobs/*/checkpoints/step-*"))) >= 2
     again = run_all(jobs_probe.long_jobs(), folder, ONE)
     assert {n: r["result"] for n, r in again.items()} == {n: r["result"] for n, r in whole.items()}
+
+
+def environment():
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS), *sys.path])}
 
 
 def until(done, seconds=120):

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -230,6 +231,9 @@ def _start(job: Job, folder: Path, threads: int) -> tuple[Connection, BaseProces
     told, tells = context.Pipe(duplex=False)
     process = context.Process(target=_serve, args=(job, folder, threads, tells), name=job.name)
     # It inherits that SIGINT is blocked: Ctrl-C goes to all, and this process says when to stop.
+    # The tracker of resources comes first: where a process starts it, it lets SIGINT in again, and
+    # the second signal, this process's, would be taken for one who does not wait for the saving.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
