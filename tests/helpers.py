@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 from scipy.special import expit, logsumexp
+from torch import nn
 
 from aevb import MLP, Model, bernoulli, mean_field, standard_normal
 from aevb.data import Rows
@@ -72,6 +73,18 @@ def quadrature(model, x, side=400, limit=8.0):
     log_p_x = x @ logits.T - np.logaddexp(0, logits).sum(-1)
     log_p_z = -0.5 * (z**2).sum(-1) - math.log(2 * math.pi)
     return logsumexp(log_p_x + log_p_z, axis=1) + 2 * math.log(points[1] - points[0])
+
+
+class Dropout(nn.Module):
+    """A network of a user's that draws for itself and keeps running averages."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        layers = [nn.Linear(inputs, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.4)]
+        self.layers = nn.Sequential(*layers, nn.Linear(8, outputs))
+
+    def forward(self, x):
+        return self.layers(x)
 
 
 class Memory:

@@ -200,6 +200,7 @@ def test_no_number_of_a_row_depends_on_its_company(fitted):
     assert same(whole, answers(fitted, IRIS))
 
 
+@pytest.mark.slow
 def test_linear_networks_reach_factor_analysis():
     source = np.random.default_rng(0)
     mixing = source.standard_normal((2, 6)) * 2

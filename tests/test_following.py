@@ -1,35 +1,29 @@
-"""What follows a run: callbacks, the table of metrics, TensorBoard, snapshots, a person."""
+"""What follows a run: callbacks, the table of metrics, TensorBoard, snapshots."""
 
 import csv
-import json
 import logging
-import os
-import pty
-import re
 import struct
 import subprocess
 import sys
-import threading
 from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from helpers import binary_rows, flip, small_pair
+from helpers import Dropout, binary_rows, flip, small_pair
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from laws import dataset
-from torch import nn
 
 import aevb
-from aevb import cli, codes, progress
+from aevb import cli, codes
 from aevb.data import Rows
 from aevb.errors import TrainingError, UsageError
 from aevb.following import Snapshots, TensorBoard, moments
 from aevb.randomness import Stream, generator
 from aevb.settings import check_settings
-from aevb.storage import RunFolder, checkpoints, snapshots
+from aevb.storage import RunFolder, snapshots
 from aevb.storage.metrics import COLUMNS, FACTS
 from aevb.training import Callback
 from aevb.workflow.training import fit, settle
@@ -39,24 +33,12 @@ PER_EPOCH, TOTAL = 4, 24  # 36 rows in batches of 10
 TRAIN = ["train", "digits", "--hidden", "8", "--latent-dim", "2"]
 
 
-class Dropout(nn.Module):
-    """An encoder that draws for itself and keeps running averages."""
-
-    def __init__(self):
-        super().__init__()
-        layers = [nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.4)]
-        self.layers = nn.Sequential(*layers, nn.Linear(8, 4))
-
-    def forward(self, x):
-        return self.layers(x)
-
-
 def pair(kind="plain"):
     model, posterior = small_pair(dtype=torch.float32)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         if kind == "dropout":
-            posterior = aevb.mean_field(Dropout())
+            posterior = aevb.mean_field(Dropout(6, 4))
         elif kind == "per-datum":
             posterior = aevb.per_datum(36, 2)
     return model, posterior
@@ -79,6 +61,12 @@ def outcome(folder):
     content = {file.relative_to(folder): file.read_bytes() for file in files}
     timeless = [name for name in COLUMNS if name not in ("rows_per_second", "overhead", "seconds")]
     return content, [[row[name] for name in timeless] for row in table(folder)]
+
+
+def command(*arguments):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(list(arguments))
+    return caught.value.code
 
 
 def table(folder):
@@ -182,23 +170,6 @@ def test_a_library_is_silent_unless_asked():
 
 
 # --- the table -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["plain", "per-datum"])
-def test_the_table_says_what_the_records_say(tmp_path, kind):
-    go(tmp_path, kind=kind, keep=False)
-    records, rows = RunFolder(tmp_path).history(), table(tmp_path)
-    assert len(rows) == len(records) == 6
-    assert tuple(rows[0]) == COLUMNS
-    for row, record in zip(rows, records, strict=True):
-        for name in ("epoch", "t", "learning_rate_factor", "beta", "seconds", "overhead"):
-            assert float(row[name]) == record[name]
-        for part in ("elbo", "reconstruction", "kl", "objective"):
-            assert float(row[f"train_{part}"]) == record["train"][part]
-        for part in ("elbo", "reconstruction", "kl"):
-            cell, held_out = row[f"validation_{part}"], record["validation"]
-            assert cell == ("" if held_out is None else repr(held_out[part]))
-    assert (records[0]["validation"] is None) == (kind == "per-datum")
 
 
 def test_every_number_of_a_record_has_a_column(tmp_path):
@@ -520,163 +491,3 @@ def test_a_snapshot_that_cannot_be_written_stops_with_a_sentence(tmp_path):
     (tmp_path / "snapshots").write_text("in the way")
     with pytest.raises(TrainingError, match=r"snapshots cannot be written \(.*--resume"):
         go(tmp_path)
-
-
-# --- what a person sees --------------------------------------------------------------------------
-
-
-def command(*arguments):
-    with pytest.raises(SystemExit) as caught:
-        cli.main(list(arguments))
-    return caught.value.code
-
-
-@pytest.fixture
-def on_a_terminal(monkeypatch):
-    """Run a command whose stderr is a terminal; what was written to it."""
-    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("COLUMNS", "160")
-
-    def run(*arguments, **environment):
-        monkeypatch.setenv("TERM", "xterm-256color")
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        master, slave = pty.openpty()
-        pieces = []
-
-        def drain():
-            while True:
-                try:
-                    piece = os.read(master, 65536)
-                except OSError:
-                    return
-                if not piece:
-                    return
-                pieces.append(piece)
-
-        reader = threading.Thread(target=drain)
-        reader.start()
-        with monkeypatch.context() as patch, os.fdopen(slave, "w") as terminal:
-            patch.setattr(sys, "stderr", terminal)
-            code = command(*arguments)
-        reader.join(timeout=10)
-        os.close(master)
-        assert code == 0
-        return b"".join(pieces).decode()
-
-    return run
-
-
-BAR, COLOR, ESCAPE = "━", re.compile(r"\x1b\[[0-9;]*(3[0-9]|38;[0-9;]+)m"), "\x1b["
-
-
-def test_a_terminal_gets_a_bar(on_a_terminal, tmp_path):
-    said = on_a_terminal(*TRAIN, "--epochs", "3", "--out", str(tmp_path / "run"))
-    assert BAR in said
-    assert COLOR.search(said)
-    assert "epoch 3/3" in said
-    assert "1437 training rows" in said
-    assert "train bound" not in said
-
-
-def test_no_color_is_respected(on_a_terminal, tmp_path):
-    options = [*TRAIN, "--epochs", "3", "--out", str(tmp_path / "run")]
-    said = on_a_terminal(*options, NO_COLOR="1")
-    assert BAR in said
-    assert not COLOR.search(said)
-
-
-def test_a_terminal_that_cannot_redraw_gets_lines(on_a_terminal, tmp_path):
-    said = on_a_terminal(*TRAIN, "--epochs", "3", "--out", str(tmp_path / "run"), TERM="dumb")
-    assert BAR not in said
-    assert ESCAPE not in said
-    assert said.count("validation bound") == 3
-
-
-def test_verbose_on_a_terminal_has_both(on_a_terminal, tmp_path):
-    said = on_a_terminal(*TRAIN, "--epochs", "3", "-v", "--out", str(tmp_path / "run"))
-    assert BAR in said
-    assert len(re.findall(r"epoch \d/3  train bound", said)) == 3
-
-
-@pytest.mark.parametrize("option", ["--quiet", "--json"])
-def test_a_quiet_terminal_stays_empty(on_a_terminal, tmp_path, option):
-    assert on_a_terminal(*TRAIN, "--epochs", "2", option, "--out", str(tmp_path / "run")) == ""
-
-
-def test_a_pipe_gets_about_ten_lines_or_one_for_every_epoch(tmp_path, capfd):
-    capfd.readouterr()
-    assert command(*TRAIN, "--epochs", "20", "--out", str(tmp_path / "a")) == 0
-    out, plain = capfd.readouterr()
-    assert len(plain.splitlines()) == 11  # the data, then ten
-    assert ESCAPE not in plain
-    assert command(*TRAIN, "--epochs", "11", "--verbose", "--out", str(tmp_path / "b")) == 0
-    _, verbose = capfd.readouterr()
-    lines = [line for line in verbose.splitlines() if line.startswith("epoch ")]
-    assert len(lines) == 11
-    pattern = (
-        r"epoch 7/11  train bound -?[\d.]+  reconstruction -?[\d.]+  KL [\d.]+  validation bound "
-        r"-?[\d.]+  reconstruction -?[\d.]+  KL [\d.]+ nats  [\d.]+ s  [\d,]+ rows/s  overhead "
-        r"[\d.]+%  learning rate x [\d.]+"
-    )
-    assert re.fullmatch(pattern, lines[6])
-    assert "threads: " in verbose
-    assert "threads: " not in plain
-    assert len(out.splitlines()) == 2
-
-
-@pytest.mark.parametrize(("epochs", "lines"), [(1, 1), (9, 9), (19, 10), (25, 9), (1000, 10)])
-def test_a_run_of_any_length_writes_about_ten_lines(capfd, epochs, lines):
-    record = {"validation": {"elbo": -1.0, "reconstruction": -1.0, "kl": 0.0}, "rows_per_second": 1}
-    capfd.readouterr()
-    with progress.follow() as (follower,):
-        follower.begin(0, epochs * 3, 3)
-        for epoch in range(1, epochs + 1):
-            follower.epoch(record | {"epoch": epoch})
-    said = capfd.readouterr().err.splitlines()
-    assert len(said) == lines
-    assert said[-1].startswith(f"epoch {epochs}/{epochs} ")
-
-
-def test_verbose_leaves_json_alone(tmp_path, capfd):
-    capfd.readouterr()
-    assert command(*TRAIN, "--epochs", "2", "-v", "--json", "--out", str(tmp_path / "run")) == 0
-    out, err = capfd.readouterr()
-    assert json.loads(out)["epochs"] == 2
-    assert err == ""
-
-
-def test_quiet_and_verbose_exclude_each_other(tmp_path, capfd):
-    capfd.readouterr()
-    assert command(*TRAIN, "--quiet", "--verbose", "--out", str(tmp_path / "run")) == 2
-    assert capfd.readouterr().err == (
-        "aevb: --quiet and --verbose exclude each other: choose one\n"
-    )
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("quiet", [False, True])
-def test_what_went_wrong_is_shown_unless_quiet(tmp_path, capfd, quiet):
-    run = tmp_path / "run"
-    options = [*TRAIN, "--epochs", "2", "--out", str(run)]
-    assert command(*options, "--quiet") == 0
-    (newest,) = (run / "checkpoints").glob("step-*")
-    (newest / checkpoints.TENSORS).write_bytes(b"")
-    capfd.readouterr()
-    assert command(*options, "--resume", *(["--quiet"] if quiet else [])) == 0
-    _, err = capfd.readouterr()
-    assert (f"{newest} is damaged" in err) != quiet
-    assert (err == "") == quiet
-
-
-def test_the_logger_is_left_as_it_was_found():
-    logger = logging.getLogger("aevb")
-    before = logger.level, list(logger.handlers)
-    follower = progress.follow(progress.Verbosity.VERBOSE)
-    follower.__enter__()
-    assert logger.level == logging.DEBUG
-    assert len(logger.handlers) == len(before[1]) + 1
-    error = RuntimeError("stopped")
-    assert not follower.__exit__(RuntimeError, error, None)
-    assert (logger.level, list(logger.handlers)) == before

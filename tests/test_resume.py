@@ -4,23 +4,17 @@ import csv
 import json
 import math
 import os
-import random
-import re
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from helpers import binary_rows, small_pair
+from helpers import Dropout, binary_rows, small_pair
 from laws import dataset
-from torch import nn
 
 import aevb
-from aevb import cli, families
+from aevb import families
 from aevb.algorithms import FullBayes, MonteCarloEM, uncertain
 from aevb.data import Binarization, Source, split
 from aevb.errors import Interrupted, ModelFileError, UsageError
@@ -29,6 +23,7 @@ from aevb.objectives import learned_baseline, score_function
 from aevb.posterior import amortized
 from aevb.refinement import Refined
 from aevb.storage import RunFolder, weights
+from aevb.storage.metrics import COLUMNS
 from aevb.training import Callback
 
 X, D, ROWS = 6, 2, 40
@@ -40,18 +35,6 @@ TIMES = ("rows_per_second", "overhead", "seconds")
 def data(treatment=Binarization.EPOCH):
     values = np.random.default_rng(3).random((ROWS, X))
     return split(Source("grey", values, (X,), "bernoulli", "grey", "none"), treatment)
-
-
-class Dropout(nn.Module):
-    """A network of a user's that draws for itself and keeps running averages."""
-
-    def __init__(self):
-        super().__init__()
-        layers = [nn.Linear(X, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.4)]
-        self.layers = nn.Sequential(*layers, nn.Linear(8, 2 * D))
-
-    def forward(self, x):
-        return self.layers(x)
 
 
 def pair(encoder=None, posterior=None):
@@ -108,7 +91,7 @@ CASES = {
     "warm-up": (learner, replace(PLAN, warmup_steps=13, beta=0.7)),
     "early stopping": (lambda: learner(aevb.Adam(1.0)), replace(PLAN, epochs=50, patience=2)),
     "a best epoch that is not the last": (lambda: learner(aevb.Adam(0.3)), PLAN),
-    "dropout": (lambda: learner(encoder=Dropout), PLAN),
+    "dropout": (lambda: learner(encoder=lambda: Dropout(X, 2 * D)), PLAN),
     "torch's Adam": (lambda: learner(outside=lambda p: torch.optim.Adam(p, 0.02)), PLAN),
     "torch's SGD with momentum": (
         lambda: learner(outside=lambda p: torch.optim.SGD(p, 0.05, momentum=0.9)),
@@ -174,6 +157,7 @@ def assert_same_table(folder, metrics):
     with (folder / "metrics.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert len(table) == len(metrics)
+    assert tuple(table[0]) == COLUMNS
     for row, record in zip(table, metrics, strict=True):
         flat = {name: value for name, value in record.items() if not isinstance(value, dict)}
         for part in ("train", "validation"):
@@ -370,209 +354,6 @@ def test_a_run_does_not_disturb_the_callers_generator(tmp_path, whole):
     assert torch.equal(torch.rand(3), expected)
     torch.manual_seed(12)  # nor is it disturbed by it
     assert outcome(tmp_path) == whole("dropout")
-
-
-# --- real processes ------------------------------------------------------------------------------
-
-DIGITS = ["train", "digits", "--hidden", "16", "--latent-dim", "2", "--patience", "300"]
-
-
-def in_process(arguments):
-    with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
-    assert caught.value.code == 0
-
-
-def epochs_written(folder):
-    file = folder / "metrics.jsonl"
-    return file.read_bytes().count(b"\n") if file.exists() else 0
-
-
-def stop(command, number, when):
-    """Start a command, send it a signal as soon as `when()` holds; its exit code and stderr."""
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None and not when():
-            time.sleep(0.005)
-        process.send_signal(number)
-        _, said = process.communicate(timeout=60)
-    return process.returncode, said.decode()
-
-
-def test_the_command_is_stopped_and_killed_and_resumes_exactly(tmp_path):
-    options = [*DIGITS, "--epochs", "150"]
-    in_process([*options, "--quiet", "--out", str(tmp_path / "whole")])
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "aevb.cli", *options, "--out", str(run), "--resume"]
-    draw = random.Random(1)
-    wait = draw.randint(5, 20)
-    code, said = stop(command, signal.SIGTERM, lambda: epochs_written(run) >= wait)
-    assert code == 143
-    assert re.search(r"aevb: stopped by SIGTERM at step \d+ of 2250, and saved", said)
-    assert "Traceback" not in said
-    assert str(run) in said
-    begun = epochs_written(run)
-    assert wait <= begun < 150
-    more = begun + draw.randint(5, 20)
-    code, _ = stop(command, signal.SIGKILL, lambda: epochs_written(run) >= more)
-    assert code == -signal.SIGKILL
-    assert epochs_written(run) < 150
-    in_process([*options, "--quiet", "--out", str(run), "--resume"])
-    assert outcome(run) == outcome(tmp_path / "whole")
-
-
-DRIVER = '''
-"""Run one command again and again, killed each time at the next of the given points.
-
-A point is a call that writes (a flush, a rename, a removal) or a step of the learner. Children are
-forked from one process that has imported everything, so that a kill costs no import.
-"""
-import dataclasses, json, os, signal, sys, warnings
-
-warnings.simplefilter("ignore")
-import torch._dynamo, torch._functorch.eager_transforms  # what the first step would import
-import aevb.data.readers, aevb.progress
-from aevb import cli
-from aevb.algorithms import MonteCarloEM
-from aevb.algorithms import AEVB
-from aevb.storage import RunFolder
-from aevb.workflow import training
-
-plan_of = training.plan_of
-training.plan_of = lambda s: dataclasses.replace(plan_of(s), checkpoint_seconds=0)
-count, limit, trace = 0, None, []
-
-
-def watch(owner, name):
-    call = getattr(owner, name)
-
-    def watched(*arguments, **named):
-        global count
-        count += 1
-        trace.append(name)
-        if count == limit:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return call(*arguments, **named)
-
-    setattr(owner, name, watched)
-
-
-for name in ("fsync", "rename", "replace", "unlink", "rmdir", "mkdir"):
-    watch(os, name)
-watch(AEVB, "step")
-watch(RunFolder, "append_metrics")
-
-
-def attempt(point, arguments, report):
-    """One child; its wait status."""
-    global limit
-    pid = os.fork()
-    if pid == 0:
-        limit, code = point, 1
-        try:
-            cli.main(arguments)
-        except SystemExit as error:
-            code = error.code
-        if report:
-            with open(report, "w") as file:
-                json.dump(trace, file)
-        os._exit(code)
-    return os.waitpid(pid, 0)[1]
-
-
-job = json.load(sys.stdin)
-statuses = []
-for folder, points in job["runs"].items():
-    arguments = [*job["arguments"], "--out", folder, "--resume"]
-    for point in points:
-        statuses.append(attempt(point, arguments, None if point else job["report"]))
-print(json.dumps(statuses))
-'''
-
-
-@pytest.fixture(scope="module")
-def drive(tmp_path_factory):
-    """Runs of a small table, each with a list of points at which to kill it, None for not at all.
-
-    Returns the wait statuses; and the folder, the outcome and the points of the whole run.
-    """
-    folder = tmp_path_factory.mktemp("driven")
-    np.save(folder / "rows.npy", np.random.default_rng(0).integers(0, 2, (40, X)))
-    (folder / "driver.py").write_text(DRIVER)
-    options = "--hidden 4 --latent-dim 2 --epochs 4 --batch-size 16 --lr 0.3 --patience 3 --quiet"
-
-    def drive(runs):
-        job = {
-            "arguments": ["train", str(folder / "rows.npy"), *options.split()],
-            "runs": {str(folder / name): points for name, points in runs.items()},
-            "report": str(folder / "points.json"),
-        }
-        process = subprocess.run(
-            [sys.executable, str(folder / "driver.py")],
-            input=json.dumps(job),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert process.returncode == 0, process.stderr
-        return json.loads(process.stdout.splitlines()[-1])
-
-    assert drive({"whole": [None]}) == [0]
-    points = json.loads((folder / "points.json").read_text())
-    return drive, folder, outcome(folder / "whole"), points
-
-
-def hits(points, name):
-    return [i for i, point in enumerate(points, start=1) if point == name]
-
-
-def test_kills_at_epoch_boundaries_and_inside_saves_leave_no_trace(drive):
-    run, folder, expected, points = drive
-    boundary, flushes = hits(points, "append_metrics"), hits(points, "fsync")
-    renames, steps = hits(points, "rename"), hits(points, "step")
-    assert len(boundary) == 4
-    assert len(steps) == 8
-    draw = random.Random(2)
-    chosen = [boundary[0], boundary[1] + 1, steps[2], steps[-1], renames[0], renames[-1]]
-    chosen += draw.sample(flushes, 4) + draw.sample(hits(points, "replace"), 2)
-    chosen += [hits(points, "unlink")[-1], hits(points, "rmdir")[-1], len(points)]
-    runs = {f"at-{n}": [n, None] for n in chosen}
-    assert run(runs) == [signal.SIGKILL, 0] * len(runs)
-    for name in runs:
-        assert outcome(folder / name) == expected, name
-
-
-def test_a_run_that_is_killed_over_and_over_ends_the_same(drive):
-    run, folder, expected, points = drive
-    draw = random.Random(3)
-    kills = [draw.randint(1, len(points) // 2) for _ in range(12)]
-    statuses = run({"again": [*kills, None]})
-    assert statuses.count(signal.SIGKILL) >= 5
-    assert set(statuses) <= {0, signal.SIGKILL}
-    assert outcome(folder / "again") == expected
-
-
-@pytest.mark.slow
-def test_a_kill_at_any_point_whatever_leaves_no_trace(drive):
-    run, folder, expected, points = drive
-    runs = {f"every-{n}": [n, None] for n in range(1, len(points) + 1)}
-    assert run(runs) == [signal.SIGKILL, 0] * len(points)
-    for name in runs:
-        assert outcome(folder / name) == expected, name
-
-
-@pytest.mark.slow
-def test_a_command_killed_at_many_moments_ends_the_same(tmp_path):
-    options = [*DIGITS, "--epochs", "300", "--optimizer", "adagrad", "--binarize", "epoch"]
-    in_process([*options, "--quiet", "--out", str(tmp_path / "whole")])
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "aevb.cli", *options, "--out", str(run), "--resume"]
-    draw = random.Random(4)
-    for attempt in range(10):
-        until = time.monotonic() + draw.uniform(0, 8)
-        number = signal.SIGTERM if attempt % 2 else signal.SIGKILL
-        stop(command, number, lambda until=until: time.monotonic() > until)
-    in_process([*options, "--quiet", "--out", str(run), "--resume"])
-    assert outcome(run) == outcome(tmp_path / "whole")
 
 
 def test_a_used_folder_is_not_trained_into_without_resuming(tmp_path):

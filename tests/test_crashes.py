@@ -1,0 +1,147 @@
+"""Real processes that are stopped and killed, at any call that writes, resume exactly."""
+
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_resume import X, outcome
+
+from aevb import cli
+
+PROBE = Path(__file__).with_name("resume_probe.py")
+DIGITS = ["train", "digits", "--hidden", "16", "--latent-dim", "2", "--patience", "300"]
+
+
+def in_process(arguments):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 0
+
+
+def epochs_written(folder):
+    file = folder / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def stop(command, number, when):
+    """Start a command, send it a signal as soon as `when()` holds; its exit code and stderr."""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None and not when():
+            time.sleep(0.005)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    return process.returncode, said.decode()
+
+
+def test_the_command_is_stopped_and_killed_and_resumes_exactly(tmp_path):
+    options = [*DIGITS, "--epochs", "150"]
+    in_process([*options, "--quiet", "--out", str(tmp_path / "whole")])
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "aevb.cli", *options, "--out", str(run), "--resume"]
+    draw = random.Random(1)
+    wait = draw.randint(5, 20)
+    code, said = stop(command, signal.SIGTERM, lambda: epochs_written(run) >= wait)
+    assert code == 143
+    assert re.search(r"aevb: stopped by SIGTERM at step \d+ of 2250, and saved", said)
+    assert "Traceback" not in said
+    assert str(run) in said
+    begun = epochs_written(run)
+    assert wait <= begun < 150
+    more = begun + draw.randint(5, 20)
+    code, _ = stop(command, signal.SIGKILL, lambda: epochs_written(run) >= more)
+    assert code == -signal.SIGKILL
+    assert epochs_written(run) < 150
+    in_process([*options, "--quiet", "--out", str(run), "--resume"])
+    assert outcome(run) == outcome(tmp_path / "whole")
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory):
+    """Runs of a small table, each with a list of points at which to kill it, None for not at all.
+
+    Returns the wait statuses; and the folder, the outcome and the points of the whole run.
+    """
+    folder = tmp_path_factory.mktemp("driven")
+    np.save(folder / "rows.npy", np.random.default_rng(0).integers(0, 2, (40, X)))
+    options = "--hidden 4 --latent-dim 2 --epochs 4 --batch-size 16 --lr 0.3 --patience 3 --quiet"
+
+    def drive(runs):
+        job = {
+            "arguments": ["train", str(folder / "rows.npy"), *options.split()],
+            "runs": {str(folder / name): points for name, points in runs.items()},
+            "report": str(folder / "points.json"),
+        }
+        process = subprocess.run(
+            [sys.executable, str(PROBE)],
+            input=json.dumps(job),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert process.returncode == 0, process.stderr
+        return json.loads(process.stdout.splitlines()[-1])
+
+    assert drive({"whole": [None]}) == [0]
+    points = json.loads((folder / "points.json").read_text())
+    return drive, folder, outcome(folder / "whole"), points
+
+
+def hits(points, name):
+    return [i for i, point in enumerate(points, start=1) if point == name]
+
+
+def test_kills_at_epoch_boundaries_and_inside_saves_leave_no_trace(drive):
+    run, folder, expected, points = drive
+    boundary, flushes = hits(points, "append_metrics"), hits(points, "fsync")
+    renames, steps = hits(points, "rename"), hits(points, "step")
+    assert len(boundary) == 4
+    assert len(steps) == 8
+    draw = random.Random(2)
+    chosen = [boundary[0], boundary[1] + 1, steps[2], steps[-1], renames[0], renames[-1]]
+    chosen += draw.sample(flushes, 4) + draw.sample(hits(points, "replace"), 2)
+    chosen += [hits(points, "unlink")[-1], hits(points, "rmdir")[-1], len(points)]
+    runs = {f"at-{n}": [n, None] for n in chosen}
+    assert run(runs) == [signal.SIGKILL, 0] * len(runs)
+    for name in runs:
+        assert outcome(folder / name) == expected, name
+
+
+def test_a_run_that_is_killed_over_and_over_ends_the_same(drive):
+    run, folder, expected, points = drive
+    draw = random.Random(3)
+    kills = [draw.randint(1, len(points) // 2) for _ in range(12)]
+    statuses = run({"again": [*kills, None]})
+    assert statuses.count(signal.SIGKILL) >= 5
+    assert set(statuses) <= {0, signal.SIGKILL}
+    assert outcome(folder / "again") == expected
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_point_whatever_leaves_no_trace(drive):
+    run, folder, expected, points = drive
+    runs = {f"every-{n}": [n, None] for n in range(1, len(points) + 1)}
+    assert run(runs) == [signal.SIGKILL, 0] * len(points)
+    for name in runs:
+        assert outcome(folder / name) == expected, name
+
+
+@pytest.mark.slow
+def test_a_command_killed_at_many_moments_ends_the_same(tmp_path):
+    options = [*DIGITS, "--epochs", "300", "--optimizer", "adagrad", "--binarize", "epoch"]
+    in_process([*options, "--quiet", "--out", str(tmp_path / "whole")])
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "aevb.cli", *options, "--out", str(run), "--resume"]
+    draw = random.Random(4)
+    for attempt in range(10):
+        until = time.monotonic() + draw.uniform(0, 8)
+        number = signal.SIGTERM if attempt % 2 else signal.SIGKILL
+        stop(command, number, lambda until=until: time.monotonic() > until)
+    in_process([*options, "--quiet", "--out", str(run), "--resume"])
+    assert outcome(run) == outcome(tmp_path / "whole")
