@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from helpers import anew, binary_rows, needs_compiler, noise
+from helpers import anew, binary_rows, noise
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Independent, Normal
 from torch.func import functional_call
 
 import aevb
-from aevb.algorithms import AEVB
 from aevb.conditional import Conditional, Unconditional
 from aevb.distributions import reparameterize, route
 from aevb.errors import UsageError
@@ -423,54 +422,6 @@ def test_free_for_each_datum_and_without_condition(name):
     assert (p.batch_shape, p.event_shape) == ((), (D,))
     model = aevb.Model(Unconditional(family, D), aevb.bernoulli(MLP(D, [], X)))
     assert model.sample_prior(5, generator(0, Stream.SAMPLING)).shape == (5, D)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_saved_and_loaded_it_gives_the_same_bound(name, tmp_path):
-    pair_before = pair(name, "maf", dtype=torch.float32)
-    for module in pair_before:
-        for p in module.parameters():
-            p.data += 0.1
-    x, eps = binary_rows(4).all().float(), noise((3, 4, D), dtype=torch.float32)
-    aevb.save(tmp_path, *pair_before)
-    pair_after = aevb.load(tmp_path)
-    with torch.no_grad():
-        assert torch.equal(elbo_a(*pair_before, x, eps), elbo_a(*pair_after, x, eps))
-
-
-def trained(names, compiled, steps=4):
-    learner = AEVB(*pair(*names, dtype=torch.float32), objective=elbo_a, compiled=compiled)
-    state = learner.init()
-    for i in range(steps):
-        x = binary_rows(8, seed=i).all().float()
-        learner.step(state, x, noise((2, 8, D), i, torch.float32))
-    assert learner.note is None
-    return state
-
-
-@needs_compiler
-@pytest.mark.parametrize(
-    "names",
-    [
-        ("iaf", "real-nvp"),
-        *(
-            pytest.param((name, prior), marks=pytest.mark.slow)
-            for name, prior in [
-                *(("planar", "real-nvp"), ("radial", "maf"), ("householder", "real-nvp")),
-                *(("real-nvp", "maf"), ("sylvester", "maf"), ("maf", "maf")),
-            ]
-        ),
-    ],
-    ids=lambda names: "-under-".join(names),
-)
-def test_compiled_training_equals_eager(names):
-    one, other = trained(names, False), trained(names, True)
-    for name, p in one.parameters.items():
-        assert torch.allclose(p, other.parameters[name], rtol=1e-4, atol=1e-6), name
-    assert torch.allclose(one.totals, other.totals, rtol=1e-5)
-    start = dict(pair(*names, dtype=torch.float32)[1].named_parameters())
-    moved = [n for n, p in start.items() if not torch.equal(p, one.parameters[f"posterior.{n}"])]
-    assert len(moved) == len(start)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from helpers import binary_rows, needs_compiler, noise, small_pair
+from helpers import binary_rows, noise, small_pair
 from laws import dataset
 from test_commands import good, refused
 from torch import nn
@@ -281,22 +281,6 @@ def test_what_makes_no_sense_is_refused(wrong):
     make, said = makes[wrong]
     with pytest.raises(UsageError, match=said):
         make()
-
-
-@needs_compiler
-@pytest.mark.slow
-def test_the_compiled_step_draws_and_moves_as_the_eager_one():
-    ends = []
-    for compiled in (False, True):
-        model, posterior = small_pair()
-        learner = FullBayes(uncertain(model), posterior, rows=7, compiled=compiled)
-        state = learner.init()
-        for t in range(3):
-            x = torch.from_numpy(binary_rows(7).values).double()
-            learner.step(state, x, noise((1, 7, 2), seed=t))
-        assert learner.compiled == compiled
-        ends.append(torch.cat([p.flatten() for p in state.parameters.values()]))
-    assert torch.allclose(*ends, rtol=1e-6)
 
 
 def test_a_run_of_it_serves_every_command(tmp_path):

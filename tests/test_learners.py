@@ -5,15 +5,20 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from helpers import binary_rows, needs_compiler
 from test_wake_sleep import beta_bernoulli, gamma_poisson, learn
+from zoo.learners import LEARNERS
 
 import aevb
 from aevb import families
+from aevb.compilation import Compiled
 from aevb.conditional import Conditional
 from aevb.distributions import kl
 from aevb.following import Callback
 from aevb.linear_gaussian import as_linear_gaussian, maximum_likelihood
 from aevb.objectives import LeaveOneOut, doubly_reparameterized, path_derivative, score_function
+from aevb.posterior import Batch
+from aevb.randomness import Stream, generator
 from aevb.refinement import Refined
 from aevb.settings import check_settings
 from aevb.storage import RunFolder, gradients
@@ -30,7 +35,7 @@ OBJECTIVES = {
 }
 
 
-LEARNERS = {
+TAUGHT = {
     **{name: partial(aevb.AEVB, objective=objective) for name, objective in OBJECTIVES.items()},
     "wake-sleep": aevb.WakeSleep,
     "reweighted wake-sleep": aevb.ReweightedWakeSleep,
@@ -38,13 +43,13 @@ LEARNERS = {
 SLOW = pytest.param("reweighted wake-sleep", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", [*list(LEARNERS)[:-1], SLOW])
+@pytest.mark.parametrize("name", [*list(TAUGHT)[:-1], SLOW])
 @pytest.mark.parametrize("conjugate", [beta_bernoulli, gamma_poisson])
 def test_encoders_reach_the_posterior_of_conjugate_models(conjugate, name):
     prior, likelihood, posterior, x, truth = conjugate()
     model, posterior = aevb.Model(prior, likelihood).to(DOUBLE), posterior.to(DOUBLE)
     before = kl(posterior(x).base_dist, truth).mean()
-    learn(LEARNERS[name](model, posterior, optimizer=aevb.Adam(0.1)), x, 200, 2, batch=100)
+    learn(TAUGHT[name](model, posterior, optimizer=aevb.Adam(0.1)), x, 200, 2, batch=100)
     after = kl(posterior(x).base_dist, truth)
     assert before > 0.1
     assert after.mean() < 0.01
@@ -71,9 +76,9 @@ def test_linear_gaussian_models_reach_the_maximum_of_the_likelihood(name):
         torch.manual_seed(0)
         decoder, family = aevb.MLP(latent, [], 3), families.Normal(noise_shape=noise_shape)
         model = aevb.Model(aevb.standard_normal(latent), Conditional(decoder, family))
-        full = aevb.full_covariance(aevb.MLP(3, [], latent * (latent + 3) // 2))
-        posterior = full if "full" in name else aevb.mean_field(aevb.MLP(3, [], 2 * latent))
-    algorithm = LEARNERS.get(name.split(",")[0], aevb.AEVB)
+        family = aevb.full_covariance if "full" in name else aevb.mean_field
+        posterior = family(aevb.MLP(3, [], latent * (latent + 3) // 2))
+    algorithm = TAUGHT.get(name.split(",")[0], aevb.AEVB)
     learner = algorithm(model.to(DOUBLE), posterior.to(DOUBLE), optimizer=aevb.Adam(0.03))
     learn(learner, x, steps, 5)
     best = maximum_likelihood(rows, latent, noise_shape).log_prob(x).mean()
@@ -120,3 +125,75 @@ def test_an_algorithm_resumes_to_the_same_bytes(tmp_path, algorithm):
         fit(parts, settings, resume=resuming)
     assert (whole.path / WEIGHTS).read_bytes() == (parts.path / WEIGHTS).read_bytes()
     assert whole.load()[0].prior().event_shape == (2,)
+
+
+def moved(learner, entry, steps):
+    """The learner's state after some steps, with draws of torch's that are the same each time."""
+    x = binary_rows(entry.rows, entry.width).all().to(entry.dtype)
+    state = learner.init()
+    with torch.random.fork_rng(devices=[]):
+        for t in range(steps):
+            torch.manual_seed(t)
+            positions = torch.from_numpy(np.random.default_rng(t).permutation(len(x))[:10])
+            batch = Batch(x[positions], positions)
+            noise = learner.noise(batch).draw(generator(0, Stream.NOISE, t), (2, 10), entry.dtype)
+            # only a bound weighs its divergence
+            weight = {"temper": min(1.0, t / 5)} if type(learner) is aevb.AEVB else {}
+            learner.step(state, batch, noise, rate_factor=1 - t / steps, **weight)
+    return state
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_the_modules_themselves_are_moved_and_frozen_ones_are_not(name):
+    learner = LEARNERS[name].make()
+    modules = torch.nn.ModuleList([learner.model, learner.posterior])
+    frozen = {key for key, _ in learner.model.named_parameters(prefix="0") if "bias" in key}
+    for key, p in modules.named_parameters():
+        p.requires_grad_(p.requires_grad and key not in frozen)
+    before = {key: p.detach().clone() for key, p in modules.named_parameters()}
+    moved(learner, LEARNERS[name], 3)
+    after = dict(modules.named_parameters())
+    assert all(torch.equal(before[key], after[key]) for key in frozen)
+    if name == "Monte Carlo EM":  # its posterior is in its chains
+        after = {key: p for key, p in after.items() if key.startswith("0")}
+    stayed = [k for k, p in after.items() if p.requires_grad and torch.equal(p, before[k])]
+    assert frozen
+    assert not stayed
+
+
+def but_slow(*dear):
+    """All learners, those that are dear to compile among the slow tests."""
+    return [pytest.param(k, marks=pytest.mark.slow) if k in dear else k for k in LEARNERS]
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", but_slow("Monte Carlo EM"))
+def test_the_step_is_one_graph(name, monkeypatch):
+    """As far as tracing goes, which is where a step falls out of the compiler."""
+
+    def traced(function, options, compiled=torch.compile, **rest):
+        return compiled(function, backend="eager", **rest)
+
+    learner = LEARNERS[name].make(compiled=True)
+    monkeypatch.setattr(Compiled, "_library", lambda self, arguments: None)
+    monkeypatch.setattr(torch, "compile", traced)
+    moved(learner, LEARNERS[name], 1)
+    assert learner.note is None
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", but_slow(*list(LEARNERS)[2:]))
+def test_the_compiled_step_equals_its_eager_twin(name):
+    entry, states = LEARNERS[name], []
+    for compiled in (False, True):
+        learner = entry.make(compiled=compiled)
+        states.append(moved(learner, entry, 10).tensors())
+        assert learner.note is None
+        assert learner.compiled is compiled
+    start = entry.make().init().tensors()
+    tolerance = 1e-5 if entry.dtype == torch.float32 else 1e-8
+    for key, eager in states[0].items():
+        twin = states[1][key]
+        assert torch.allclose(eager, twin, tolerance, tolerance, equal_nan=True), key
+    assert max(float((states[0][k] - p).abs().max()) for k, p in start.items()) > 1e-3

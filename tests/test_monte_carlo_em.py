@@ -9,7 +9,7 @@ import laws
 import numpy as np
 import pytest
 import torch
-from helpers import binary_rows, needs_compiler, noise, small_pair
+from helpers import binary_rows, noise, small_pair
 from laws import Fixed, visits
 from scipy import stats
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
@@ -172,18 +172,6 @@ def test_a_visit_makes_five_updates_as_the_optimizer_would(optimizer):
             theirs.step()
     for ours, other in zip(learner.model.parameters(), twin.parameters(), strict=True):
         assert torch.allclose(ours, other, atol=1e-8)
-
-
-@pytest.mark.slow
-@needs_compiler
-def test_compiled_visits_equal_their_eager_twins():
-    results = []
-    for compiled in (False, True):
-        learner = of_widths(weight_prior_rows=30, clip=1.0, compiled=compiled)
-        state, _ = visits(learner, binary_rows(30).all().double(), 20, batch_size=10)
-        assert learner.note is None
-        results.append(torch.cat([t.flatten().double() for t in state.tensors().values()]))
-    assert torch.allclose(*results, rtol=1e-8, atol=1e-8, equal_nan=True)
 
 
 # --- refusals ------------------------------------------------------------------------------------

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import needs_compiler, noise
-from test_aevb import pair_of
 from test_distributions import FAMILIES
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
+from zoo.learners import pair_of
 
 import aevb
 from aevb import products
@@ -80,6 +80,7 @@ def test_the_gradient_in_bfloat16_is_near_that_in_float32_and_another(pair):
     assert 1e-5 < error < 0.03
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_compiled_step_in_bfloat16_is_near_its_eager_twin():
     eager, compiled = gradient(learner("bfloat16")), gradient(learner("bfloat16", True))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import binary_rows, needs_compiler, noise, quadrature, small_pair
+from helpers import binary_rows, noise, quadrature, small_pair
 from scipy.optimize import minimize
 from test_commands import good, refused
 
@@ -18,7 +18,6 @@ from aevb.imputation import impute
 from aevb.linear_gaussian import linear_gaussian
 from aevb.posterior import (
     Amortized,
-    Batch,
     ExactPosterior,
     FromPrior,
     Ladder,
@@ -221,21 +220,6 @@ def test_what_cannot_be_refined_is_refused(wrong):
     if wrong in ("exact", "prior"):
         with pytest.raises(UsageError, match=said):
             refit(model, posterior, binary_rows(N))
-
-
-@needs_compiler
-@pytest.mark.slow
-def test_the_compiled_step_gives_the_numbers_of_the_eager_one():
-    ends = []
-    for compiled in (False, True):
-        model, encoder = small_pair()
-        learner = aevb.AEVB(model, Refined(encoder, model, 2), compiled=compiled)
-        state = learner.init()
-        for t in range(3):
-            learner.step(state, Batch(rows()), noise((1, N, D), seed=t))
-        assert learner.compiled == compiled
-        ends.append(torch.cat([p.flatten() for p in state.parameters.values()]))
-    assert torch.allclose(*ends, rtol=1e-9)
 
 
 SMALL = ["--hidden", "8", "--latent-dim", "2", "--epochs", "2", "--data-limit", "80"]

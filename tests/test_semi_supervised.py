@@ -243,20 +243,6 @@ def test_a_classifier_that_is_quite_sure_has_a_gradient():
     assert all(torch.isfinite(g).all() for g in found)
 
 
-@pytest.mark.slow
-def test_a_compiled_step_is_the_eager_one():
-    states = []
-    for compiled in (False, True):
-        learner = learner_of(torch.where(torch.arange(16) < 4, LABELS, -1), compiled=compiled)
-        state = learner.init()
-        for t in range(3):
-            noise = torch.from_numpy(np.random.default_rng(t).random((1, 16, 2)))
-            learner.step(state, Batch(X_ALL, torch.arange(16)), noise)
-        states.append(state)
-    for name, p in states[0].parameters.items():
-        assert states[1].parameters[name].numpy() == pytest.approx(p.numpy(), abs=1e-9)
-
-
 def test_what_cannot_be_learned_is_refused():
     model, posterior = small()
     one = torch.tensor([0] + [-1] * 15)

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from helpers import binary_rows, needs_compiler, small_pair
+from helpers import binary_rows, small_pair
 from torch import nn
 
 import aevb
@@ -373,44 +373,6 @@ def moved(learner, dtype, samples=2, steps=5):
             noise = law.draw(generator(0, Stream.NOISE, t), (samples, 30), dtype)
             learner.step(state, rows, noise)
     return torch.cat([p.flatten() for p in state.parameters.values()]), state.totals
-
-
-def gaussian_codes():
-    return small_pair()
-
-
-def poisson_dreams():
-    """Data that only torch's own generator draws."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = aevb.Model(aevb.standard_normal(2), aevb.poisson(aevb.MLP(2, [5], 6)))
-        return model.to(DOUBLE), aevb.mean_field(aevb.MLP(6, [5], 4)).to(DOUBLE)
-
-
-TWINS = [
-    (WakeSleep, quarters),
-    *(
-        pytest.param(*case, marks=pytest.mark.slow)
-        for case in [
-            (ReweightedWakeSleep, sigmoid_belief_network),
-            (ReweightedWakeSleep, gaussian_codes),
-            (WakeSleep, gaussian_codes),
-            (WakeSleep, poisson_dreams),
-        ]
-    ),
-]
-
-
-@needs_compiler
-@pytest.mark.parametrize(("algorithm", "pair"), TWINS)
-def test_the_compiled_step_equals_its_eager_twin(algorithm, pair):
-    results = []
-    for compiled in (False, True):
-        learner = algorithm(*pair(), compiled=compiled)
-        results.append(moved(learner, DOUBLE))
-        assert learner.note is None
-    assert torch.allclose(results[0][0], results[1][0], rtol=1e-10, atol=1e-10)
-    assert torch.allclose(results[0][1], results[1][1], rtol=1e-10)
 
 
 def test_products_in_bfloat16_leave_densities_in_float32():
