@@ -231,9 +231,9 @@ def test_what_makes_no_sense_is_refused():
         annealed(positive, pair[1], rows)
 
 
-def test_both_directions_bracket_fifty_linear_gaussian_models():
+def test_both_directions_bracket_ten_linear_gaussian_models():
     apart, beyond = [], []
-    for seed in range(50):
+    for seed in range(10):
         source = np.random.default_rng(seed)
         latent, width = int(source.integers(1, 5)), int(source.integers(5, 10))
         weight = source.normal(size=(width, latent))

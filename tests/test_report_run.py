@@ -66,6 +66,7 @@ def test_the_numbers_of_the_report_are_those_of_the_evaluation_kept(reported):
     assert "evaluated for this report" in page
 
 
+@pytest.mark.parametrize("reported", ["table"], indirect=True)
 def test_a_report_is_the_same_twice_and_tells_of_the_last_evaluation(reported, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(reported[1], folder)
@@ -103,12 +104,11 @@ def counted(made):
     return evidence
 
 
+@pytest.mark.parametrize("reported", ["table"], indirect=True)
 def test_names_of_columns_stay_text(reported):
-    kind, _, page = reported
-    if kind == "table":
-        said = Reader(page).texts("td")
-        assert set(HEADER) <= set(said)
-        assert "Bern, New York, Oslo" in said
+    said = Reader(reported[2]).texts("td")
+    assert set(HEADER) <= set(said)
+    assert "Bern, New York, Oslo" in said
 
 
 def test_the_command_of_a_report_makes_the_same_run(reported, tmp_path):
