@@ -302,8 +302,9 @@ def test_the_users_own_files_are_not_overwritten(refused, tmp_path):
 
 
 def test_a_usage_error_leaves_nothing_in_the_way(refused, good, tmp_path):
-    options = [*TRAIN, "--epochs", "2", "--out", tmp_path / "run"]
+    options = [*TRAIN, "--epochs", "2", "--out", tmp_path / "runs" / "run"]
     sentence = refused(2, *options, "--warmup-steps", "30")
+    assert not (tmp_path / "runs").exists()
     assert "warm-up of 30 steps" in sentence
     assert "30 steps (2 epochs of 15)" in sentence
     good(*options, "--warmup-steps", "29", "--quiet")

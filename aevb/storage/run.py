@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ class RunFolder:
         if self._held:
             yield
             return
-        there = self.path.exists()
+        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -121,8 +121,11 @@ class RunFolder:
             checkpoints.clear_unfinished(self.snapshots_folder)
             yield
         except BaseException:
-            if self._held and not there and os.listdir(self.path) == [LOCK]:  # nothing came of it
+            if self._held and made and os.listdir(self.path) == [LOCK]:  # nothing came of it
                 shutil.rmtree(self.path)
+                with suppress(OSError):  # another run is begun there
+                    for parent in made[1:]:
+                        parent.rmdir()
             raise
         finally:
             self._held = False
