@@ -151,7 +151,7 @@ CRAFTED: list[tuple[str, str, Callable[[], bytes], str]] = [
         "latin-1",
         "a.csv",
         lambda: "größe\n1\n2\n".encode("latin-1"),
-        "in UTF-8, found something else",
+        "in UTF-8, found the byte 0xf6",
     ),
     ("nul", "a.csv", lambda: b"1,2\n3,\x004\n", "row 2: expected text, found a NUL byte"),
     ("zeros", "a.csv", lambda: bytes(5000), "row 1: expected text, found a NUL byte"),

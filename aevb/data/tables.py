@@ -155,6 +155,11 @@ def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
         for sign, name in _SEPARATORS.items():  # a quoted header hides its separators from csv
             if not line and lines.first.count(sign) > lines.first.count(","):
                 raise _separated(file, name) from error
+        if isinstance(error, UnicodeDecodeError):
+            raise DataError(
+                f"{file}: expected text in UTF-8, found the byte 0x{error.object[error.start]:02x} "
+                "out of place; save it as UTF-8"
+            ) from error
         raise DataError(
             f"{file}: expected comma-separated numbers in UTF-8, found something else after "
             f"row {line} ({reason(error)}); save it as plain text"
