@@ -16,7 +16,6 @@ from aevb.model import Model
 from aevb.optimizers import Schedule, cosine
 from aevb.posterior import Posterior
 from aevb.products import has_bfloat16
-from aevb.refinement import Refined
 from aevb.settings import Settings
 from aevb.storage import pick_schedule
 
@@ -129,7 +128,7 @@ def work_of(
     by_row = encode + plan.samples * decode
     steps = passes * plan.epochs * plan.steps_per_epoch(len(rows))
     in_step = 3.0 * by_row * min(plan.batch_size, len(rows))
-    parts = 1 + posterior.steps if isinstance(posterior, Refined) else 1
+    parts = getattr(posterior, "decodings", 1)  # of anyone's make
     return Work(in_step, steps, device_for(device, in_step > LARGE_STEP), parts)
 
 

@@ -59,6 +59,8 @@ class Posterior(nn.Module, ABC):
     """Whether each row of one data set has numbers of its own, which say nothing of other rows."""
     exact = False
     """Whether it is p(z given x) of a model, whatever the model's numbers become."""
+    decodings = 1
+    """How often the decoder stands in the graph of a step."""
 
     @abstractmethod
     def forward(self, batch: Batch | Tensor) -> Distribution:

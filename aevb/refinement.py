@@ -73,6 +73,7 @@ class Refined(Posterior):
         self.posterior = posterior
         borrow(self, model=model)
         self.steps = steps
+        self.decodings = 1 + steps
         like = tensor_of(model)
         outputs = self.outputs(model.prior().event_shape[0])
         q = self.given(torch.zeros(1, outputs).to(like))
