@@ -31,8 +31,9 @@ def learner_of(width=6, hidden=5, activation=nn.Tanh, **more):
     return AEVB(model, posterior, **more)
 
 
-def signed(**more):
+def signed(treatment=None, **more):
     learner = learner_of(**more)
+    learner.treatment = treatment
     return signature(learner._advance, (learner.init(), torch.ones(3, 6)))
 
 

@@ -50,7 +50,8 @@ class GradientLearner(Learner):
     The optimizer is one of `aevb.optimizers`, or any `torch.optim` object over the parameters,
     which then moves them outside the compiled gradient. With `precision` bfloat16 the networks'
     matrix products are in it; densities, parameters and the optimizer's memory stay float32.
-    `treatment` is what is done to the rows of a batch inside the step, given its key.
+    `treatment`, which the loop sets, is what is done to the rows of a batch inside the step, given
+    its key; being a field, it is part of what a kept compiled step is known by.
     Shapes: a batch of M data, noise (L, M, *shape) as `noise` says. Units: nats per datum.
     Errors: UsageError for clip or weight_prior_rows not positive, for a precision that is not
     float32 or bfloat16, or bfloat16 and parameters that are not float32.
@@ -64,7 +65,7 @@ class GradientLearner(Learner):
     clip: float | None = field(default=None, kw_only=True)
     compiled: bool = field(default=False, kw_only=True)
     precision: str = field(default="float32", kw_only=True)
-    treatment: Callable[[Tensor, Tensor | None], Tensor] | None = field(default=None, kw_only=True)
+    treatment: Callable[[Tensor, Tensor | None], Tensor] | None = field(default=None, init=False)
 
     @abstractmethod
     def terms(self, batch: Batch, noise: Tensor, temper: Tensor) -> Terms:

@@ -47,7 +47,7 @@ class Monotone(Learner, Generic[Found]):
 
     model: Model
     rows: int
-    treatment: Callable[[Tensor, Tensor | None], Tensor] | None = field(default=None, kw_only=True)
+    treatment: Callable[[Tensor, Tensor | None], Tensor] | None = field(default=None, init=False)
 
     needs_all: ClassVar[bool] = True
     compiled = False
