@@ -1,17 +1,18 @@
-"""What all tests share: one thread, no download, no cache outside the test's folder, `call`."""
+"""What all tests share: one thread, no download, no cache outside their folder, small runs."""
 
 import os
+import shutil
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
+import helpers
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.distributions import Distribution
-
-from aevb import cli
 
 torch.set_num_threads(1)
 settings.register_profile(
@@ -22,9 +23,9 @@ settings.load_profile("aevb")
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
-    """No test writes to the cache folder of the person who runs it, nor to that of another test."""
+    """No test writes to the cache folder of the person who runs it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-    # Compiled code is the same for all tests: it stays where torch puts it.
+    # Compiled code is the same for all tests: it stays where torch puts it, from run to run.
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())
 
 
@@ -34,16 +35,35 @@ def _arguments_are_checked():
     Distribution.set_default_validate_args(True)
 
 
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """A run trained on digits, not to be changed."""
+    folder = tmp_path_factory.mktemp("digits") / "run"
+    helpers.good(
+        *("train", "digits", "--hidden", 8, "--latent-dim", 2, "--epochs", 4),
+        *("--quiet", "--out", folder),
+    )
+    return folder
+
+
 @pytest.fixture
-def call(capfd):
-    """Run a command in this process: (exit code, stdout, stderr)."""
+def copy(digits, tmp_path):
+    """A copy of that run, to be damaged."""
+    return shutil.copytree(digits, tmp_path / "copy")
 
-    def run(*arguments):
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        assert "Traceback" not in out + err
-        return caught.value.code, out, err
 
-    return run
+@pytest.fixture(scope="session")
+def numbers(tmp_path_factory):
+    """A user's file of numbers, and a run trained on it."""
+    folder = tmp_path_factory.mktemp("numbers")
+    rows = np.random.default_rng(0).normal(size=(60, 5))
+    np.savetxt(folder / "rows.csv", rows, delimiter=",", fmt="%.9g")
+    options = ["--hidden", 4, "--latent-dim", 3, "--epochs", 2, "--quiet"]
+    helpers.good("train", folder / "rows.csv", *options, "--out", folder / "run")
+    return folder / "rows.csv", folder / "run"
+
+
+@pytest.fixture
+def call():
+    """`helpers.run`, to whom it is handed."""
+    return helpers.run

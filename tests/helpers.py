@@ -1,7 +1,10 @@
-"""Small models and an independent derivation of the bound, in numpy and double precision."""
+"""Small models, an independent derivation of the bound in numpy, and commands in this process."""
 
+import io
+import json
 import math
 import sysconfig
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, logsumexp
 from torch import nn
 
-from aevb import MLP, Model, bernoulli, mean_field, standard_normal
+from aevb import MLP, Model, bernoulli, cli, mean_field, standard_normal
 from aevb.data import Rows
 
 
@@ -85,6 +88,42 @@ class Dropout(nn.Module):
 
     def forward(self, x):
         return self.layers(x)
+
+
+def run(*arguments):
+    """(exit code, stdout, stderr) of a command, run in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as caught:
+        cli.main([str(argument) for argument in arguments])
+    assert "Traceback" not in out.getvalue() + err.getvalue()
+    return caught.value.code, out.getvalue(), err.getvalue()
+
+
+def printed(*arguments):
+    """The stdout of a command that must succeed."""
+    code, out, err = run(*arguments)
+    assert code == 0, err
+    return out
+
+
+def good(*arguments):
+    """The object that a command prints with --json, alone on stdout."""
+    out = printed(*arguments, "--json")
+    assert out.count("\n") == 1
+    return json.loads(out)
+
+
+def refused(expected, *arguments):
+    """The sentence of a command that must fail with a code, the same with --json and without."""
+    code, out, err = run(*arguments)
+    assert (code, out) == (expected, ""), (out, err)
+    *_, last = err.splitlines()
+    assert last.startswith("aevb: ")
+    sentence = last.removeprefix("aevb: ")
+    code, out, err = run(arguments[0], "--json", *arguments[1:])
+    assert (code, err) == (expected, "")
+    assert json.loads(out) == {"error": sentence, "exit_code": expected}
+    return sentence
 
 
 class Memory:

@@ -21,9 +21,6 @@ from aevb.algorithms import AEVB
 from aevb.storage import RunFolder
 from aevb.workflow import training
 
-warnings.simplefilter("ignore")
-plan_of = training.plan_of
-training.plan_of = lambda s: dataclasses.replace(plan_of(s), checkpoint_seconds=0)
 count, limit, trace = 0, None, []
 
 
@@ -41,10 +38,14 @@ def watch(owner, name):
     setattr(owner, name, watched)
 
 
-for name in ("fsync", "rename", "replace", "unlink", "rmdir", "mkdir"):
-    watch(os, name)
-watch(AEVB, "step")
-watch(RunFolder, "append_metrics")
+def watch_all():
+    """Every call that writes, every step, and checkpoints wherever one may be."""
+    plan_of = training.plan_of
+    training.plan_of = lambda s: dataclasses.replace(plan_of(s), checkpoint_seconds=0)
+    for name in ("fsync", "rename", "replace", "unlink", "rmdir", "mkdir"):
+        watch(os, name)
+    watch(AEVB, "step")
+    watch(RunFolder, "append_metrics")
 
 
 def attempt(point, arguments, report):
@@ -64,10 +65,13 @@ def attempt(point, arguments, report):
     return os.waitpid(pid, 0)[1]
 
 
-job = json.load(sys.stdin)
-statuses = []
-for folder, points in job["runs"].items():
-    arguments = [*job["arguments"], "--out", folder, "--resume"]
-    for point in points:
-        statuses.append(attempt(point, arguments, None if point else job["report"]))
-print(json.dumps(statuses))
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    watch_all()
+    job = json.load(sys.stdin)
+    statuses = []
+    for folder, points in job["runs"].items():
+        arguments = [*job["arguments"], "--out", folder, "--resume"]
+        for point in points:
+            statuses.append(attempt(point, arguments, None if point else job["report"]))
+    print(json.dumps(statuses))
