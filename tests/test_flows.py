@@ -102,7 +102,9 @@ SCALES = [0.01, 1.0, 3.0, 10.0]
 def near(a, b, tolerance=1e-8):
     assert a.shape == b.shape, (a.shape, b.shape)
     wide = 1 + torch.maximum(a.abs(), b.abs())
-    assert bool(((a - b).abs() <= tolerance * wide).all()), float(((a - b).abs() / wide).max())
+    assert bool(((a - b).abs() <= tolerance * wide).all()), float(
+        ((a - b).abs() / wide).detach().max()
+    )
 
 
 # --- laws ----------------------------------------------------------------------------------------
