@@ -61,9 +61,3 @@ def numbers(tmp_path_factory):
     options = ["--hidden", 4, "--latent-dim", 3, "--epochs", 2, "--quiet"]
     helpers.good("train", folder / "rows.csv", *options, "--out", folder / "run")
     return folder / "rows.csv", folder / "run"
-
-
-@pytest.fixture
-def call():
-    """`helpers.run`, to whom it is handed."""
-    return helpers.run

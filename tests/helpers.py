@@ -90,7 +90,14 @@ class Dropout(nn.Module):
         return self.layers(x)
 
 
-def run(*arguments):
+def seeded(make, seed=0):
+    """What `make()` draws from torch's generator, which stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
+
+def call(*arguments):
     """(exit code, stdout, stderr) of a command, run in this process."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as caught:
@@ -101,7 +108,7 @@ def run(*arguments):
 
 def printed(*arguments):
     """The stdout of a command that must succeed."""
-    code, out, err = run(*arguments)
+    code, out, err = call(*arguments)
     assert code == 0, err
     return out
 
@@ -115,12 +122,12 @@ def good(*arguments):
 
 def refused(expected, *arguments):
     """The sentence of a command that must fail with a code, the same with --json and without."""
-    code, out, err = run(*arguments)
+    code, out, err = call(*arguments)
     assert (code, out) == (expected, ""), (out, err)
     *_, last = err.splitlines()
     assert last.startswith("aevb: ")
     sentence = last.removeprefix("aevb: ")
-    code, out, err = run(arguments[0], "--json", *arguments[1:])
+    code, out, err = call(arguments[0], "--json", *arguments[1:])
     assert (code, err) == (expected, "")
     assert json.loads(out) == {"error": sentence, "exit_code": expected}
     return sentence

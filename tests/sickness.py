@@ -9,6 +9,7 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
+from helpers import seeded
 from torch import distributions as td
 from torch import nn
 
@@ -21,12 +22,6 @@ from aevb.model import Model
 
 LATENT, WIDTH, ROWS = 2, 6, 40
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-
-
-def seeded(make, seed=0):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
 
 
 def bits():

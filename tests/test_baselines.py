@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from helpers import binary_rows, noise, small_pair
-from test_gradient_estimators import X, classes, coins, line, linear_pair, seeded, settled
+from helpers import binary_rows, noise, seeded, small_pair
+from test_gradient_estimators import X, classes, coins, double_pair, line, linear_pair, settled
 
 import aevb
 from aevb import families
@@ -38,10 +38,8 @@ def test_a_running_mean_is_of_the_steps_before_and_moves_in_training_alone():
 
 
 def test_a_learned_baseline_learns_what_the_signal_is_for_each_datum():
-    model, posterior = seeded(coins)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        objective = score_function(aevb.elbo_b, learned_baseline(3).double())
+    model, posterior = double_pair(coins)
+    objective = seeded(lambda: score_function(aevb.elbo_b, learned_baseline(3).double()))
     module = objective.modules()["baseline"]
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
     for t in range(600):
@@ -57,7 +55,7 @@ def test_a_learned_baseline_learns_what_the_signal_is_for_each_datum():
 
 def test_the_gradient_of_a_baseline_is_its_own():
     """Neither theta nor phi hears of the squared error, nor the baseline of anything else."""
-    model, posterior = seeded(coins)
+    model, posterior = double_pair(coins)
     baseline = settled(learned_baseline(3))
     objective = score_function(aevb.elbo_b, baseline)
     u = torch.from_numpy(np.random.default_rng(0).random((3, 2, 2)))
@@ -73,9 +71,7 @@ def test_the_gradient_of_a_baseline_is_its_own():
 
 
 def test_a_learner_keeps_its_baseline_with_the_state():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        objective = score_function(aevb.elbo_b, learned_baseline(6).double())
+    objective = seeded(lambda: score_function(aevb.elbo_b, learned_baseline(6).double()))
     learner = AEVB(*small_pair(), objective)
     state = learner.init()
     for t in range(3):
@@ -119,14 +115,14 @@ REFUSED = [
 
 @pytest.mark.parametrize(("objective", "make", "sentence"), REFUSED)
 def test_what_does_not_apply_is_refused_in_a_sentence(objective, make, sentence):
-    model, posterior = seeded(make)
+    model, posterior = double_pair(make)
     size = posterior(X).event_shape[0]
     with pytest.raises(UsageError, match=sentence):
         objective(model, posterior, X, torch.rand(2, 2, size, dtype=torch.float64))
 
 
 def test_one_sample_has_no_others():
-    model, posterior = seeded(coins)
+    model, posterior = double_pair(coins)
     with pytest.raises(UsageError, match="at least 2, found 1"):
         vimco(model, posterior, X, torch.rand(1, 2, 2, dtype=torch.float64))
 

@@ -5,7 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-from test_commands import good, people, refused, run, write
+from helpers import call, good, refused
+from test_commands import people, write
 
 import aevb
 from aevb.storage import RunFolder
@@ -42,7 +43,7 @@ def test_a_healthy_run_has_no_findings_and_leaves_with_0(healthy):
     assert told["remark"] is None
     assert told["measured"]["held_out"] == 180
     assert told["left_out"] == ["other_treatment"]
-    code, out, err = run("check", healthy)
+    code, out, err = call("check", healthy)
     assert (code, err) == (0, "")
     assert out.startswith(f"{healthy}: nothing is wrong\n")
     assert "bound on held-out rows" in out
@@ -54,10 +55,10 @@ def test_a_sick_run_leaves_with_1_under_strict_alone(sick):
     [collapse] = [f for f in told["findings"] if f["name"] == "posterior-collapse"]
     assert set(collapse) == {"name", "sentence", "figure", "advice"}
     assert "--beta 1" in collapse["advice"]
-    code, out, _ = run("check", sick, "--strict", "--json")
+    code, out, _ = call("check", sick, "--strict", "--json")
     assert code == 1
     assert json.loads(out) == told
-    code, out, err = run("check", sick, "--strict", "--quiet")
+    code, out, err = call("check", sick, "--strict", "--quiet")
     assert (code, err) == (1, "")
     assert f"posterior-collapse: {collapse['sentence']} {collapse['advice']}" in out.splitlines()
 
@@ -117,7 +118,7 @@ def test_a_run_that_was_fitted_in_python_is_checked_as_far_as_it_goes(tmp_path):
     assert "fitted in Python" in told["remark"]
     assert "unfinished" not in told["left_out"]
     assert told["measured"] == {}
-    code, out, _ = run("check", tmp_path / "run")
+    code, out, _ = call("check", tmp_path / "run")
     assert code == 0
     assert out.splitlines()[-1] == told["remark"]
     np.save(tmp_path / "rows.npy", rows.astype(np.float32))

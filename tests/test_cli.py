@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import typer
-from helpers import good, printed, refused, run
+from helpers import call, good, printed, refused
 
 import aevb
 from aevb import cli
@@ -62,7 +62,7 @@ def test_help_answers_at_once_and_imports_nothing_heavy():
 
 
 def test_without_a_command_help_is_shown():
-    _, out, err = run()
+    _, out, err = call()
     assert "Commands:" in out + err
 
 
@@ -99,12 +99,12 @@ def test_a_run_folder_holds_what_was_agreed(digits):
 
 
 def test_progress_goes_to_stderr_and_the_result_to_stdout(tmp_path):
-    code, out, err = run(*TRAIN, "--epochs", 3, "--out", tmp_path / "a")
+    code, out, err = call(*TRAIN, "--epochs", 3, "--out", tmp_path / "a")
     assert code == 0
     assert out.startswith(f"{tmp_path / 'a'}: 3 epochs, training bound")
     assert "epoch 3/3  validation bound" in err
     assert "epoch" not in out.replace("3 epochs", "")
-    code, quiet, err = run(*TRAIN, "--epochs", 3, "--out", tmp_path / "b", "--quiet")
+    code, quiet, err = call(*TRAIN, "--epochs", 3, "--out", tmp_path / "b", "--quiet")
     assert err == ""
     assert quiet == out.replace(str(tmp_path / "a"), str(tmp_path / "b"))
 

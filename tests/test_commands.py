@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import good, refused, run
+from helpers import call, good, refused
 
 import aevb
 from aevb import cli
@@ -296,7 +296,7 @@ def test_scores_tell_improbable_rows(signal, tmp_path):
     assert told["below"] == (scores < told["threshold"]).sum()
     assert np.isneginf(scores[7])
     assert told["mean"] is told["lowest"][0]["log_p"] is None
-    _, out, _ = run("score", folder, tmp_path / "rows.npy", "--samples", 20, "--out", target)
+    _, out, _ = call("score", folder, tmp_path / "rows.npy", "--samples", 20, "--out", target)
     assert "lowest: row 8 (-inf), row 5 (" in out
 
 
@@ -412,7 +412,7 @@ def test_a_table_is_described_by_its_columns(table):
     assert (facts["kind"], facts["likelihood"]) == ("table", "mixed")
     assert facts["missing"] == sum(cell in ("", "NA") for row in people() for cell in row)
     assert "2 real, 1 count" in facts["reason"]
-    _, out, _ = run("data", table[0])
+    _, out, _ = call("data", table[0])
     assert "Bern, New York, Oslo" in out
 
 
@@ -425,7 +425,7 @@ def test_nan_is_taken_for_a_missing_cell_where_it_is_allowed(signal, tmp_path):
     train = ["train", tmp_path / "holes.npy", "--prior", "standard-normal"]
     out = ["--out", tmp_path / "run"]
     assert "row 4, column 6" in refused(3, *train, *SMALL, *out)
-    code, _, err = run(*train, *[word for word in SMALL if word != "--quiet"], *out, "--allow-nan")
+    code, _, err = call(*train, *[word for word in SMALL if word != "--quiet"], *out, "--allow-nan")
     assert code == 0
     assert "1 cell (0.069 %) is missing" in err
     assert "likelihood gaussian" in err

@@ -6,6 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from helpers import call
 from scipy.special import logsumexp, softmax
 from torch.distributions import OneHotCategorical
 
@@ -256,7 +257,7 @@ COMMON = ("--hidden", "16", "--epochs", "2", "--data-limit", "300", "--step", "e
 
 
 @pytest.fixture(params=RUNS)
-def run(request, call, tmp_path):
+def run(request, tmp_path):
     reweighted = request.param == "layers"
     how = (
         ("--algorithm", "reweighted-wake-sleep", "--samples", "3")
@@ -271,7 +272,7 @@ def run(request, call, tmp_path):
     return request.param, folder
 
 
-def test_every_command_takes_a_run_with_discrete_codes_or_says_why_not(run, call, tmp_path):
+def test_every_command_takes_a_run_with_discrete_codes_or_says_why_not(run, tmp_path):
     name, folder = run
     holes = tmp_path / "holes.csv"
     lines = [[f"p{i}" for i in range(64)], ["", *["3"] * 63], ["2"] * 64]
@@ -314,7 +315,7 @@ def test_every_command_takes_a_run_with_discrete_codes_or_says_why_not(run, call
         assert len(err.splitlines()) == 1
 
 
-def test_a_discrete_run_writes_its_report(call, tmp_path):
+def test_a_discrete_run_writes_its_report(tmp_path):
     folder = tmp_path / "run"
     options = (*RUNS["layers"], "--algorithm", "wake-sleep", "--report")
     code, _, err = call("train", "digits", *COMMON, *options, "--out", str(folder))
@@ -322,7 +323,7 @@ def test_a_discrete_run_writes_its_report(call, tmp_path):
     assert "bernoulli" in (folder / "report.html").read_text()
 
 
-def test_a_refused_algorithm_leaves_no_folder_in_the_way(call, tmp_path):
+def test_a_refused_algorithm_leaves_no_folder_in_the_way(tmp_path):
     folder = tmp_path / "run"
     for options, said in [
         (("--algorithm", "wake-sleep", "--beta", "2"), "--beta 2.0 says nothing"),

@@ -8,8 +8,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
-from helpers import Memory, binary_rows, quadrature, small_pair
-from test_commands import good
+from helpers import Memory, binary_rows, good, quadrature, small_pair
 
 import aevb
 from aevb.data import Rows

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers import call
 from sklearn.datasets import load_digits, load_iris
 
 import aevb
@@ -75,7 +76,7 @@ def test_a_loaded_estimator_fits_and_goes_on(tmp_path):
     assert (VAE.load(tmp_path).fit(IRIS).transform(IRIS) == vae.transform(IRIS)).all()
 
 
-def test_the_command_line_takes_a_saved_estimator(tmp_path, call):
+def test_the_command_line_takes_a_saved_estimator(tmp_path):
     vae = VAE(**SMALL).fit(IRIS)
     vae.save(tmp_path / "run")
     np.save(tmp_path / "iris.npy", IRIS)
@@ -93,7 +94,7 @@ def test_the_command_line_takes_a_saved_estimator(tmp_path, call):
     assert "fitted in Python" in err
 
 
-def test_a_run_of_the_command_line_is_an_estimator(tmp_path, call):
+def test_a_run_of_the_command_line_is_an_estimator(tmp_path):
     run = tmp_path / "run"
     options = ["--hidden", 8, "--latent-dim", 3, "--epochs", 2, "--binarize", "none"]
     code, _, err = call("train", "digits", *options, "--out", run, "--quiet")

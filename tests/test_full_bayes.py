@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from helpers import binary_rows, noise, small_pair
+from helpers import binary_rows, good, noise, refused, small_pair
 from laws import dataset
-from test_commands import good, refused
 from torch import nn
 from torch.distributions import Independent, Normal
 

@@ -8,9 +8,8 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
-from helpers import Memory, binary_rows, needs_compiler, small_pair
+from helpers import Memory, binary_rows, call, good, needs_compiler, refused, small_pair
 from scipy.stats import multivariate_normal
-from test_commands import good, refused, run
 from torch import nn
 
 import aevb
@@ -452,7 +451,7 @@ def test_the_command_tells_the_gaps_behind_the_findings(trained):
         assert means["inference"] == pytest.approx(means["approximation"] + means["amortization"])
         assert means["log_p"] - means["encoder"] == pytest.approx(means["inference"])
         assert means["amortization"] > -0.2
-    code, out, _ = run("check", trained, "--gaps", "--data-limit", 20, "--quiet")
+    code, out, _ = call("check", trained, "--gaps", "--data-limit", 20, "--quiet")
     assert code == 0
     line = next(line for line in out.splitlines() if line.startswith("amortization"))
     assert f"{found['test']['amortization']['mean']:.2f}" in line

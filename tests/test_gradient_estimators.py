@@ -52,7 +52,7 @@ def settled(baseline):
     return baseline.eval()
 
 
-def seeded(make):
+def double_pair(make):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         model, posterior = make()
@@ -148,7 +148,7 @@ def in_closed_form(model, posterior):
 @cache
 def truth(make, samples=0):
     """The gradient of the mean over X of the bound: of two samples, or 0 for the elbo."""
-    model, posterior = seeded(make) if make is not linear else linear_pair()
+    model, posterior = double_pair(make) if make is not linear else linear_pair()
     if make is linear:
         value = in_closed_form(model, posterior)
     elif make is line:
@@ -165,12 +165,12 @@ def truth(make, samples=0):
 def linear_pair():
     """Numbers that are chosen for the model, drawn for the encoder."""
     model, _ = linear()
-    _, posterior = seeded(linear)
+    _, posterior = double_pair(linear)
     return model.double(), posterior
 
 
 def pair_of(make):
-    return linear_pair() if make is linear else seeded(make)
+    return linear_pair() if make is linear else double_pair(make)
 
 
 def drawn(objective, make, n=DRAWS, samples=2, seed=0):
@@ -248,7 +248,7 @@ def test_the_path_derivative_of_several_weights_is_biased_in_phi_alone():
 @pytest.mark.parametrize("make", [coins, classes, several])
 def test_enumeration_is_exact(make):
     exact, value = truth(make)
-    model, posterior = seeded(make)
+    model, posterior = double_pair(make)
     bound = enumeration.terms(model, posterior, X, torch.zeros(1, 2, 0))
     assert math.isclose(float(bound.objective.detach().mean()), value, rel_tol=1e-12)
     torch.testing.assert_close(bound.reconstruction - bound.kl, bound.objective)
@@ -300,7 +300,7 @@ def test_the_straight_through_gradient_is_exact_where_the_bound_is_linear_in_the
         def log_prob(self, value):
             return self.log_p
 
-    _, posterior = seeded(lambda: (aevb.Model(None, None), amortized(
+    _, posterior = double_pair(lambda: (aevb.Model(None, None), amortized(
         aevb.MLP(3, [2], 1), families.Bernoulli())))  # fmt: skip
     model = aevb.Model(Unconditional(families.Bernoulli(), 1), Straight()).double()
     exact = enumeration(model, posterior, X, torch.zeros(1, 2, 0)).mean()
@@ -425,7 +425,7 @@ def test_the_value_is_that_of_the_bound(name, temper):
 @pytest.mark.parametrize("objective", [gumbel_softmax(0.5), straight_through], ids=by_name)
 @pytest.mark.parametrize("make", [coins, classes, several])
 def test_what_is_reported_of_soft_codes_is_the_bound_at_hard_ones(objective, make):
-    model, posterior = seeded(make)
+    model, posterior = double_pair(make)
     law = objective.noise(model, posterior, Batch(X))
     u = law.draw(np.random.default_rng(0), (4000, 2), torch.float64)
     found = objective.terms(model, posterior, X, u)
@@ -443,7 +443,7 @@ def test_what_is_reported_of_soft_codes_is_the_bound_at_hard_ones(objective, mak
 
 def test_a_loop_of_ones_own_learns_by_any_of_them():
     for objective in (score_function(aevb.elbo_b, RunningMean()), vimco, gumbel_softmax(0.5)):
-        model, posterior = seeded(coins)
+        model, posterior = double_pair(coins)
         parameters = [*model.parameters(), *posterior.parameters()]
         optimizer = torch.optim.Adam(parameters, lr=0.02)
         law = objective.noise(model, posterior, Batch(X))

@@ -5,9 +5,10 @@ import copy
 import numpy as np
 import pytest
 import torch
+from helpers import call, good, refused
 from safetensors.numpy import load_file
-from test_commands import PNG, good, refused, run
-from test_gradient_estimators import X, line, seeded, truth
+from test_commands import PNG
+from test_gradient_estimators import X, double_pair, line, truth
 from test_gradient_estimators import coins as coins_of
 
 import aevb
@@ -41,7 +42,7 @@ def timeless(found):
 @pytest.fixture(scope="module")
 def coins():
     """A table whose truth is a sum over codes."""
-    return compare_gradients(*seeded(coins_of), ROWS, samples=2, replicates=4000)
+    return compare_gradients(*double_pair(coins_of), ROWS, samples=2, replicates=4000)
 
 
 def test_the_unbiased_are_found_unbiased_and_the_biased_biased(coins):
@@ -61,7 +62,7 @@ def test_the_unbiased_are_found_unbiased_and_the_biased_biased(coins):
 
 
 def test_variances_are_those_of_one_datum(coins):
-    model, posterior = seeded(coins_of)
+    model, posterior = double_pair(coins_of)
     draws = GradientDraws(model, posterior, Batch(X))
     u = torch.from_numpy(np.random.default_rng(8).random((20_000, 2, 2, 2)))
     gradients = draws(aevb.objectives.score_function(), u)
@@ -82,7 +83,7 @@ def test_a_baseline_takes_variance_away_and_enumeration_has_none(coins):
 
 
 def test_several_weights_are_best_reparameterized_twice():
-    found = compare_gradients(*seeded(line), ROWS, bound="iwae", samples=5, replicates=400)
+    found = compare_gradients(*double_pair(line), ROWS, bound="iwae", samples=5, replicates=400)
     assert found.reference == "4000 of doubly reparameterized"
     named = {e.name: e for e in found.estimators}
     assert not named["path derivative"].unbiased
@@ -93,7 +94,7 @@ def test_several_weights_are_best_reparameterized_twice():
 
 
 def test_the_modules_are_left_as_they_were():
-    model, posterior = seeded(line)
+    model, posterior = double_pair(line)
     model.train()
     posterior.eval()
     before = copy.deepcopy(model.state_dict())
@@ -104,7 +105,7 @@ def test_the_modules_are_left_as_they_were():
 
 
 def test_a_large_model_is_gone_through_one_by_one():
-    model, posterior = seeded(line)
+    model, posterior = double_pair(line)
     draws = GradientDraws(model, posterior, Batch(X))
     eps = torch.from_numpy(np.random.default_rng(0).standard_normal((5, 3, 2, 1)))
     together = draws(doubly_reparameterized, eps)
@@ -145,7 +146,7 @@ def test_a_distance_is_told_apart_from_noise(shift):
 )
 def test_what_cannot_be_compared_is_said(options, sentence):
     with pytest.raises(UsageError, match=sentence):
-        compare_gradients(*seeded(line), ROWS, **options)
+        compare_gradients(*double_pair(line), ROWS, **options)
 
 
 # -- the command -----------------------------------------------------------------------------------
@@ -180,7 +181,7 @@ def test_the_command_says_the_same_for_the_same_seed(trained, tmp_path):
 
 
 def test_the_table_is_for_a_person(trained):
-    code, out, err = run("gradients", trained, *FEW, "--quiet")
+    code, out, err = call("gradients", trained, *FEW, "--quiet")
     assert (code, err) == (0, "")
     first, *_, last = out.splitlines()
     assert first.startswith("gradient of elbo, 1 samples, 5 rows, 20 replicates")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import noise, small_pair
+from helpers import call, noise, small_pair
 from scipy.special import logsumexp
 from scipy.stats import norm
 from torch import nn
@@ -303,7 +303,7 @@ def test_the_estimator_takes_them_too(asked):
         aevb.VAE(posterior="gamma", prior="standard-normal").fit(x)
 
 
-def train_briefly(call, tmp_path, *options):
+def train_briefly(tmp_path, *options):
     common = ("--hidden", "16", "--latent-dim", "3", "--epochs", "2", "--data-limit", "300")
     code, _, err = call(
         "train", "digits", *common, *options, "--out", str(tmp_path / "run"), "--step", "eager"
@@ -317,8 +317,8 @@ def train_briefly(call, tmp_path, *options):
 
 
 @pytest.mark.parametrize("posterior", FAMILIES)
-def test_every_posterior_trains_on_digits_and_reports_a_bound(call, tmp_path, posterior):
-    out = train_briefly(call, tmp_path, "--posterior", posterior)
+def test_every_posterior_trains_on_digits_and_reports_a_bound(tmp_path, posterior):
+    out = train_briefly(tmp_path, "--posterior", posterior)
     assert '"estimand": "log p(x)"' in out
     assert "NaN" not in out
 
@@ -327,10 +327,10 @@ USUAL = {"positive": "gamma", "unit": "kumaraswamy", "simplex": "dirichlet"}
 
 
 @pytest.mark.parametrize("prior", PRIORS)
-def test_every_prior_trains_on_digits(call, tmp_path, prior):
+def test_every_prior_trains_on_digits(tmp_path, prior):
     space = PRIORS[prior][0]
     posterior = USUAL.get(space, "von-mises-fisher" if space == "sphere" else "laplace")
-    out = train_briefly(call, tmp_path, "--prior", prior, "--posterior", posterior)
+    out = train_briefly(tmp_path, "--prior", prior, "--posterior", posterior)
     assert "NaN" not in out
 
 
@@ -348,13 +348,13 @@ def test_every_prior_trains_on_digits(call, tmp_path, prior):
     ],
     ids=lambda options: "-".join(options).replace("--", ""),
 )
-def test_constructions_train_on_digits(call, tmp_path, options):
-    assert "NaN" not in train_briefly(call, tmp_path, *options)
+def test_constructions_train_on_digits(tmp_path, options):
+    assert "NaN" not in train_briefly(tmp_path, *options)
 
 
 @pytest.mark.parametrize("prior", ["mixture", "vamp", "learned-normal"])
-def test_a_plane_of_codes_is_drawn_only_under_a_prior_of_one_law(call, tmp_path, prior):
-    train_briefly(call, tmp_path, "--prior", prior, "--latent-dim", "2")
+def test_a_plane_of_codes_is_drawn_only_under_a_prior_of_one_law(tmp_path, prior):
+    train_briefly(tmp_path, "--prior", prior, "--latent-dim", "2")
     kinds = pictures_of(Material(RunFolder(tmp_path / "run")))
     assert ("manifold" in kinds) == ("prior-predictive" in kinds) == (prior == "learned-normal")
 

@@ -40,10 +40,14 @@ TAUGHT = {
     "wake-sleep": aevb.WakeSleep,
     "reweighted wake-sleep": aevb.ReweightedWakeSleep,
 }
-SLOW = pytest.param("reweighted wake-sleep", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", [*list(TAUGHT)[:-1], SLOW])
+def but_slow(table, *dear):
+    """The names of a table, those that are dear among the slow tests."""
+    return [pytest.param(k, marks=pytest.mark.slow) if k in dear else k for k in table]
+
+
+@pytest.mark.parametrize("name", but_slow(TAUGHT, "reweighted wake-sleep"))
 @pytest.mark.parametrize("conjugate", [beta_bernoulli, gamma_poisson])
 def test_encoders_reach_the_posterior_of_conjugate_models(conjugate, name):
     prior, likelihood, posterior, x, truth = conjugate()
@@ -161,14 +165,9 @@ def test_the_modules_themselves_are_moved_and_frozen_ones_are_not(name):
     assert not stayed
 
 
-def but_slow(*dear):
-    """All learners, those that are dear to compile among the slow tests."""
-    return [pytest.param(k, marks=pytest.mark.slow) if k in dear else k for k in LEARNERS]
-
-
 @needs_compiler
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("name", but_slow("Monte Carlo EM"))
+@pytest.mark.parametrize("name", but_slow(LEARNERS, "Monte Carlo EM"))
 def test_the_step_is_one_graph(name, monkeypatch):
     """As far as tracing goes, which is where a step falls out of the compiler."""
 
@@ -182,8 +181,12 @@ def test_the_step_is_one_graph(name, monkeypatch):
     assert learner.note is None
 
 
+QUICK = {"bernoulli, float32", "gaussian, per datum"}
+"""Compiled in the fast suite: one in single precision, one of free parameters in double."""
+
+
 @needs_compiler
-@pytest.mark.parametrize("name", but_slow(*list(LEARNERS)[2:]))
+@pytest.mark.parametrize("name", but_slow(LEARNERS, *(LEARNERS.keys() - QUICK)))
 def test_the_compiled_step_equals_its_eager_twin(name):
     entry, states = LEARNERS[name], []
     for compiled in (False, True):

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from helpers import binary_rows, noise, quadrature, small_pair
+from helpers import binary_rows, good, noise, quadrature, refused, small_pair
 from scipy.optimize import minimize
-from test_commands import good, refused
 
 import aevb
 from aevb import codes

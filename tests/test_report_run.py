@@ -6,7 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
-from test_commands import HEADER, SMALL, good, people, refused, run, write
+from helpers import call, good, refused
+from test_commands import HEADER, SMALL, people, write
 from test_report import Reader
 
 import aevb
@@ -140,7 +141,7 @@ def test_force_removes_the_report_of_the_run_before(tmp_path):
 
 def test_people_are_told_where_the_report_is(tmp_path):
     file = wanted(tmp_path, "signal")
-    code, out, err = run("train", file, *SMALL, "--out", tmp_path / "run", "--report")
+    code, out, err = call("train", file, *SMALL, "--out", tmp_path / "run", "--report")
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == str(tmp_path / "run" / "report.html")
 

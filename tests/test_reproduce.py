@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers import call
 from PIL import Image
 
 from aevb.data import Binarization, open_source
@@ -96,7 +97,7 @@ def test_each_writes_its_figure_its_numbers_and_what_is_expected_of_them(name, t
     assert (folder / "results.json").read_bytes() == written
 
 
-def test_the_command_lists_runs_and_says_what_it_found(tiny, tmp_path, call):
+def test_the_command_lists_runs_and_says_what_it_found(tiny, tmp_path):
     code, out, _ = call("reproduce")
     assert code == 0
     assert all(f"{name}: " in out for name in NAMES)
@@ -110,13 +111,13 @@ def test_the_command_lists_runs_and_says_what_it_found(tiny, tmp_path, call):
     assert str(tmp_path / "figure5" / "results.json") in out
 
 
-def test_an_unknown_name_is_one_sentence(call, tmp_path):
+def test_an_unknown_name_is_one_sentence(tmp_path):
     code, _, err = call("reproduce", "figure7", "--out", tmp_path)
     assert code == 2
     assert err == (f"aevb: there is no reproduction 'figure7': choose one of {', '.join(NAMES)}\n")
 
 
-def test_data_that_are_not_here_are_said_before_anything_is_done(call, tmp_path, monkeypatch):
+def test_data_that_are_not_here_are_said_before_anything_is_done(tmp_path, monkeypatch):
     def missing(name):
         raise DataError(f"{name} is not here")
 

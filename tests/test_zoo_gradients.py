@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import seeded
 from torch.autograd import gradcheck
 from torch.distributions import Distribution
 from zoo.numeric import bounds, grid
-from zoo.table import DIRECTION, ENTRIES, build, draws, each, names, seeded, tensors
+from zoo.table import DIRECTION, ENTRIES, build, draws, each, names, tensors
 
 from aevb.distributions import Mixture, VonMisesFisher
 from aevb.randomness import Stream, generator
@@ -114,7 +115,7 @@ def test_the_path_gives_the_derivative_of_the_integral(name):
 
     def expectation(parameters):
         d = build(entry, parameters=parameters)
-        found = grid(d, "continuous", seeded(2, lambda: d.sample((4000,))).numpy())
+        found = grid(d, "continuous", seeded(lambda: d.sample((4000,)), 2).numpy())
         density = d.log_prob(found.points).exp()
         return found.integrate(density * f(found.points)) / found.integrate(density)
 
@@ -200,7 +201,7 @@ def test_nothing_is_nan_or_infinite_at_extreme_parameters(name, index):
             )
             finite(slopes, given)
     else:
-        z = seeded(7, lambda: d.sample((1000,)))
+        z = seeded(lambda: d.sample((1000,)), 7)
     log_density = d.log_prob(z.detach())
     finite([z, log_density], ["draws", "log_prob"])
     if log_density.requires_grad:

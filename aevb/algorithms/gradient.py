@@ -50,8 +50,7 @@ class GradientLearner(Learner):
     The optimizer is one of `aevb.optimizers`, or any `torch.optim` object over the parameters,
     which then moves them outside the compiled gradient. With `precision` bfloat16 the networks'
     matrix products are in it; densities, parameters and the optimizer's memory stay float32.
-    `treatment`, which the loop sets, is what is done to the rows of a batch inside the step, given
-    its key; being a field, it is part of what a kept compiled step is known by.
+    `treatment` is a field because a kept compiled step is known by its learner's fields.
     Shapes: a batch of M data, noise (L, M, *shape) as `noise` says. Units: nats per datum.
     Errors: UsageError for clip or weight_prior_rows not positive, for a precision that is not
     float32 or bfloat16, or bfloat16 and parameters that are not float32.

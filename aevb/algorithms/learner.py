@@ -81,7 +81,7 @@ class Learner(ABC):
 
     model: Model
     posterior: Posterior
-    treatment: Callable[[Tensor, Tensor | None], Tensor] | None
+    treatment: Callable[[Tensor, Tensor | None], Tensor] | None = None
     compiled: bool
     precision: str
     needs_all: ClassVar[bool] = False

@@ -7,8 +7,7 @@ That it never falls is a theorem, so a fall is a sign of numbers gone wrong: it 
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
 import torch
@@ -47,7 +46,6 @@ class Monotone(Learner, Generic[Found]):
 
     model: Model
     rows: int
-    treatment: Callable[[Tensor, Tensor | None], Tensor] | None = field(default=None, init=False)
 
     needs_all: ClassVar[bool] = True
     compiled = False

@@ -5,9 +5,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from helpers import small_pair
+from helpers import seeded, small_pair
 from test_flows import pair as flows
-from test_gradient_estimators import classes, coins, line, seeded
+from test_gradient_estimators import classes, coins, double_pair, line
 from test_semi_supervised import LABELS, learner_of
 from test_wake_sleep import quarters, sigmoid_belief_network
 
@@ -48,8 +48,7 @@ def columns():
 
 
 def pair_of(likelihood, posterior, dtype):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    def make():
         posteriors = {
             "mean-field": lambda: aevb.mean_field(aevb.MLP(6, [5], 4)),
             "full": lambda: aevb.full_covariance(aevb.MLP(6, [5], 5)),
@@ -74,6 +73,8 @@ def pair_of(likelihood, posterior, dtype):
         model = aevb.Model(aevb.standard_normal(2), likelihoods[likelihood]())
         return model.to(dtype), posteriors[posterior]().to(dtype)
 
+    return seeded(make)
+
 
 def of_bound(likelihood, posterior, objective=aevb.elbo_b, optimizer=None, dtype=DOUBLE):
     def make(**options):
@@ -86,10 +87,7 @@ def of_bound(likelihood, posterior, objective=aevb.elbo_b, optimizer=None, dtype
 
 def of_estimator(make_pair, objective):
     def make(**options):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            estimator = objective()
-        return AEVB(*seeded(make_pair), estimator, **options)
+        return AEVB(*double_pair(make_pair), seeded(objective), **options)
 
     return Entry(make, width=3)
 
@@ -104,10 +102,8 @@ def of_pair(algorithm, pair, width=6):
 
 def poisson_dreams():
     """Data that only torch's own generator draws."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = aevb.Model(aevb.standard_normal(2), aevb.poisson(aevb.MLP(2, [5], 6)))
-        return model.to(DOUBLE), aevb.mean_field(aevb.MLP(6, [5], 4)).to(DOUBLE)
+    model = aevb.Model(aevb.standard_normal(2), aevb.poisson(aevb.MLP(2, [5], 6)))
+    return model.to(DOUBLE), aevb.mean_field(aevb.MLP(6, [5], 4)).to(DOUBLE)
 
 
 def full_bayes(**options):
@@ -157,7 +153,7 @@ LEARNERS = {
     "maf under maf": of_flows("maf", "maf"),
     "wake-sleep of a coin": of_pair(WakeSleep, quarters, 2),
     "wake-sleep": of_pair(WakeSleep, small_pair),
-    "wake-sleep of counts": of_pair(WakeSleep, poisson_dreams),
+    "wake-sleep of counts": of_pair(WakeSleep, partial(seeded, poisson_dreams)),
     "reweighted wake-sleep": of_pair(ReweightedWakeSleep, small_pair),
     "reweighted wake-sleep in layers": of_pair(ReweightedWakeSleep, sigmoid_belief_network),
     "Monte Carlo EM": of_pair(partial(MonteCarloEM, weight_prior_rows=30, clip=1.0), chains),

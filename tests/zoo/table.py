@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import seeded
 from scipy.stats._distn_infrastructure import rv_frozen
 
 from zoo.numeric import grid
@@ -54,17 +55,10 @@ def build(entry, **options):
     return entry.make(**{k: v.detach() for k, v in tensors(entry, **options).items()})
 
 
-def seeded(seed, make):
-    """What `make()` draws from torch's generator, which stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
-
-
 @functools.cache
 def draws(name):
     d = build(ENTRIES[name])
-    return seeded(1, lambda: d.sample((DRAWS,)))
+    return seeded(lambda: d.sample((DRAWS,)), 1)
 
 
 @functools.cache
@@ -72,7 +66,7 @@ def summing(name):
     """The grid of an entry and its log-density there."""
     entry = ENTRIES[name]
     d = build(entry)
-    found = grid(d, entry.kind, seeded(2, lambda: d.sample((4000,))).double().numpy())
+    found = grid(d, entry.kind, seeded(lambda: d.sample((4000,)), 2).double().numpy())
     return found, None if found is None else d.log_prob(found.points)
 
 
