@@ -195,7 +195,9 @@ def test_the_compiled_step_equals_its_eager_twin(name):
         assert learner.note is None
         assert learner.compiled is compiled
     start = entry.make().init().tensors()
-    tolerance = 1e-5 if entry.dtype == torch.float32 else 1e-8
+    # Full Bayes draws its weights inside the step, in single precision.
+    double = 1e-8 if name == "full Bayes" else 1e-10
+    tolerance = 1e-5 if entry.dtype == torch.float32 else double
     for key, eager in states[0].items():
         twin = states[1][key]
         assert torch.allclose(eager, twin, tolerance, tolerance, equal_nan=True), key
