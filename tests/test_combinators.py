@@ -211,6 +211,14 @@ def test_the_network_sees_zeros_and_a_mask():
     assert ObservedInput(torch.nn.Identity())(x).tolist() == [[2.0, 0.0, 1.0, 0.0]]
 
 
+def test_what_one_family_does_not_take_may_be_for_a_mixed_one():
+    x = torch.tensor([[1.0, 0.5], [2.0, 1.5], [9.0, 2.5]])
+    with pytest.raises(DataError, match="choose the likelihood mixed, since 1 real and 1 count"):
+        Poisson().check(x)
+    with pytest.raises(DataError, match="mend the row"):
+        Columns([Poisson(), Poisson()], [[0], [1]]).check(x)
+
+
 def test_a_wrong_cell_is_named_with_its_own_family():
     family = Masked(Columns(FAMILIES, GROUPS))
     x = rows()

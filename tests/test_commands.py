@@ -447,6 +447,7 @@ def test_images_of_a_folder_are_resized(tmp_path):
     assert RunFolder(tmp_path / "run").shape == (1, 4, 6)
     good("reconstruct", tmp_path / "run", tmp_path / "images")
     assert good("data", tmp_path / "images", "--resize", "5x5")["shape"] == "1x5x5"
+    assert "digits is none: leave it out" in refused(2, "data", "digits", "--resize", "5x5")
     for wrong in ("28", "0x4", "axb", "2x2x2", "99999x1"):
         assert "like 28x28" in refused(2, "data", tmp_path / "images", "--resize", wrong)
 

@@ -187,6 +187,9 @@ def test_rules_of_discrete_names():
         ({"latent_classes": 4}, "add --posterior categorical"),
         ({"objective": "iwae"}, "--objective iwae says nothing to --algorithm wake-sleep"),
         ({"free_bits": 0.5}, "--free-bits 0.5 says nothing to --algorithm wake-sleep"),
+        ({"refine": 3}, "--algorithm wake-sleep, but to semi-amortized, and to aevb evaluate"),
+        ({"weight_draws": 5}, "--algorithm wake-sleep, but to full-bayes"),
+        ({"covariance": "full"}, "but to em, or with --components: leave it out"),
     ]:
         with pytest.raises(UsageError, match=said):
             settle_latents(settings(**given))

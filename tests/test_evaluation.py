@@ -16,12 +16,15 @@ from aevb.errors import UsageError
 from aevb.evaluation import (
     Certificate,
     batches,
+    bound_parts,
     diagnose,
     evidence,
     operations,
     refit,
     worth_compiling,
 )
+from aevb.evaluation.case import Case
+from aevb.evaluation.signs import learning
 
 
 def test_no_number_depends_on_the_chunking(monkeypatch):
@@ -267,3 +270,15 @@ def test_whether_to_compile_an_estimate_depends_on_sizes_alone():
     assert (encode, decode) == (2 * (6 * 5 + 5 * 4), 2 * (2 * 5 + 5 * 6))
     assert not worth_compiling(model, posterior, binary_rows(100), 1000)
     assert worth_compiling(model, posterior, binary_rows(100), 10**9)
+
+
+def test_the_error_of_an_epochs_bound_is_that_of_one_draw_for_each_row():
+    model, posterior = small_pair()
+    rows, parts = binary_rows(20), {"elbo": -4.0}
+    bounds = [bound_parts(model, posterior, rows, seed=seed)["elbo"] for seed in range(1000)]
+    kept = {"train": parts, "validation": parts}
+    counts = {"train": 10**9, "validation": len(rows)}
+    case = Case(model, posterior, rows, (posterior, rows), kept=kept, counts=counts)
+    noise = learning._gaps(case)[-1][2] ** 2 - np.var(case.evidence.elbo.values) / len(rows)
+    k = case.evidence.elbo.samples
+    assert noise == pytest.approx(np.var(bounds) * (k - 1) / k, rel=0.25)

@@ -90,6 +90,8 @@ def test_a_prior_on_the_weights_shortens_them(table, tmp_path):
             "a prior of their own",
         ),
         ({"algorithm": "em", "beta": 2.0}, "--beta"),
+        ({"algorithm": "em", "hidden": (20,)}, "--hidden 20 says nothing to a model whose post"),
+        ({"algorithm": "em", "lr": 0.1}, "--lr 0.1 says nothing to --algorithm em"),
     ],
 )
 def test_options_of_no_use_are_refused_in_one_sentence(options, said):

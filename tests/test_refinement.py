@@ -260,7 +260,7 @@ def test_a_run_that_was_trained_through_the_steps_keeps_them(runs):
 
 def test_steps_that_nothing_would_take_are_refused(runs, tmp_path):
     start = ["train", "digits", *SMALL, "--out", tmp_path / "run"]
-    assert "--refine is for --algorithm semi-amortized" in refused(2, *start, "--refine", "3")
+    assert "but to semi-amortized, and to aevb evaluate" in refused(2, *start, "--refine", "3")
     semi = [*start, "--algorithm", "semi-amortized", "--posterior"]
     assert "first ones only" in refused(2, *semi, "mixture")
     assert "draws with a gradient" in refused(2, *semi, "bernoulli")

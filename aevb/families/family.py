@@ -114,10 +114,11 @@ class Family(nn.Module, ABC):
         column = int((~flat[row]).int().argmax())
         value = float(x.reshape(len(x), -1)[row, column])
         family = self.family_of(column, flat.shape[1])
+        several = len(self.leaves(torch.arange(flat.shape[1]))) > 1
         raise DataError(
             f"{family.title} expects {family.domain}, found {value:g} in row "
             f"{row + first_row}, column {column + 1} ({int((~flat).sum())} of {flat.numel()} cells "
-            f"do not fit): {_advice(family, x, value)}"
+            f"do not fit): {_advice(family, x, value, several=several)}"
         )
 
 
@@ -145,13 +146,13 @@ class Wrapped(Family):
         return self.family.leaves(columns, law)
 
 
-def _advice(family: Family, x: Tensor, value: float) -> str:
-    """What to do about a value of x that does not fit."""
+def _advice(family: Family, x: Tensor, value: float, *, several: bool) -> str:
+    """What to do about a value of x that does not fit a family that is one of several, or all."""
     if not math.isfinite(value):
         return "mend the cell, which no likelihood takes"
     seen = torch.where(torch.isfinite(x), x, torch.nan)  # what else is there to go by
     name, reason = suggest(seen.detach().cpu().numpy(), 1.0)
-    if name == "mixed":
+    if name == "mixed" and several:
         return "mend the row"
     return f"choose the likelihood {name}, since {reason}{family.remedy}"
 

@@ -45,8 +45,8 @@ from aevb.storage.latents import (
     prior_for,
 )
 from aevb.storage.learners import ALGORITHMS
-from aevb.storage.likelihoods import LIKELIHOODS
-from aevb.storage.settings import pick
+from aevb.storage.likelihoods import LIKELIHOODS, OF_CLASSES
+from aevb.storage.settings import pick, refuse
 
 ROWS_FOR_START = 10_000
 CELLS_LOOKED_AT = 4_000_000
@@ -103,6 +103,8 @@ def _assembled(
     pick(ACTIVATIONS, settings.activation, "--activation")
     check_latents(settings.posterior, settings.prior, settings.layers, settings.latent_dim)
     family: Family = pick(LIKELIHOODS, settings.likelihood, "--likelihood")(data, settings)
+    if settings.likelihood not in OF_CLASSES:
+        refuse(settings, ["classes"], f"--likelihood {settings.likelihood}")
     if data.source.missing:
         family = Masked(family)
     with torch_seeded(generator(settings.seed, Stream.INITIALIZATION), torch.device("cpu")):

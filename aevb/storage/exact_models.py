@@ -51,7 +51,11 @@ def settle_exact(settings: Settings) -> Settings:
             "leave it out, or choose --algorithm em"
         )
     useless = ("posterior", "prior", "layers", "objective", "gradient", "beta", "free_bits")
-    refuse(settings, useless, "a model whose posterior is exact", but=("exact",))
+    networks = ("network", "hidden", "activation", "classes", "weight_draws", "refine")
+    refuse(settings, (*useless, *networks), "a model whose posterior is exact", but=("exact",))
+    if settings.algorithm != "aevb":
+        by_gradients = ("samples", "optimizer", "lr", "lr_schedule", "clip", "warmup_steps")
+        refuse(settings, by_gradients, f"--algorithm {settings.algorithm} of an exact posterior")
     if settings.likelihood not in ("auto", "gaussian") or settings.binarize not in (None, "none"):
         raise UsageError(
             "mixtures of Gaussians and linear-Gaussian models take real numbers as they are: leave "

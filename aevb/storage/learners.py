@@ -12,7 +12,6 @@ from aevb.algorithms import (
     WakeSleep,
 )
 from aevb.algorithms.monte_carlo_em import PASSES
-from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.optimizers import SGD, Adagrad, Adam, Optimizer, Schedule, constant, cosine, linear, steps
 from aevb.posterior import ExactPosterior, Posterior
@@ -33,11 +32,6 @@ SCHEDULES: dict[str, Schedule] = {
 def learner(settings: Settings, model: Model, posterior: Posterior, rows: int) -> Learner:
     """The algorithm with its objective and optimizer, for so many training rows."""
     make: Make = pick(ALGORITHMS, settings.algorithm, "--algorithm")
-    if settings.refine is not None and settings.algorithm != "semi-amortized":
-        raise UsageError(
-            f"--refine is for --algorithm semi-amortized in training, found {settings.algorithm}: "
-            "leave it out, and add it to aevb evaluate to refine what any encoder says"
-        )
     if settings.exact:
         assert isinstance(posterior, ExactPosterior)
         return exact_learner(settings, model, posterior, rows, gradient_options(settings, rows))

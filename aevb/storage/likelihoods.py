@@ -27,6 +27,8 @@ from aevb.families import (
 )
 from aevb.settings import Settings
 
+OF_CLASSES = ("categorical", "ordinal", "discretized-logistic", "discretized-logistic-mixture")
+"""Those whose values are of so many classes, grades or levels."""
 MIXED = 5
 """Components of a mixture of discretized logistics."""
 

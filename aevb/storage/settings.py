@@ -1,6 +1,8 @@
 """What settings name: the entry of a closed table, and the data."""
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from aevb.data import Column, Source, open_source
@@ -21,7 +23,8 @@ def refuse(settings: Settings, names: Iterable[str], whom: str, but: tuple[str, 
     for name in names:
         given = getattr(settings, name)
         if given not in (getattr(Settings, name), "auto", *but):
-            raise UsageError(f"{as_option(name)} {given} says nothing to {whom}: leave it out")
+            said = ",".join(map(str, given)) if isinstance(given, tuple) else given
+            raise UsageError(f"{as_option(name)} {said} says nothing to {whom}: leave it out")
 
 
 def source_of(
@@ -32,9 +35,11 @@ def source_of(
     allow_nan: bool = False,
 ) -> Source:
     """The data of the settings, or others, read as the settings say."""
+    data = settings.data if data is None else data
+    is_folder = isinstance(data, str | os.PathLike) and Path(data).is_dir()
     return open_source(
-        settings.data if data is None else data,
+        data,
         allow_nan=settings.allow_nan or allow_nan,
-        image_size=settings.resize,
+        image_size=settings.resize if is_folder or data is settings.data else None,
         like=like,
     )

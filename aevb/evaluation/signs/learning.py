@@ -61,7 +61,9 @@ def _gaps(case: Case) -> list[tuple[float, float, float, str]]:
     scored = kept and kept.get("validation") and kept["train"]["elbo"] is not None
     if kept and scored and counts.get("train") and counts.get("validation"):
         per_row = math.sqrt(1 / counts["train"] + 1 / counts["validation"])
-        error = float(np.std(unseen.values)) * per_row
+        # An epoch's bound has one draw for each row, whose noise K samples have averaged away.
+        noise = (unseen.samples - 1) * float(np.square(unseen.errors).mean())
+        error = math.sqrt(float(np.var(unseen.values)) + noise) * per_row
         bounds = kept["train"]["elbo"], kept["validation"]["elbo"]
         found.append((*bounds, error, "validation rows"))
     return found
