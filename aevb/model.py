@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from aevb.devices import tensor_of
 from aevb.distributions.combinators import Average
 from aevb.distributions.reparameterization import drawn, sampled
-from aevb.errors import DataError, UsageError
+from aevb.errors import DataError, UsageError, shortly
 from aevb.families import Family, Masked
 
 
@@ -32,6 +32,12 @@ class Model(nn.Module):
 
     def __init__(self, prior: nn.Module, likelihood: nn.Module) -> None:
         super().__init__()
+        for name, part in (("prior", prior), ("likelihood", likelihood)):
+            if not isinstance(part, nn.Module):
+                raise UsageError(
+                    f"the {name} of a model is a module, like aevb.standard_normal(2) or "
+                    f"aevb.bernoulli(network), found {shortly(part)}"
+                )
         self.prior = prior
         self.likelihood = likelihood
 

@@ -42,6 +42,8 @@ class MLP(nn.Module):
         activation: type[nn.Module] = nn.Tanh,
     ) -> None:
         super().__init__()
+        if not isinstance(hidden, Sequence):
+            raise UsageError(f"hidden is a list of widths, like [500], found {hidden}")
         widths = _widths(in_features, *hidden, out_features)
         self.in_features = in_features
         self.hidden = tuple(hidden)

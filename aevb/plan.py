@@ -10,7 +10,7 @@ from typing import Any
 from aevb.conditional import Averaged
 from aevb.data import Rows
 from aevb.devices import device_for
-from aevb.errors import UsageError, at_least
+from aevb.errors import at_least
 from aevb.evaluation import operations
 from aevb.model import Model
 from aevb.optimizers import Schedule, cosine
@@ -54,8 +54,8 @@ class Plan:
             value = getattr(self, name)
             if value is not None:
                 at_least(1, value, name)
-        if self.beta < 0 or self.warmup_steps < 0:
-            raise UsageError("beta and warmup_steps must not be negative")
+        for name in ("beta", "warmup_steps"):
+            at_least(0, getattr(self, name), name)
 
     def steps_per_epoch(self, rows: int) -> int:
         return math.ceil(rows / self.batch_size)

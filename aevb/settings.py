@@ -47,7 +47,7 @@ class Settings:
         "Of each latent, with --posterior categorical [default: 10].",
     ] = None
     hidden: Annotated[
-        tuple[int, ...],
+        tuple[Annotated[int, Ge(1)], ...],
         "Widths, encoder first, like 200,200 [default: 500; channels 32,64].",
     ] = (500,)
     activation: Annotated[
@@ -160,6 +160,17 @@ class Settings:
         return self.components is not None or self.algorithm == "em"
 
 
+_WHOLE = "expected a whole number"
+_WORDS = {
+    "tuple_type": "expected whole numbers, like (200, 200)",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), _WHOLE),
+    **dict.fromkeys(("float_type", "float_parsing"), "expected a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "expected true or false"),
+    "string_type": "expected a name",
+}
+"""What is said where pydantic's words are of types."""
+
+
 def as_option(name: str) -> str:
     """A setting as the command line spells it."""
     return f"--{name.replace('_', '-')}"
@@ -180,7 +191,8 @@ def check_settings(
     except ValidationError as error:
         first = error.errors()[0]
         name = name_shortly(str(first["loc"][0]) if first["loc"] else "settings", 40)
-        said = f"{first['msg'][0].lower()}{first['msg'][1:]}, found {shortly(first.get('input'))}"
+        said = _WORDS.get(first["type"], f"{first['msg'][0].lower()}{first['msg'][1:]}")
+        said += f", found {shortly(first.get('input'))}"
         if where is not None:
             raise ModelFileError(f"{where}: {name}: {said}") from error
         raise UsageError(f"{spell(name)}: {said}") from error

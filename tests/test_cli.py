@@ -244,8 +244,9 @@ USAGE = {
     "option without a value": (["--epochs"], "--epochs"),
     "no epochs": (["--epochs", "0"], "--epochs: input should be greater than or equal to 1"),
     "text for epochs": (["--epochs", "many"], "'--epochs'"),
+    "another name": (["--prior", "vamps"], "did you mean vamp? There are standard-normal"),
     "text for widths": (["--hidden", "abc"], "'abc'"),
-    "no units": (["--hidden", "0"], "at least 1 unit"),
+    "no units": (["--hidden", "0"], "--hidden: input should be greater than or equal to 1"),
     "unknown likelihood": (["--likelihood", "cauchy"], "'cauchy' is not known: choose one of"),
     "unknown posterior": (["--posterior", "flow"], "'flow' is not known: choose one of"),
     "unknown objective": (["--objective", "mse"], "'mse' is not known: choose one of"),
@@ -321,7 +322,7 @@ def test_rows_beyond_the_end_are_refused(digits):
 
 @pytest.mark.parametrize("command", ["evaluate", "sample", "reconstruct", "encode", "plot"])
 def test_what_is_no_run_is_refused(tmp_path, command):
-    assert "is no folder" in refused(4, command, tmp_path / "nowhere")
+    assert "does not exist: name a folder" in refused(4, command, tmp_path / "nowhere")
     assert "holds no run" in refused(4, command, tmp_path)
 
 
@@ -398,9 +399,14 @@ def test_an_error_of_a_process_is_one_line(tmp_path):
     command = [sys.executable, "-m", "aevb.cli", "evaluate", str(tmp_path)]
     process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert (process.returncode, process.stdout) == (4, "")
-    assert re.fullmatch(r"aevb: .* holds no run: .*\n", process.stderr)
+    assert re.fullmatch(r"aevb: .* holds no run, .*\n", process.stderr)
 
 
 def test_a_mistyped_folder_is_not_resumed(tmp_path):
     assert "no run to resume" in refused(2, "train", "--resume", "--out", tmp_path / "typo")
     assert not (tmp_path / "typo").exists()
+
+
+def test_no_summary_of_a_command_is_cut_in_the_list_of_them():
+    listed = printed("--help")
+    assert "..." not in listed.split("Commands:")[1]

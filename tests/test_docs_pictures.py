@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from PIL import Image
 
 from aevb import distributions, flows
+from aevb.storage.latents import DISCRETE, DISCRETE_PRIORS, FAMILIES, PRIORS
+from aevb.storage.likelihoods import LIKELIHOODS
 
 DOCS = Path(__file__).parents[1] / "docs"
 SPEC = importlib.util.spec_from_file_location("densities", DOCS / "pictures" / "densities.py")
@@ -37,7 +40,8 @@ def reparameterized():
 def test_every_law_with_a_route_and_every_map_is_drawn():
     drawn = {type(panel.law).__name__ for panels in PANELS.values() for panel in panels}
     titles = {panel.title for panel in PANELS["flows"]}
-    assert not reparameterized() - drawn
+    missing = reparameterized() - drawn
+    assert not missing
     assert titles == {n for n in flows.__all__ if n.endswith("Map")} - {"Map"}
 
 
@@ -74,3 +78,21 @@ def test_a_density_has_most_of_its_mass_in_its_panel(panel):
     height = np.zeros(len(x))
     height[inside.numpy()] = densities.density(panel, z[inside])
     assert np.trapezoid(height, x) == pytest.approx(1, abs=0.12)
+
+
+OPTIONS = {
+    "posterior": {*FAMILIES, *DISCRETE},
+    "prior": {*PRIORS, *DISCRETE_PRIORS},
+    "likelihood": set(LIKELIHOODS),
+}
+
+
+@pytest.mark.parametrize("page", ["inverse-cdf", "location-scale", "composition"])
+def test_what_a_table_of_laws_calls_an_option_is_one(page):
+    rows = [line.split("|") for line in TEXT[page].read_text().splitlines()]
+    cells = [row[4] for row in rows if len(row) > 5 and "py:class" in row[1]]
+    named = [found for cell in cells for found in re.findall(r"([a-z, ]*)`([a-z-]+)`", cell)]
+    assert len(named) > 3
+    for kinds, name in named:
+        for kind in re.findall("posterior|prior|likelihood", kinds):
+            assert name in OPTIONS[kind], f"{kind} {name}"

@@ -131,7 +131,7 @@ def test_wrong_folders_are_told_in_a_sentence(tmp_path, fitted_folder):
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
-    assert "is no folder" in sentence(VAE, tmp_path / "nothing")
+    assert "does not exist" in sentence(VAE, tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
     assert "holds no run" in sentence(VAE, tmp_path / "empty")
     assert "holds no threshold of a detector" in sentence(VAEDetector, fitted_folder)

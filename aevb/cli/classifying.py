@@ -18,7 +18,9 @@ OF_DENSITIES = ("latent_dim", "hidden", "likelihood", "lr", "batch_size", "epoch
 def classify(
     data: Annotated[
         str,
-        typer.Argument(help="A set with labels (digits, mnist), a table, or folders of images."),
+        typer.Argument(
+            metavar="DATA", help="A set with labels (digits, mnist), a table, or folders of images."
+        ),
     ] = "digits",
     label: Annotated[
         str | None, typer.Option(help="The column of a table that holds the class.")
@@ -51,7 +53,9 @@ def classify(
     quiet: Quiet = False,
     **given: Any,
 ) -> None:
-    """Learn classes from some labels, and say how often the classifier is right on test rows."""
+    """Learn classes from some labels.
+
+    It says how often the classifier is right on test rows."""
     import sys
     from functools import partial
 
@@ -74,12 +78,18 @@ def classify(
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(help="A folder that `aevb classify --out` wrote.")],
-    data: Annotated[str, typer.Argument(help="A set's name (its test rows), or a file.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A folder that `aevb classify --out` wrote.")
+    ],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A set's name (its test rows), or a file.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Where to write classes: .csv.")] = None,
     json_: Json = False,
 ) -> None:
-    """Say the class of rows, with the probability of each, by a classifier that was kept."""
+    """Say the class of rows, by a classifier that was kept.
+
+    It comes with the probability of each class."""
     from aevb.workflow.classify import predicted
 
     report = predicted(run, data, out)

@@ -31,7 +31,9 @@ def sample(
     seed: Seed = 0,
     json_: Json = False,
 ) -> None:
-    """Sample the model: z from the prior, then the mean of p(x | z)."""
+    """Sample the model: z from the prior, then x.
+
+    It is the mean of p(x | z) for each z, or with --draw a draw."""
     from aevb import codes
     from aevb.workflow.material import Material
     from aevb.workflow.outputs import write_array
@@ -63,7 +65,9 @@ def reconstruct(
     data_limit: Limit = None,
     json_: Json = False,
 ) -> None:
-    """Encode and decode rows: the mean of p(x | z) at the posterior mean."""
+    """Encode and decode rows.
+
+    It is the mean of p(x | z) at the posterior mean."""
     from aevb import codes
     from aevb.workflow.material import Material
     from aevb.workflow.pictures import draw_beside
@@ -93,7 +97,7 @@ def encode(
     seed: Seed = 0,
     json_: Json = False,
 ) -> None:
-    """Encode rows: the posterior mean of each, or draws from it."""
+    """Encode rows: posterior means, or draws."""
     from aevb import codes
     from aevb.workflow.outputs import write_array
 
@@ -160,7 +164,9 @@ def interpolate(
     out: Out = None,
     json_: Json = False,
 ) -> None:
-    """Decode the way between the codes of two rows, a straight line or an arc."""
+    """Decode the way between the codes of two rows.
+
+    It is a straight line or an arc."""
     import numpy as np
 
     from aevb import codes
@@ -191,7 +197,9 @@ def traverse(
     out: Out = None,
     json_: Json = False,
 ) -> None:
-    """Decode 13 steps from -3 to 3 along a latent dimension, the others held."""
+    """Decode steps along a latent dimension.
+
+    They are 13 from -3 to 3, the other dimensions held."""
     import numpy as np
 
     from aevb import codes

@@ -54,7 +54,9 @@ def evaluate(
     ] = "encoder",
     proposals: Proposals = "encoder",
     refine: Refine = None,
-    split: Annotated[Literal["test", "validation", "train"], typer.Option()] = "test",
+    split: Annotated[
+        Literal["test", "validation", "train"], typer.Option(help="Which rows of the run's data.")
+    ] = "test",
     data_limit: Limit = None,
     seed: Seed = 0,
     precision: Annotated[
@@ -69,7 +71,9 @@ def evaluate(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Estimate log p(x) on held-out data, with its certificate.
+    """Estimate log p(x) on held-out data.
+
+    Each number comes with its certificate.
 
     A long evaluation may be stopped: the same command goes on with it.
     """
@@ -128,7 +132,9 @@ def check(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say what is wrong with a run, the figure behind it, and the one option to change.
+    """Say what is wrong with a run.
+
+    With the figure behind it, and the one option to change.
 
     The gaps take minutes, and may be stopped: the same command goes on with them.
     """
@@ -166,7 +172,9 @@ def gradients(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure bias, variance and cost of every estimator of the gradient, and recommend one."""
+    """Compare the estimators of the gradient.
+
+    It measures the bias, variance and cost of each, and recommends one."""
     from aevb.plots import gradient_variances, save
     from aevb.progress import bar
     from aevb.workflow.gradients import measure_gradients

@@ -22,10 +22,10 @@ def meaning(name: str) -> str:
     return next(said for said in get_args(_HINTS[name]) if isinstance(said, str))
 
 
-Run = Annotated[Path, typer.Argument(help="A run folder that `aevb train` wrote.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `aevb train` wrote.")]
 RowsOf = Annotated[
     str | None,
-    typer.Argument(metavar="[DATA]", help="A data set's name or a file [default: test rows]."),
+    typer.Argument(metavar="DATA", help="A data set's name or a file [default: test rows]."),
 ]
 Out = Annotated[Path | None, typer.Option(help="Where to write: .npy, .csv or .png.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]

@@ -14,7 +14,7 @@ from aevb.cli.root import app, print_json, say
 def reproduce(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="Which one [default: list them]."),
+        typer.Argument(metavar="NAME", help="Which one [default: list them]."),
     ] = None,
     budget: Annotated[
         Literal["minute", "hour", "full"], typer.Option(help="About how long on two cores.")
@@ -29,7 +29,9 @@ def reproduce(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a figure or table of the literature anew, and say whether what it shows holds.
+    """Make a figure or table of the literature anew.
+
+    It is said whether what it shows holds.
 
     What is done is kept: the same command goes on where it was stopped.
     """

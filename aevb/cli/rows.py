@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @app.command()
 def impute(
     run: Run,
-    data: Annotated[str, typer.Argument(help="A file with missing cells.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A file with missing cells.")],
     method: Annotated[
         Literal["hmc", "importance"] | None,
         typer.Option(
@@ -33,7 +33,9 @@ def impute(
     seed: Seed = 0,
     json_: Json = False,
 ) -> None:
-    """Fill missing cells by their posterior mean; all others stay as they are in the file."""
+    """Fill missing cells by their posterior mean.
+
+    All others stay as they are in the file."""
     import numpy as np
 
     from aevb import imputation, plots
@@ -74,7 +76,9 @@ def denoise(
     seed: Seed = 0,
     json_: Json = False,
 ) -> None:
-    """Infer what lies behind noisy rows: the mean of p(x | z), averaged over z given the row."""
+    """Infer what lies behind noisy rows.
+
+    It is the mean of p(x | z), averaged over z given the row."""
     from aevb import imputation
     from aevb.workflow.material import Material, with_holes
     from aevb.workflow.pictures import draw_beside
@@ -105,7 +109,9 @@ def score(
     seed: Seed = 0,
     json_: Json = False,
 ) -> None:
-    """Score rows by log p(x), and say which are improbable beside the training rows."""
+    """Score rows by log p(x), and say which are improbable.
+
+    What is improbable follows from the scores of training rows."""
     import numpy as np
 
     from aevb.workflow.outputs import write_array

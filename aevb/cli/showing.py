@@ -15,9 +15,10 @@ def plot(
     kind: Annotated[
         str,
         typer.Argument(
+            metavar="KIND",
             help="all, or one of curve, reconstructions, samples, pairs, manifold, "
             "prior-predictive, latent, interpolation, traversals, kl, rows, scores, training, "
-            "cloud, imputation."
+            "cloud, imputation.",
         ),
     ] = "all",
     out: Annotated[
@@ -52,7 +53,9 @@ def report(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write one self-contained page: numbers, warnings, pictures, how to reproduce the run."""
+    """Write one self-contained page about a run.
+
+    Numbers, warnings, pictures, and how to reproduce the run."""
     from aevb.progress import bar
     from aevb.workflow.reports import write_report
 
@@ -91,7 +94,9 @@ def export(
 
 @app.command()
 def data(
-    name: Annotated[str | None, typer.Argument(help="A data set's name, or a file.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="DATA", help="A data set's name, or a file.")
+    ] = None,
     allow_nan: AllowNan = False,
     resize: Resize = None,
     json_: Json = False,

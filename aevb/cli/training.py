@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 @takes_settings()
 def train(
     data: Annotated[
-        str | None, typer.Argument(help="A data set's name, or a file [default: digits].")
+        str | None,
+        typer.Argument(metavar="DATA", help="A data set's name, or a file [default: digits]."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder [default: runs/DATA, numbered].")

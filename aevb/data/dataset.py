@@ -278,7 +278,7 @@ def _parts(source: Source, seed: int) -> dict[str, NDArray[np.int64]]:
             free[index] = False
         pool = row_numbers(len(free))[free]
     if len(pool) < 10:
-        raise DataError(f"{source.name} has {len(pool)} rows: at least 10 are needed for a split")
+        raise DataError(f"{source.name} has fewer than the 10 rows that a split needs: {len(pool)}")
     order = generator(seed, Stream.SPLIT).permutation(row_numbers(len(pool)))
     held_out: dict[str, NDArray[np.int64]] = {}
     start = 0

@@ -177,7 +177,7 @@ def _reader_of(file: Path) -> Callable[[Path, Rules], Table] | None:
         found = repr(file.suffix) if file.suffix else "no extension"
         raise DataError(
             f"{file}: expected a folder of images or a file that ends in one of {known}, found "
-            f"{found}"
+            f"{found}; a table may be saved as .csv, with commas"
         )
     held_bytes(file)
     return reader

@@ -1,5 +1,6 @@
 """How an estimator takes X: an array, a frame or a source, held to the checks of scikit-learn."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from sklearn.utils.validation import validate_data
 from aevb.data import Column, Source, conform, read_values
 from aevb.data.checks import first_cell
 from aevb.data.frames import is_frame
-from aevb.errors import DataError
+from aevb.errors import DataError, UsageError
 
 
 def read(
@@ -18,6 +19,10 @@ def read(
 
     `holes` says that a missing cell is one that was not observed.
     """
+    if isinstance(X, str | os.PathLike):
+        raise UsageError(
+            f"X is rows, found the name {str(X)[:80]!r}: give aevb.data.open_source of it"
+        )
     if isinstance(X, Source):
         source = X if like is None else conform(X, like, X.name)
         if reset:

@@ -98,7 +98,7 @@ def _with_its_own(settings: Settings) -> Settings:
     """The objective of an algorithm that has its own; UsageError for an option that would be of
     another."""
     objective = OWN[settings.algorithm]
-    whom = f"--algorithm {settings.algorithm}, which climbs {objective}"
+    whom = f"--algorithm {settings.algorithm}, which has an objective of its own"
     useless = ("gradient", "baseline", "temperature", "beta", "warmup_steps", "free_bits")
     refuse(settings, ("objective", *useless), whom, but=(objective,))
     if settings.algorithm == "reweighted-wake-sleep" and settings.samples < 2:

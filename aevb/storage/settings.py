@@ -1,5 +1,6 @@
 """What settings name: the entry of a closed table, and the data."""
 
+import difflib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,8 +14,9 @@ from aevb.settings import Settings, as_option
 def pick(table: dict[str, Any], name: str, option: str) -> Any:
     """The entry of a closed table; UsageError, listing what there is, for another name."""
     if name not in table:
-        known = ", ".join(table)
-        raise UsageError(f"{option} {name!r} is not known: choose one of {known}")
+        close = difflib.get_close_matches(name, table, 1)
+        meant = f"did you mean {close[0]}? There are" if close else "choose one of"
+        raise UsageError(f"{option} {name!r} is not known: {meant} {', '.join(table)}")
     return table[name]
 
 
