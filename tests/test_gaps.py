@@ -2,7 +2,6 @@
 
 import json
 import math
-from functools import partial
 from importlib import import_module
 
 import numpy as np
@@ -29,7 +28,7 @@ REFIT, GAPS = (import_module(f"aevb.evaluation.{name}") for name in ("refit", "g
 @pytest.fixture
 def few_steps(monkeypatch):
     """Where it does not matter how good the best of the family is."""
-    monkeypatch.setattr(GAPS, "Refiner", partial(REFIT.Refiner, steps=12))
+    monkeypatch.setattr(GAPS, "STEPS", 12)
 
 
 class Linear:

@@ -23,7 +23,7 @@ from aevb.evaluation.batches import batch_for, judging
 from aevb.evaluation.certificate import Certificate, finite, monte_carlo_error, standard_error
 from aevb.evaluation.chunks import Array, Kept, Progress, by_chunks
 from aevb.evaluation.estimates import How, Pass, Passed
-from aevb.evaluation.refit import Refiner
+from aevb.evaluation.refit import RATE, STEPS, Refiner
 from aevb.evaluation.work import worth_compiling
 from aevb.model import Model
 from aevb.posterior import Posterior, has_rows
@@ -249,7 +249,7 @@ class _Measure:
         self, model: Model, posterior: Posterior, rows: Rows, samples: int, seed: int
     ) -> None:
         self.model = model
-        self.refine = Refiner(model, posterior, rows, seed=seed)
+        self.refine = Refiner(model, posterior, rows, STEPS, RATE, seed)
         self.chunk = min(self.refine.chunk, len(rows))
         nothing = torch.zeros(self.chunk, self.refine.outputs)
         self.fitted = [self.refine.posterior_with(nothing) for _ in range(2)]

@@ -58,9 +58,9 @@ def refit(
 
     They start at what an encoder says of the row, and of a posterior with free parameters for each
     datum at zeros, since the row is none of those that it knows. What is found is the best near the
-    start: there may be better elsewhere.
-    Shapes: N rows; the posterior's index is the row's position. Adam, `steps` steps, `rate` in
-    units of phi, falling to zero. A number whose gradient is not finite does not move.
+    start: there may be better elsewhere. Adam takes `steps` steps in three rounds, whose rates of
+    4, 1 and 0.2 times `rate` fall to zero. A gradient that is not finite counts as zero.
+    Shapes: N rows; the posterior's index is the row's position. Units: `rate` those of phi.
     Errors: UsageError for a posterior that is not one network and a family, such as a ladder, or
     fewer than 0 steps; DataError for rows outside the likelihood's domain.
     Source: stochastic variational inference (Hoffman et al. 2013); from the encoder's numbers, as
@@ -87,7 +87,8 @@ def posterior_for(model: Model, posterior: Posterior, rows: Rows, *, seed: int =
     """A posterior of these rows: itself, or where it has numbers of each datum, `refit` ones.
 
     Its free numbers are those of other data. Cells that are missing, NaN, are integrated out.
-    Errors: those of `refit`.
+    Shapes: N rows; the index of what is refitted is the row's position.
+    Errors: those of `refit`; UsageError for missing cells and a likelihood of anyone else's make.
     Example:
         >>> import aevb
         >>> digits = aevb.data.load("digits").test.limit(3)
@@ -120,13 +121,7 @@ class Refiner:
     """
 
     def __init__(
-        self,
-        model: Model,
-        posterior: Posterior,
-        rows: Rows,
-        steps: int = STEPS,
-        rate: float = RATE,
-        seed: int = 0,
+        self, model: Model, posterior: Posterior, rows: Rows, steps: int, rate: float, seed: int
     ) -> None:
         at_least(0, steps, "the number of steps")
         self.model, self.posterior, self.seed = model, posterior, seed
