@@ -53,6 +53,8 @@ class Annealing:
     """The way from r to p(x, z): T temperatures, and the leapfrog steps of each transition.
 
     Errors: UsageError for less than 2 temperatures, or no leapfrog steps.
+    Source: Neal (2001), "Annealed importance sampling"; Neal (2011), "MCMC using Hamiltonian
+    dynamics", for the steps.
     Example:
         >>> [round(b, 3) for b in Annealing(temperatures=4).schedule()]
         [0.0, 0.105, 0.5, 0.895, 1.0]
@@ -125,11 +127,12 @@ def bidirectional(
 ) -> tuple[Certificate, Certificate]:
     """Bracket log p(x) of rows drawn from the model with the codes (N, D) they were drawn from.
 
-    Lower and upper bound: on rows that the model made, their distance is at most the error of
-    annealed importance sampling, and so bounds it in the mean.
-    Shapes, units, errors as `annealed`; a code for each row. The chains of the upper bound of a
-    datum all begin at its code: its `errors` are those of the chains alone, its `standard_error`
-    is of all.
+    Lower and upper bound: in the mean log p(x) lies between them, so that on rows that the model
+    made their distance is at least the error of annealed importance sampling. The chains of the
+    upper bound of a datum all begin at its code: its `errors` are those of the chains alone, its
+    `standard_error` is of all.
+    Shapes: N rows, a code (D,) for each, K = `samples` chains each in either direction.
+    Units: nats per datum. Errors: as `annealed`.
     Source: Grosse et al. (2015), "Sandwiching the marginal likelihood using bidirectional Monte
     Carlo"; Wu et al. (2017).
     Example:
@@ -148,10 +151,14 @@ def bidirectional(
 
 
 def simulate(model: Model, n: int, *, seed: int = 0) -> tuple[Array, Rows]:
-    """n draws of z and of x given z: codes (n, D), and rows with their number.
+    """n draws of z and of x given z: codes, and rows with their number.
+
+        z_n ~ p(z),  x_n ~ p(x given z_n)
 
     Each x is a draw of the model, and its z an exact draw of the posterior of z given this x.
+    Shapes: codes (n, D), float64; n rows of shape X.
     Errors: UsageError for n < 1.
+    Source: Grosse et al. (2015), for data whose exact codes are at hand.
     Example:
         >>> import aevb
         >>> decoder = aevb.MLP(2, [8], 64)

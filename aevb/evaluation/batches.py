@@ -20,13 +20,32 @@ CELLS_AT_ONCE = {"cpu": 800_000, "cuda": 64_000_000}
 
 
 def batch_for(model: Model, x: Tensor, positions: NDArray[np.int64]) -> Batch:
-    """Rows as a batch in the dtype, and on the device, of the model's parameters."""
+    """Rows as a batch in the dtype, and on the device, of the model's parameters.
+
+    Shapes: x (M, *X); positions (M,), which become the batch's `rows`.
+    Example:
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> model = linear_gaussian([[0.6], [0.8]], [0.0, 0.0], 1.0)
+        >>> batch_for(model.double(), torch.zeros(3, 2), np.arange(3)).x.dtype
+        torch.float64
+    """
     x = x.to(tensor_of(model))
     return Batch(x, torch.from_numpy(positions).to(x.device))
 
 
 def rows_at_once(model: Model, rows: Rows, draws: int) -> int:
-    """How many rows, with so many draws of each, suit the memory of the model's device."""
+    """How many rows, with so many draws of each, suit the memory of the model's device.
+
+        max(1, C / (S X)) rounded down,   C = 800,000 cells on a processor, 64 million on a GPU
+
+    Shapes: S `draws` of each row, X the cells of a row.
+    Example:
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> model = linear_gaussian([[0.6], [0.8]], [0.0, 0.0], 1.0)
+        >>> rows = Rows(np.zeros((3, 2)), np.arange(3), (2,))
+        >>> rows_at_once(model, rows, 500)
+        800
+    """
     cells = CELLS_AT_ONCE[tensor_of(model).device.type]
     return max(1, cells // (draws * max(rows.width, 1)))
 
@@ -46,7 +65,16 @@ def in_evaluation_mode(*modules: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """No gradients, and layers such as dropout in evaluation mode; left as they were found."""
+    """No gradients, and layers such as dropout in evaluation mode; left as they were found.
+
+    Example:
+        >>> layer = nn.Dropout()
+        >>> with evaluating(layer):
+        ...     layer.training, torch.is_grad_enabled()
+        (False, False)
+        >>> layer.training
+        True
+    """
     priors = [m for module in modules for m in module.modules() if isinstance(m, VampPrior)]
     with in_evaluation_mode(*modules), torch.no_grad(), ExitStack() as stack:
         for prior in priors:  # nothing is learned here: its encoder need not run again
@@ -56,11 +84,26 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def judging(*modules: nn.Module) -> Iterator[None]:
-    """`evaluating` for a long estimate: memory is kept for it, products are in full float32."""
+    """`evaluating` for a long estimate: memory is kept for it, products are in full float32.
+
+    Example:
+        >>> with judging(nn.Dropout()):
+        ...     torch.is_grad_enabled()
+        False
+    """
     with evaluating(*modules), kept_memory(), full_float32():
         yield
 
 
 def first_batch(model: Model, rows: Rows) -> Batch:
-    """The first row as a batch: it tells the shapes of all."""
+    """The first row as a batch: it tells the shapes of all.
+
+    Shapes: x (1, *X), its number 0.
+    Example:
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> model = linear_gaussian([[0.6], [0.8]], [0.0, 0.0], 1.0)
+        >>> rows = Rows(np.zeros((3, 2)), np.arange(3), (2,))
+        >>> first_batch(model, rows).x.shape
+        torch.Size([1, 2])
+    """
     return batch_for(model, rows.take(np.arange(1)), np.zeros(1, np.int64))

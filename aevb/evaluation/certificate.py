@@ -33,6 +33,16 @@ class Certificate:
     `standard_error` says how far the mean would move with other data, `monte_carlo_error` how far
     with other noise. `direction` is the side the expectation lies on: "lower" than log p(x),
     "upper", or "exact". `effective_sample_size` is the mean over data of (sum w)^2 / sum w^2.
+    Shapes: `values` and `errors` (N,), `pareto_k` (N,) or None; `width` is X, the cells of a datum
+    that are observed in the mean. Units: nats per datum.
+    Source: Burda et al. (2015), section 3, for the side; Owen (2013), "Monte Carlo theory, methods
+    and examples", section 9.3, for the effective sample size.
+    Example:
+        >>> values, errors = np.array([-1.0, -3.0]), np.array([0.3, 0.4])
+        >>> about = "importance", "log p(x)", "lower", 1000
+        >>> found = Certificate(*about, values, errors, 800.0, 2, "test", "none")
+        >>> found.mean, round(found.standard_error, 2), round(found.monte_carlo_error, 2)
+        (-2.0, 1.0, 0.25)
     """
 
     method: str
@@ -76,18 +86,22 @@ class Certificate:
 
     @property
     def n(self) -> int:
+        """How many data."""
         return len(self.values)
 
     @property
     def mean(self) -> float:
+        """Over data, nats."""
         return float(self.values.mean())
 
     @property
     def standard_error(self) -> float:
+        """How far the mean would move with other data, nats."""
         return standard_error(self.values)
 
     @property
     def monte_carlo_error(self) -> float:
+        """How far the mean would move with other noise, nats."""
         return monte_carlo_error(self.errors)
 
     @property
@@ -129,19 +143,40 @@ class Certificate:
 
 
 def standard_error(values: NDArray[np.float64]) -> float:
-    """sd(values) / sqrt(N), of the mean of independent values (N,); NaN for one of them."""
+    """The standard error of the mean of independent values.
+
+        sd(values) / sqrt(N),   sd with divisor N - 1
+
+    Shapes: values (N,); NaN for a single one. Units: those of the values.
+    Example:
+        >>> round(standard_error(np.array([1.0, 3.0])), 6)
+        1.0
+    """
     n = len(values)
     with np.errstate(invalid="ignore"):  # a datum may have no density
         return float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
 
 
 def monte_carlo_error(errors: NDArray[np.float64]) -> float:
-    """sqrt(sum_n errors_n^2) / N, of the mean of values with independent errors (N,)."""
+    """The error of the mean of values with independent errors.
+
+        sqrt(sum_n errors_n^2) / N
+
+    Shapes: errors (N,). Units: those of the errors.
+    Example:
+        >>> round(monte_carlo_error(np.array([0.3, 0.4])), 6)
+        0.25
+    """
     return float(np.sqrt(np.square(errors).sum()) / len(errors))
 
 
 def finite(value: Any) -> Any:
-    """A number, or all in a list or dictionary, with None where JSON has none: NaN and infinity."""
+    """A number, or all in a list or dictionary, with None where JSON has none: NaN and infinity.
+
+    Example:
+        >>> finite({"mean": math.nan, "bounds": [-1.5, math.inf]})
+        {'mean': None, 'bounds': [-1.5, None]}
+    """
     if isinstance(value, dict):
         return {name: finite(each) for name, each in value.items()}
     if isinstance(value, list):
@@ -160,5 +195,11 @@ def require_reals(model: Model, method: str) -> None:
 
 
 def precision_of(model: Model) -> str:
-    """The dtype that a model computes in, as it stands beside a number."""
+    """The dtype that a model computes in, as it stands beside a number.
+
+    Example:
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> precision_of(linear_gaussian([[3.0], [4.0]], [0.0, 0.0], 1.0).double())
+        'float64'
+    """
     return str(tensor_of(model).dtype).removeprefix("torch.")

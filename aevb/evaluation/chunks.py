@@ -23,7 +23,29 @@ SECONDS_BETWEEN_SAVES = 10.0
 
 
 class Kept(Protocol):
-    """A place where unfinished work outlasts the program: a table of numbers, or nothing yet."""
+    """A place where unfinished work outlasts the program: a table of numbers, or nothing yet.
+
+    Shapes: the table of `by_chunks` is (C + 1, N), float64: C numbers of each row, and below them
+    1 where a row is done. One of another shape is not taken up.
+    Example:
+        >>> class Memory:
+        ...     table = None
+        ...
+        ...     def load(self):
+        ...         return self.table
+        ...
+        ...     def save(self, table):
+        ...         self.table = table.copy()
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> model = linear_gaussian([[0.6], [0.8]], [0.0, 0.0], 1.0)
+        >>> rows, memory = Rows(np.ones((3, 2)), np.arange(3), (2,)), Memory()
+        >>> for _ in range(2):  # the second time there is nothing left to do
+        ...     work = lambda positions, x: [print("at work") or x.sum(1)]
+        ...     (sums,), _ = by_chunks(model, rows, 3, 1, work, kept=memory)
+        at work
+        >>> sums
+        array([2., 2., 2.])
+    """
 
     def load(self) -> Array | None:
         """What was saved last."""
@@ -47,6 +69,12 @@ def by_chunks(
 
     Shapes: `work` gives `columns` tensors (M,); the result as many arrays (N,).
     Errors: DataError for rows outside the likelihood's domain, with their own numbers.
+    Example:
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> model = linear_gaussian([[0.6], [0.8]], [0.0, 0.0], 1.0)
+        >>> rows = Rows(np.ones((3, 2)), np.arange(3), (2,))
+        >>> by_chunks(model, rows, 2, 1, lambda positions, x: [x.sum(1)])
+        ([array([2., 2., 2.])], 2.0)
     """
     table = np.full((columns + 1, len(rows)), np.nan)
     table[-1] = 0.0  # what is done

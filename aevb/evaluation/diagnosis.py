@@ -19,7 +19,17 @@ CHUNK = 1000
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """`kl_by_dimension` (D,) nats or None, `active_units` of D, `reconstruction_error`."""
+    """What each latent dimension does over some rows, and how well codes bring x back.
+
+    Shapes: `kl_by_dimension` (D,), the mean over data of KL(q || p), or None where it does not fall
+    apart into dimensions; `posterior_mean_variance` (D,), Var_n(E_q[z_d given x_n]).
+    Units: nats per datum; `reconstruction_error` squared data units per datum.
+    Source: Burda et al. (2015), section 5.2, for active units.
+    Example:
+        >>> found = Diagnosis(np.array([1.2, 0.0]), np.array([0.7, 1e-4]), 3.1)
+        >>> found.active_units
+        1
+    """
 
     kl_by_dimension: NDArray[np.float64] | None
     posterior_mean_variance: NDArray[np.float64]
@@ -27,9 +37,11 @@ class Diagnosis:
 
     @property
     def active_units(self) -> int:
+        """How many dimensions are active: their `posterior_mean_variance` exceeds 0.01."""
         return int((self.posterior_mean_variance > ACTIVE_VARIANCE).sum())
 
     def as_dict(self) -> dict[str, Any]:
+        """The diagnosis, ready for JSON."""
         by_dimension = self.kl_by_dimension
         return {
             "kl_per_dimension": None if by_dimension is None else by_dimension.tolist(),
@@ -45,6 +57,7 @@ def diagnose(model: Model, posterior: Posterior, rows: Rows) -> Diagnosis:
         a dimension is active where  Var_n(E_q[z_d given x_n]) > 0.01
         reconstruction error = mean_n sum_i (x_ni - E[x_i given z = E_q[z given x_n]])^2
 
+    The sum over i is that of the cells that were observed.
     Shapes: N rows; results over D dimensions. Units: nats per datum; squared data units per datum.
     Source: Burda et al. (2015), section 5.2, for active units.
     Example:

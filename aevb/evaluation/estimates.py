@@ -72,6 +72,18 @@ class Evidence:
     """The two estimates of one pass, over the same draws, and the parts of the second.
 
     `kl_by` says how KL(q || p) was found: "closed form", or "samples".
+    Shapes: `reconstruction`, the mean of log p(x given z) over draws, and `kl` (N,): the bound is
+    their difference. Units: nats per datum.
+    Source: Burda et al. (2015), equation 8; Kingma & Welling (2013), equation 3.
+    Example:
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> model = linear_gaussian([[0.6], [0.8]], [0.0, 0.0], 1.0)
+        >>> rows = Rows(np.zeros((3, 2)), np.arange(3), (2,))
+        >>> found = evidence(model, model.exact_encoder(), rows)
+        >>> round(found.importance.mean, 3)  # -log(2 pi) - log(2) / 2, without any noise
+        -2.184
+        >>> np.allclose(found.elbo.values, found.reconstruction - found.kl)
+        True
     """
 
     importance: Certificate
@@ -200,6 +212,7 @@ def _evidence(
 def split_samples(samples: int, shares: Sequence[float]) -> list[int]:
     """Whole numbers of samples by their shares, at least 1 each, `samples` in all.
 
+    Shapes: J shares, of which only the ratios count, to J numbers.
     Errors: UsageError for a share that is not positive, or fewer samples than shares.
     Example:
         >>> split_samples(11, [0.9, 0.1])
@@ -219,13 +232,16 @@ def split_samples(samples: int, shares: Sequence[float]) -> list[int]:
 def score_rows(
     model: Model, posterior: Posterior, rows: Rows, samples: int = 100, *, seed: int = 0
 ) -> Array:
-    """log p(x) of each row by importance sampling, (N,) nats: the same in any company.
+    """log p(x) of each row by importance sampling: the same in any company.
+
+        log p^(x) = logsumexp_k log w_k - log K
 
     The noise of a row is named by its content. In double precision nothing else of the other rows
     is felt; in single precision they are, by 1e-7, and free parameters for each datum were fitted
-    to all rows at once. The score is minus infinity for a row so far
-    from those of training that its numbers overflow.
-    Errors: as `evidence`.
+    to all rows at once. The score is minus infinity for a row so far from those of training that
+    its numbers overflow.
+    Shapes: N rows, K = `samples` each; the result (N,). Units: nats per datum.
+    Errors: as `evidence`. Source: Burda et al. (2015), section 3.
     Example:
         >>> import aevb
         >>> digits = aevb.data.load("digits")
@@ -249,9 +265,20 @@ def bound_parts(
 ) -> dict[str, float]:
     """The bound and its two parts as means over rows, one sample each: quick, for every epoch.
 
+        elbo = reconstruction - kl,   reconstruction = mean_n log p(x_n given z_n),  z_n ~ q
+
     The same noise at every call, so that two calls differ by the parameters alone. `sums` stands in
     for `bound_sums`, say a compiled one.
     Shapes: N rows. Units: nats per datum.
+    Errors: DataError for rows outside the likelihood's domain.
+    Source: Kingma & Welling (2013), equations 6 and 7: KL in closed form where there is one.
+    Example:
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> model = linear_gaussian([[0.6], [0.8]], [0.0, 0.0], 1.0)
+        >>> rows = Rows(np.zeros((3, 2)), np.arange(3), (2,))
+        >>> parts = bound_parts(model, model.exact_encoder(), rows)
+        >>> round(parts["kl"], 3)  # of N(0, 1/2) from N(0, 1): (log(2) - 1/2) / 2
+        0.097
     """
     like = tensor_of(model)
     total = torch.zeros(2, dtype=torch.float64, device=like.device)
@@ -271,7 +298,19 @@ def bound_parts(
 
 
 def bound_sums(model: Model, posterior: Posterior, batch: Batch, noise: Tensor) -> Tensor:
-    """The sums over a batch of log p(x given z) and of KL(q || p), (2,) in float64."""
+    """The sums over a batch of log p(x given z) and of KL(q || p).
+
+    With an `ExactPosterior` the first is such that their difference is log p(x), without noise.
+    Shapes: M data, noise (S, M, *shape), means over its S draws; the result (2,) in float64.
+    Units: nats. Errors: as `bound_parts`. Source: Kingma & Welling (2013), equations 6 and 7.
+    Example:
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> model = linear_gaussian([[0.6], [0.8]], [0.0, 0.0], 1.0)
+        >>> noise = torch.zeros(1, 3, 1)
+        >>> sums = bound_sums(model, ExactPosterior(model), Batch(torch.zeros(3, 2)), noise)
+        >>> round((sums[0] - sums[1]).item() / 3, 3)  # -log(2 pi) - log(2) / 2
+        -2.184
+    """
     d = draw(model, posterior, batch, noise)
     reconstruction, divergence = d.reconstruction(), d.kl_estimate()
     if isinstance(posterior, ExactPosterior):

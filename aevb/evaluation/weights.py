@@ -13,6 +13,12 @@ class Weighted(NamedTuple):
     """What the weights of each datum say: tensors (M,) of some data, arrays (N,) of all.
 
     The log of their mean, its error, the effective sample size, and the shape of their tail.
+    Shapes: (M,) or (N,) each. Units: nats for `value` and `error`, draws for `ess`.
+    Example:
+        >>> one_of_four = torch.tensor([[0.0], [-50.0], [-50.0], [-50.0]])
+        >>> found = Weights.of(one_of_four).summary()
+        >>> round(found.ess.item(), 3), round(found.value.exp().item(), 3)
+        (1.0, 0.25)
     """
 
     value: Any
@@ -24,7 +30,9 @@ class Weighted(NamedTuple):
 class Weights(NamedTuple):
     """K weights of each datum, of which their sums and largest are kept: more may be joined.
 
-    Shapes: log-weights (S, M), S of the K at a time; `log_sum` and `log_square_sum` (M,), float64.
+    Shapes: log-weights (S, M), S of the K at a time; `log_sum` and `log_square_sum` (M,), `tail`
+    what `largest` gives of them; float64.
+    Units: nats.
     Example:
         >>> log_w = torch.tensor([[0.0], [1.0], [2.0]])
         >>> parts = Weights.of(log_w[:2], 3).joined(log_w[2:]).summary()

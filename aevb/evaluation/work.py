@@ -16,7 +16,17 @@ OPERATIONS_WORTH_COMPILING = 2e12
 
 
 def operations(model: Model, posterior: Posterior, rows: Rows) -> tuple[int, int]:
-    """Floating-point operations of the products for one datum: to encode, and to decode one z."""
+    """Floating-point operations of the products for one datum: to encode, and to decode one z.
+
+    Units: operations; a multiplication and an addition are two. Those of matrix products,
+    convolutions and attention are counted; others are few beside them.
+    Example:
+        >>> import aevb
+        >>> model = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(aevb.MLP(2, [8], 64)))
+        >>> encoder, digits = aevb.mean_field(aevb.MLP(64, [8], 4)), aevb.data.load("digits")
+        >>> operations(model, encoder, digits.test)  # 2 (64 * 8 + 8 * 4), 2 (2 * 8 + 8 * 64)
+        (1088, 1056)
+    """
     batch = first_batch(model, rows)
     with evaluating(model, posterior):
         with _Counting() as encoding:
@@ -49,6 +59,18 @@ class _Counting(TorchDispatchMode):
 
 
 def worth_compiling(model: Model, posterior: Posterior, rows: Rows, samples: int) -> bool:
-    """Whether an estimate is long enough to earn back its compilation; of sizes alone."""
+    """Whether an estimate is long enough to earn back its compilation; of sizes alone.
+
+        N (encode + K decode) > 2e12
+
+    Shapes: N rows, K = `samples` of each. Units: see `operations`.
+    Example:
+        >>> import aevb
+        >>> model = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(aevb.MLP(2, [8], 64)))
+        >>> pair = model, aevb.mean_field(aevb.MLP(64, [8], 4))
+        >>> rows = aevb.data.load("digits").test
+        >>> worth_compiling(*pair, rows, 10), worth_compiling(*pair, rows, 100_000_000)
+        (False, True)
+    """
     encode, decode = operations(model, posterior, rows)
     return len(rows) * (encode + samples * decode) > OPERATIONS_WORTH_COMPILING
