@@ -10,7 +10,7 @@ reverse   z_{T-1} ~ p(z given x), the same transitions from t = T - 1 down to 1;
 The start r is the prior or the encoder. The transitions are Hamiltonian, in units of the deviations
 of r; their step sizes are found by chains of their own, so that the weights stay unbiased.
 Exact draws of z given x are at hand where x was drawn from the model itself: there both directions
-bracket log p(x), and their distance is the error of the method on this model.
+bracket log p(x), and their distance bounds the error of the method on this model.
 """
 
 import math

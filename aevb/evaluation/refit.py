@@ -117,7 +117,17 @@ class Refiner:
 
     Shapes: called with positions (M,) and x (M, *X), it gives two tensors (M, outputs); `chunk` is
     how many rows at once suit the memory. The step is compiled where that is earned back.
+    Units: `rate` those of the numbers.
     Errors: those of `refit`.
+    Example:
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> from aevb.posterior import per_datum
+        >>> model = linear_gaussian([[0.6], [0.8]], [0.0, 0.0], 1.0)
+        >>> rows = Rows(np.ones((3, 2)), np.arange(3), (2,))
+        >>> refine = Refiner(model, per_datum(3, 1), rows, 60, 0.05, 0)
+        >>> best = refine(np.arange(3), rows.all())[1]
+        >>> bool((best[:, 0] - 0.7).abs().max() < 0.1)  # the mean of z given x is w x / (1 + w w)
+        True
     """
 
     def __init__(
