@@ -14,7 +14,17 @@ CELLS = 4_000_000
 
 
 class Enumeration(NamedTuple):
-    """All codes z (P, *event), and log p(x, z) of each with each datum, (P, N) nats."""
+    """All codes z, and log p(x, z) of each with each datum.
+
+        p(x) = sum_z p(x, z),   p(z given x) = p(x, z) / p(x)
+
+    Shapes: `codes` (P, *event), `log_joint` (P, N). Units: nats. Source: Bayes' rule.
+    Example:
+        >>> joint = torch.tensor([[0.1], [0.3]])  # of the codes 0 and 1 with one datum
+        >>> found = Enumeration(torch.tensor([[0.0], [1.0]]), joint.log())
+        >>> found.log_evidence.exp(), found.posterior.probs
+        (tensor([0.4000]), tensor([[0.2500, 0.7500]]))
+    """
 
     codes: Tensor
     log_joint: Tensor
@@ -31,9 +41,10 @@ class Enumeration(NamedTuple):
 
 
 def enumerate_codes(model: Model, x: Tensor) -> Enumeration | None:
-    """log p(x, z) of every code z for x (N, *X), where the prior's codes can be listed, else None.
+    """log p(x, z) of every code z, where the prior's codes can be listed, else None.
 
-    Source: the sum rule; memory is that of the table (P, N).
+    Shapes: x (N, *X) to P codes and a table (P, N), which is what memory it takes. Units: nats.
+    Source: the sum rule.
     Example:
         >>> from aevb import bernoulli, families, MLP
         >>> from aevb.conditional import Unconditional

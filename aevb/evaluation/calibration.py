@@ -37,10 +37,22 @@ FULL = 5
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Ranks (M, Q) of the true z among L draws, for Q quantities over M simulations.
+    """Ranks of the true z among L draws, for Q quantities over M simulations.
 
-    `names` says which: "z1", "z2", ... and "log p(x, z)". `shift` (D,) is the mean of (z* - mean) /
-    deviation of the draws, `ratio` (D,) the deviation of q over that which it should have.
+        r_m = (z*_m - mean_l z_ml) / (sd_l(z_ml) sqrt(1 + 1/L))
+        shift = mean_m r_m,   ratio = (mean_m r_m^2 (L - 3) / (L - 1))^(-1/2)
+
+    `names` says which: "z1", "z2", ... and "log p(x, z)". `shift` is how far q lies too low,
+    `ratio` its deviation over that which it should have: about 0 and 1 of an exact posterior.
+    Shapes: `ranks` (M, Q) in 0, ..., L; `shift` and `ratio` (D,).
+    Units: `shift` in deviations of q. Source: as `calibrate`.
+    Example:
+        >>> even = np.arange(1000)[:, None] % 100
+        >>> Calibration(even, 99, ("z1",), np.zeros(1), np.ones(1)).calibrated
+        True
+        >>> ends = np.where(even < 50, 0, 99)  # outside all draws: they are too near together
+        >>> Calibration(ends, 99, ("z1",), np.zeros(1), np.full(1, 0.5)).verdicts
+        ('The posterior of z1 is too narrow by about 50.0 %.',)
     """
 
     ranks: NDArray[np.int64]
@@ -150,6 +162,7 @@ def calibrate(
     is too wide too many in the middle. An amortized posterior is hardly ever exact, and fits data
     sets better than what an untrained model makes: its figures say how far it is off.
     Shapes: `simulations` M, `draws` L; ranks (M, D), and of log p(x, z) where that is cheap.
+    Units: ranks are whole numbers, 0 to L; `shift` in deviations of q.
     `like` has the dtype and device of the data, for a model without parameters.
     Errors: UsageError for fewer than 20 simulations or 4 draws, or codes that are no vectors;
     that of a posterior with free parameters for each datum, which has none for simulated data.

@@ -50,6 +50,16 @@ class Case:
     rows, and these; `all_train` is every training row. `history` has the records of the epochs,
     `kept` the one whose model was kept, `settings` the run's under their names, `evaluated` the
     last evaluation that was kept, `counts` the rows of each part of the data.
+    Shapes: N held-out rows, X numbers each, codes of D. Units: nats, where a figure is one.
+    Errors: Skipped, by a figure of what was left out or is not there, and its message says what;
+    DataError, by one of rows outside the likelihood's domain.
+    Example:
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> model = linear_gaussian([[1.0]], [0.0], 1e-4)  # x is z, but for a little noise
+        >>> rows = Rows(np.linspace(-1, 1, 9, dtype=np.float32)[:, None], np.arange(9), (1,))
+        >>> gain, error = Case(model, model.exact_encoder(), rows).swapped
+        >>> gain > 3 * error
+        True
     """
 
     model: Model

@@ -39,8 +39,12 @@ class Moments(NamedTuple):
 class GradientDraws:
     """The gradients of an objective's mean over a batch, for many draws of the noise.
 
-    Shapes: noise (R, S, N, *shape) to {"theta": (R, P), "phi": (R, Q)}.
+        g_r = grad (1/N) sum_n objective(x_n, noise_r),   by theta and by phi
+
+    Shapes: noise (R, S, N, *shape) to {"theta": (R, P), "phi": (R, Q)}; a set without parameters
+    that can be learned gives (1, 0).
     Units: nats to the unit of the parameters.
+    Errors: those of the objective, which says itself where it does not apply.
     Example:
         >>> import aevb
         >>> model = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(aevb.MLP(2, [4], 6)))
@@ -104,6 +108,7 @@ def distance(means: Tensor, truth: Tensor) -> tuple[float, float]:
     as that of |d|^2, by leaving out a block at a time, is to |d|^2: a distance below twice its
     error is no evidence of any.
     Shapes: (B, P) and (B, P), or (1, P) for what is exact.
+    Units: those of the means, for the distance and its error.
     Source: the U-statistic of a squared mean; Efron & Stein (1981), "The jackknife estimate of
     variance".
     Example:

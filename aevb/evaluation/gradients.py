@@ -23,7 +23,7 @@ from aevb.data import Rows
 from aevb.devices import tensor_of
 from aevb.distributions import kl
 from aevb.distributions.reparameterization import Noise
-from aevb.errors import UsageError
+from aevb.errors import UsageError, at_least
 from aevb.evaluation.batches import batch_for, in_evaluation_mode
 from aevb.evaluation.certificate import finite
 from aevb.evaluation.chunks import Progress
@@ -62,9 +62,17 @@ Draws = Callable[[int], Tensor]
 
 
 class Worth(NamedTuple):
-    """An estimator for one set of parameters, in nats to the unit of the parameters.
+    """What was measured of an estimator, for one set of parameters.
 
-    `variance` is the trace of the covariance for one datum, `ratio` that beside the first one's.
+        bias = |mean_r g_r - g*|,   variance = N tr Cov(g_r),   of N rows
+
+    A bias below twice its error is no evidence of any. `ratio` is the variance beside that of the
+    first estimator of the table: NaN where that has none.
+    Units: `bias` and its error nats to the unit of the parameters; `variance` the square of it.
+    Example:
+        >>> worth = Worth(bias=0.01, bias_error=0.02, variance=3.0, ratio=1.0)
+        >>> worth.bias < 2 * worth.bias_error
+        True
     """
 
     bias: float
@@ -75,7 +83,17 @@ class Worth(NamedTuple):
 
 @dataclass(frozen=True)
 class Estimator:
-    """What was measured of one estimator; `unbiased` is by its construction."""
+    """What was measured of one estimator; `unbiased` is by its construction.
+
+        price = (variance in theta + variance in phi) cost
+
+    Units: `cost` the seconds of one gradient over those of the first estimator of the table; the
+    rest as `Worth`.
+    Example:
+        >>> worth = Worth(bias=0.0, bias_error=0.1, variance=2.0, ratio=1.0)
+        >>> Estimator("reparameterized B", True, worth, worth, cost=1.5).price
+        6.0
+    """
 
     name: str
     unbiased: bool
@@ -104,6 +122,14 @@ class Comparison:
     """Estimators of one gradient side by side, those that do not apply with their reason.
 
     `norms` are those of the gradient itself, for theta and phi.
+    Units: `norms` nats to the unit of the parameters. Source: as `compare_gradients`.
+    Example:
+        >>> low, high = Worth(0.0, 0.1, 1.0, 1.0), Worth(0.0, 0.1, 9.0, 9.0)
+        >>> both = [Estimator("B", True, low, low, 1.0), Estimator("A", True, high, high, 1.0)]
+        >>> norms = {"theta": 1.0, "phi": 1.0}
+        >>> found = Comparison("elbo", 1, 2, 20, "the sum over all codes", norms, both, {})
+        >>> found.recommendation.partition(",")[0], found.best.name
+        ('Take B: of the unbiased ones its variance times its cost is the least', 'B')
     """
 
     objective: str
@@ -199,7 +225,8 @@ def compare_gradients(
     Layers such as dropout are in evaluation mode, and a baseline with a memory is shown these rows
     before it is judged. All but the cost is a function of the seed.
     Shapes: `samples` draws for each of N rows. Units: nats to the unit of the parameters.
-    Errors: UsageError for a bound other than elbo and iwae, or fewer than 20 replicates.
+    Errors: UsageError for a bound other than elbo and iwae, fewer than 20 replicates, no sample or
+    no row, a temperature that is not positive, or a seed outside [0, 2^64).
     Source: the comparison is that of Tucker et al. (2018), section 6, and of Mohamed et al. (2020),
     "Monte Carlo gradient estimation in machine learning".
     Example:
@@ -215,6 +242,9 @@ def compare_gradients(
         raise UsageError(f"gradients are compared of elbo or iwae, found {bound!r}")
     if replicates < 2 * BLOCKS:
         raise UsageError(f"a comparison needs at least {2 * BLOCKS} replicates, found {replicates}")
+    at_least(1, samples, "the number of samples")
+    at_least(1, len(rows), "the number of rows")
+    generator(seed, Stream.GRADIENTS)  # refused here, not as a reason to leave estimators out
     with in_evaluation_mode(model, posterior):
         measure = _Measure(model, posterior, rows, samples, seed, progress)
         named = _of_elbo(model, posterior, measure.batch, temperature)

@@ -34,6 +34,14 @@ def codes_of(
     """The posterior of all rows at once, and a draw of it for each, (N, D).
 
     `block` names the draw: another one, other noise.
+    Shapes: N rows to q with batch (N,) and event (D,), and codes (N, D).
+    Example:
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> model = linear_gaussian([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], [0.0, 0.0, 0.0], 1.0)
+        >>> rows = Rows(np.eye(3, dtype=np.float32), np.arange(3), (3,))
+        >>> q, z = codes_of(model, model.exact_encoder(), rows)
+        >>> q.batch_shape, z.shape
+        (torch.Size([3]), torch.Size([3, 2]))
     """
     like = tensor_of(model)
     with evaluating(model, posterior):
@@ -42,9 +50,15 @@ def codes_of(
 
 
 def log_components(q: Distribution, z: Tensor) -> Tensor:
-    """log q(z_m given x_n) for every code and every row, (M, N) nats.
+    """log q(z_m given x_n) for every code and every row.
 
-    Shapes: q with batch (N,) and event (D,), z (M, D).
+    Shapes: q with batch (N,) and event (D,), z (M, D); the result (M, N) in float64. Units: nats.
+    Example:
+        >>> from torch.distributions import Independent, Normal
+        >>> q = Independent(Normal(torch.tensor([[0.0], [2.0]]), 1.0), 1)
+        >>> z = torch.tensor([[0.0], [1.0], [2.0]])
+        >>> log_components(q, z).argmax(0)  # of each row, the code that it makes most probable
+        tensor([0, 2])
     """
     rows = q.batch_shape[0]
     size = max(1, PAIRS_AT_ONCE // (rows * z.shape[-1]))
@@ -57,9 +71,11 @@ def log_components(q: Distribution, z: Tensor) -> Tensor:
 
 
 def log_aggregate(q: Distribution, z: Tensor) -> Tensor:
-    """log q(z) of the aggregate posterior, the equal mixture of all rows' posteriors, (M,) nats.
+    """log q(z) of the aggregate posterior, the equal mixture of all rows' posteriors.
 
-    Shapes: q with batch (N,) and event (D,), z (M, D).
+        log q(z_m) = log (1/N) sum_n q(z_m given x_n)
+
+    Shapes: q with batch (N,) and event (D,), z (M, D); the result (M,) in float64. Units: nats.
     Source: Hoffman & Johnson (2016), "ELBO surgery", equation 2.
     Example:
         >>> from torch.distributions import Independent, Normal
@@ -72,11 +88,17 @@ def log_aggregate(q: Distribution, z: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Information:
-    """Bounds on I(x; z) in nats, with their standard errors over data.
+    """Bounds on I(x; z), with their standard errors over data.
 
     `lower` counts a datum's own posterior among the N of the mixture and so can never exceed
     `cap` = log N, whatever the truth is; `upper` leaves it out. `kl` is mean KL(q || p), which is
     an upper bound too.
+    Units: nats. Source: as `information`.
+    Example:
+        >>> print(Information(1.0, 0.1, 1.4, 0.1, kl=1.2, cap=math.log(500)))
+        between 1.00 and 1.20 nats
+        >>> print(Information(6.0, 0.1, 40.0, 0.5, kl=30.0, cap=math.log(500)))
+        at least 6.00 nats (no more than 6.21 can be seen)
     """
 
     lower: float
@@ -135,12 +157,13 @@ def information(model: Model, posterior: Posterior, rows: Rows, *, seed: int = 0
 
 
 def log_widened(centers: Tensor, z: Tensor) -> Tensor:
-    """log-density at z (M, D) of codes (N, D), each widened to a Gaussian of one width, (M,) nats.
+    """The log-density of codes, each widened to a Gaussian of one width.
 
         log q^(z) = log (1/N) sum_n N(z; c_n, h^2 I)
 
     The width h is the one under which each code is most probable by all others. Under a posterior
     much narrower than the room between rows the mixture of the posteriors is of little use.
+    Shapes: centers (N, D), z (M, D); the result (M,) in float64. Units: nats.
     Source: Parzen (1962); the width by leaving one out, Habbema et al. (1974).
     Example:
         >>> log_widened(torch.zeros(2, 1) + torch.tensor([[0.0], [1.0]]), torch.zeros(1, 1)) > -2
@@ -170,6 +193,11 @@ class Holes:
     rows' codes: 1 % where the aggregate posterior is the prior, 100 % where every draw of the prior
     falls into a hole. `distance` is at most KL(q(z) || p), in expectation, and negative where few
     rows in many dimensions show nothing.
+    Units: a share for `share` and its error, nats for `distance` and its error. Source: as `holes`.
+    Example:
+        >>> found = Holes(share=0.3, share_error=0.02, distance=0.5, distance_error=0.1)
+        >>> found.share - 0.01 > 3 * found.share_error  # beyond what chance leaves there
+        True
     """
 
     share: float
@@ -195,6 +223,15 @@ def holes(
     Shapes: as many draws of the prior as there are held-out rows. Units: nats. On a simplex or a
     sphere the mixture stands in for q^.
     Source: Rosca et al. (2018), "Distribution matching in variational inference", section 5.
+    Example:
+        >>> import aevb
+        >>> model = aevb.Model(aevb.standard_normal(1), aevb.bernoulli(aevb.MLP(1, [], 2)))
+        >>> far = aevb.mean_field(aevb.MLP(2, [], 2))
+        >>> with torch.no_grad():  # every code lies near 9, where the prior never is
+        ...     _ = far.conditional.network.head.bias.copy_(torch.tensor([9.0, 0.0]))
+        >>> rows = Rows(np.eye(2, dtype=np.uint8), np.arange(2), (2,))
+        >>> holes(model, (far, rows), (far, rows)).share
+        1.0
     """
     mixture, seen = codes_of(model, *train, seed=seed)
     _, z = codes_of(model, *held_out, seed=seed, block=1)

@@ -46,7 +46,13 @@ Pairs = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Region:
-    """A coarse lattice c + h k: `center` (D,), `spacing` (D,), `steps` k (C, D) to begin at."""
+    """A coarse lattice c + h k, by the steps k from its center at which to begin.
+
+    Shapes: `center` (D,), `spacing` (D,), `steps` (C, D) of whole numbers. Units: those of z.
+    Example:
+        >>> Region(torch.zeros(1), torch.tensor([0.5]), torch.tensor([[-1], [0], [1]])).points.T
+        tensor([[-0.5000,  0.0000,  0.5000]])
+    """
 
     center: Tensor
     spacing: Tensor
@@ -60,7 +66,16 @@ class Region:
 
 @dataclass
 class Integrals:
-    """For each of M data: the logarithm, its error, how many points, and the smallest spacing."""
+    """Of each of M data: log integral, its error, how many points were laid, how densely.
+
+    Shapes: (M,), but (M, D) for `spacing`, which may differ between axes. Units: nats for `value`
+    and `error`, that of z for `spacing`.
+    Example:
+        >>> one = torch.ones(1)
+        >>> found = Integrals(0.5 * one, 1e-4 * one, 40 * one, torch.tensor([[0.5, 0.25]]))
+        >>> found.points * found.spacing.prod(-1)  # the volume that the points fill
+        tensor([5.])
+    """
 
     value: Tensor
     error: Tensor
@@ -228,10 +243,20 @@ def integrate(
 ) -> Integrals:
     """The integrals of M functions, each refined until its error is below the tolerance.
 
+        log integral exp f_n(z) dz  ~  log (h_1 ... h_D sum_k exp f_n(c + h k))
+
     A datum whose points grow beyond `POINTS` keeps what it had before, with the error of that.
     Shapes: `table` (C, M) the values at the points of the region; `seeds` (M, D) a point of each
     datum near which to look in any case.
     Units: nats. Source: Trefethen & Weideman (2014), section 2, for the rule and its error.
+    Example:
+        >>> region = Region(torch.zeros(1), torch.ones(1), torch.arange(-9, 10).unsqueeze(-1))
+        >>> table = -0.5 * region.points.square()  # of one datum: the standard normal law
+        >>> found = integrate(
+        ...     lambda owner, which, z: -0.5 * z[which, 0].square(),
+        ...     *(table, torch.zeros(1, 1), region, 1e-4))
+        >>> round(float(found.value), 4)  # log sqrt(2 pi)
+        0.9189
     """
     flood = _Flood(pairs, region, table.shape[1])
     everyone = torch.arange(table.shape[1], device=table.device)

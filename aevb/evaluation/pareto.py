@@ -24,14 +24,28 @@ FEWEST = 5
 
 
 def tail_size(samples: int) -> int:
-    """M, how many of the largest of S weights make the tail: min(S / 5, 3 sqrt(S))."""
+    """M, how many of the largest of S weights make the tail.
+
+        M = min(S / 5, 3 sqrt(S)), rounded up
+
+    Source: Vehtari et al. (2024), "Pareto smoothed importance sampling".
+    Example:
+        >>> tail_size(100), tail_size(10_000)
+        (20, 300)
+    """
     return math.ceil(min(0.2 * samples, 3 * math.sqrt(samples)))
 
 
 def largest(log_weights: Tensor, samples: int, kept: Tensor | None = None) -> Tensor:
     """The M + 1 largest log-weights of each datum in falling order, joined with those kept before.
 
-    Shapes: log_weights (S, N), kept (<= M + 1, N); the result (<= M + 1, N) in float64.
+    `samples` S is how many there will be in all, so that they may come in parts.
+    Shapes: log_weights (<= S, N), kept (<= M + 1, N); the result (<= M + 1, N) in float64.
+    Units: nats.
+    Example:
+        >>> log_w = torch.arange(10.0).unsqueeze(1)
+        >>> largest(log_w[5:], 10, kept=largest(log_w[:5], 10)).flatten()
+        tensor([9., 8., 7.], dtype=torch.float64)
     """
     both = log_weights.double()
     both = both if kept is None else torch.cat([kept, both])
@@ -45,11 +59,12 @@ def tail_shape(largest: Tensor) -> Tensor:
 
     With the prior of strength 10 at k = 1/2 that small tails need.
     Shapes: largest (M + 1, N); NaN for M below 5; minus infinity for weights that are all one.
+    Units: log-weights in nats; k is a pure number.
     Source: Zhang & Stephens (2009), "A new and efficient estimation method for the generalized
     Pareto distribution"; Vehtari et al. (2024), "Pareto smoothed importance sampling", section 3.
     Example:
-        >>> from scipy.stats import genpareto
-        >>> w = torch.from_numpy(genpareto.ppf((torch.arange(4000.0) + 0.5) / 4000, 0.4))
+        >>> u = (torch.arange(4000.0).double() + 0.5) / 4000
+        >>> w = ((1 - u) ** -0.4 - 1) / 0.4  # the quantiles of the law with k = 0.4
         >>> top = largest(w.log().unsqueeze(1), 4000)
         >>> bool((tail_shape(top) - 0.4).abs() < 0.05)
         True
@@ -79,6 +94,12 @@ def verdict(k: NDArray[np.float64], samples: int) -> dict[str, Any]:
 
     A mean of S weights is reliable up to k = min(1 - 1 / log10(S), 0.7). With up to 1 % of the data
     above it all is "reliable", with up to half "doubtful", else "unreliable".
+    Shapes: k (N,), NaN where nothing is known of a datum; `samples` S.
+    Source: Vehtari et al. (2024), "Pareto smoothed importance sampling", for the limit.
+    Example:
+        >>> found = verdict(np.array([0.1, 0.2, 0.9]), 1000)
+        >>> found["verdict"], round(found["limit"], 2)
+        ('doubtful', 0.67)
     """
     limit = min(1 - 1 / math.log10(samples), RELIABLE) if samples > 10 else math.nan
     known = k[~np.isnan(k)]
