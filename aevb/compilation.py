@@ -193,7 +193,13 @@ def _no_guards(guards: Sequence[object]) -> list[bool]:
 
 
 def layouts(tensors: Iterable[Tensor | None]) -> tuple[object, ...]:
-    """What the code of a graph is made for: shape, strides and dtype of each tensor."""
+    """What the code of a graph is made for: shape, strides and dtype of each tensor.
+
+    Shapes: tensors of any, or None.
+    Example:
+        >>> layouts([torch.zeros(3, 2), None])
+        ((torch.Size([3, 2]), (2, 1), torch.float32), None)
+    """
     return tuple(None if t is None else (t.shape, t.stride(), t.dtype) for t in tensors)
 
 

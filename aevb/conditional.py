@@ -44,6 +44,7 @@ class Conditional(nn.Module):
     Shapes: the condition (*batch, *C) with `condition_ndim` axes in C; the network sees
     (N, *C) with the batch flattened, so any module for batches fits; the distribution has batch
     shape `batch`.
+    Units: log-densities in nats.
     Errors: those of the family, UsageError where the network's output does not fit it.
     Example:
         >>> likelihood = Conditional(nn.Linear(2, 5), Bernoulli())
@@ -104,6 +105,7 @@ class Unconditional(nn.Module):
 
     Shapes: no condition; batch shape (), event (size,). `raw` (outputs,) starts at zeros, which is
     N(0, I) for `Normal`.
+    Units: log-densities in nats.
     Example:
         >>> Unconditional(Normal(), 2)().log_prob(torch.zeros(2)).exp()
         tensor(0.1592)
@@ -134,6 +136,7 @@ class Chain(nn.Module):
     first, and z has it last (`reverse`); as a posterior the layer next to the data is drawn first.
     Shapes: `sizes` are those of the parts, in the order of drawing; the condition goes to the first
     of `links`, each of the others gets the part before it. Batch as that of the first link.
+    Units: nats.
     Errors: UsageError for another number of sizes, or a link without a `family`.
     Source: Rezende et al. (2014), "Stochastic backpropagation", section 2; Burda et al. (2015).
     Example:
@@ -248,7 +251,7 @@ class Informed(Chain):
     computed once, however many values of a are tried.
     Shapes: `sizes` are those of the parts, in the order of drawing; the condition (N, C) goes to
     the first of `links`, and through `told` to the others. Batch as that of the first link.
-    Errors: as `Chain`.
+    Units: nats. Errors: as `Chain`.
     Source: Kingma et al. (2014), "Semi-supervised learning with deep generative models", section 3.
     Example:
         >>> from aevb.families import OneHotCategorical
@@ -307,6 +310,8 @@ def _route_of(family: Any, size: int) -> Route:
 def standard_normal(size: int) -> Unconditional:
     """The prior of the paper, p(z) = N(z; 0, I) over `size` dimensions.
 
+    Shapes: batch (), event (`size`,). Units: nats.
+    Source: Kingma & Welling (2013), section 3.
     Example:
         >>> standard_normal(2)().log_prob(torch.zeros(2)).exp()
         tensor(0.1592)
@@ -317,6 +322,9 @@ def standard_normal(size: int) -> Unconditional:
 def class_and_code(classes: int, size: int) -> nn.Module:
     """The prior p(y) p(z) of a class, each as likely as another, and a code from N(0, I).
 
+    Shapes: batch (), event (`classes` + `size`,): y as a one-hot vector, then z. Units: nats.
+    Source: Kingma et al. (2014), "Semi-supervised learning with deep generative models", equation
+    2.
     Example:
         >>> class_and_code(3, 2)().event_shape
         torch.Size([5])
@@ -328,6 +336,8 @@ def class_and_code(classes: int, size: int) -> nn.Module:
 def bernoulli(network: nn.Module) -> Conditional:
     """A likelihood for data in {0, 1}; the network gives X logits.
 
+    Shapes: as `Conditional`, event (X,). Units: nats.
+    Errors: those of `families.Bernoulli`. Source: as there.
     Example:
         >>> bernoulli(nn.Linear(2, 5))(torch.zeros(3, 2)).event_shape
         torch.Size([5])
@@ -336,22 +346,53 @@ def bernoulli(network: nn.Module) -> Conditional:
 
 
 def continuous_bernoulli(network: nn.Module) -> Conditional:
-    """A likelihood for grey levels in [0, 1]; the network gives X logits."""
+    """A likelihood for grey levels in [0, 1]; the network gives X logits.
+
+    Shapes: as `Conditional`, event (X,). Units: nats, a density on [0, 1].
+    Errors: those of `families.ContinuousBernoulli`. Source: as there.
+    Example:
+        >>> grey = torch.full((3, 5), 0.3)
+        >>> continuous_bernoulli(nn.Linear(2, 5))(torch.zeros(3, 2)).log_prob(grey).shape
+        torch.Size([3])
+    """
     return Conditional(network, ContinuousBernoulli())
 
 
 def categorical(network: nn.Module, classes: int) -> Conditional:
-    """A likelihood for classes numbered from 0; the network gives `classes` blocks of X logits."""
+    """A likelihood for classes numbered from 0; the network gives `classes` blocks of X logits.
+
+    Shapes: as `Conditional`, event (X,). Units: nats.
+    Errors: those of `families.Categorical`. Source: as there.
+    Example:
+        >>> law = categorical(nn.Linear(2, 4 * 5), classes=4)(torch.zeros(3, 2))
+        >>> law.event_shape, bool((law.sample() < 4).all())
+        (torch.Size([5]), True)
+    """
     return Conditional(network, Categorical(classes))
 
 
 def poisson(network: nn.Module) -> Conditional:
-    """A likelihood for counts; the network gives X log-rates."""
+    """A likelihood for counts; the network gives X log-rates.
+
+    Shapes: as `Conditional`, event (X,). Units: nats.
+    Errors: those of `families.Poisson`. Source: as there.
+    Example:
+        >>> poisson(nn.Identity())(torch.zeros(1, 2)).mean
+        tensor([[1., 1.]])
+    """
     return Conditional(network, Poisson())
 
 
 def negative_binomial(network: nn.Module) -> Conditional:
-    """A likelihood for over-dispersed counts; the network gives X log-means, X log-counts."""
+    """A likelihood for over-dispersed counts; the network gives X log-means, X log-counts.
+
+    Shapes: as `Conditional`, event (X,). Units: nats.
+    Errors: those of `families.NegativeBinomial`. Source: as there.
+    Example:
+        >>> law = negative_binomial(nn.Identity())(torch.zeros(1, 2))
+        >>> law.mean, law.variance
+        (tensor([[1.]]), tensor([[2.]]))
+    """
     return Conditional(network, NegativeBinomial())
 
 
@@ -363,6 +404,8 @@ def gaussian(
 ) -> Conditional:
     """A likelihood for real data; the network gives X means, X log-variances (see `Normal`).
 
+    Shapes: as `Conditional`, event (X,). Units: nats.
+    Errors: those of `families.Normal`. Source: as there.
     Example:
         >>> gaussian(nn.Linear(2, 2 * 5))(torch.zeros(3, 2)).event_shape
         torch.Size([5])
@@ -371,5 +414,13 @@ def gaussian(
 
 
 def full_gaussian(network: nn.Module, min_variance: float = LIKELIHOOD_MIN_VARIANCE) -> Conditional:
-    """A likelihood with a full covariance; the network gives X (X + 3) / 2 numbers."""
+    """A likelihood with a full covariance; the network gives X (X + 3) / 2 numbers.
+
+    Shapes: as `Conditional`, event (X,). Units: nats.
+    Errors: those of `families.MultivariateNormal`. Source: as there.
+    Example:
+        >>> full_gaussian(nn.Identity(), min_variance=0.0)(torch.zeros(1, 5)).covariance_matrix
+        tensor([[[1., 0.],
+                 [0., 1.]]])
+    """
     return Conditional(network, MultivariateNormal(min_variance))

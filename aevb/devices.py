@@ -19,7 +19,12 @@ SHARE_FOR_ROWS = 0.5
 
 
 def has_gpu() -> bool:
-    """Whether torch finds a GPU that it can use."""
+    """Whether torch finds a GPU that it can use.
+
+    Example:
+        >>> device_for("auto", large=True) == ("cuda" if has_gpu() else "cpu")
+        True
+    """
     return bool(torch.cuda.is_available())
 
 
@@ -44,6 +49,7 @@ def device_for(asked: str, large: bool) -> str:
 def tensor_of(*modules: Any) -> Tensor:
     """A floating-point parameter of modules of anyone's make, or else a buffer, or else a zero.
 
+    Shapes: its own; () of the zero.
     Example:
         >>> from torch import nn
         >>> tensor_of(nn.Identity(), nn.Linear(2, 3).double()).dtype
@@ -57,7 +63,13 @@ def tensor_of(*modules: Any) -> Tensor:
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on another device; a GPU takes it while the program goes on."""
+    """The tensor on another device; a GPU takes it while the program goes on.
+
+    Shapes: those of the tensor.
+    Example:
+        >>> sent(torch.ones(2), torch.device("cpu"))
+        tensor([1., 1.])
+    """
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
@@ -70,7 +82,13 @@ def has_room(device: torch.device, size: int) -> bool:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Within it float32 is that on a GPU too: torch's convolutions else keep 10 of its 23 bits."""
+    """Within it float32 is that on a GPU too: torch's convolutions else keep 10 of its 23 bits.
+
+    Example:
+        >>> with full_float32():
+        ...     torch.backends.cuda.matmul.fp32_precision
+        'ieee'
+    """
     cudnn: Any = torch.backends.cudnn
     kinds = [cudnn.conv, torch.backends.cuda.matmul]
     before = [kind.fp32_precision for kind in kinds]

@@ -290,7 +290,13 @@ def _phases(taps: Tensor, axis: int) -> Tensor:
 class Standardizer(nn.Module):
     """Mean and deviation of each column, kept with the model; the base of what is standardized.
 
-    `fit` takes them from data; a constant column has deviation 1. Shapes: both (width,).
+    `fit` takes them from data; a constant column has deviation 1.
+    Shapes: both (width,). Units: those of the column.
+    Example:
+        >>> columns = Standardizer(2)
+        >>> columns.fit(torch.tensor([[0.0, 10.0], [2.0, 10.0]]))
+        >>> columns.standardize(torch.tensor([[3.0, 11.0]]))
+        tensor([[2., 1.]])
     """
 
     mean: Tensor

@@ -16,7 +16,17 @@ from torch import Tensor
 
 
 class Optimizer(ABC):
-    """A rule that moves a parameter along its gradient, with `slots` tensors of memory for each."""
+    """A rule that moves a parameter along its gradient, with `slots` tensors of memory for each.
+
+    Shapes: p, its gradient and each of its memory alike; coefficients ().
+    Example:
+        >>> import torch
+        >>> p, rule = torch.tensor([1.0]), SGD()
+        >>> rate = [torch.tensor(c) for c in rule.coefficients(0.1, t=1)]
+        >>> rule.update(p, torch.tensor([0.5]), [], rate)
+        >>> p
+        tensor([0.9500])
+    """
 
     slots: ClassVar[int]
     lr: float
@@ -34,10 +44,20 @@ class Optimizer(ABC):
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
-    """Adam (Kingma & Ba 2015, algorithm 1).
+    """Adam: steps of about the rate, whatever the size of the gradients.
 
-    m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  p -= rate m^ / (sqrt(v^) + eps)
-    m^ = m / (1 - b1^t);    v^ = v / (1 - b2^t)
+        m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  p -= rate m^ / (sqrt(v^) + eps)
+        m^ = m / (1 - b1^t);    v^ = v / (1 - b2^t)
+
+    Shapes: as `Optimizer`; the memory is m and v.
+    Source: Kingma & Ba (2015), "Adam: a method for stochastic optimization", algorithm 1.
+    Example:
+        >>> import torch
+        >>> p, memory, rule = torch.ones(2), torch.zeros(2, 2), Adam()
+        >>> rate = [torch.tensor(c) for c in rule.coefficients(0.1, t=1)]
+        >>> rule.update(p, torch.tensor([1e-3, -1e3]), memory, rate)
+        >>> p
+        tensor([0.9000, 1.1000])
     """
 
     lr: float = 2e-3
@@ -61,9 +81,19 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True)
 class Adagrad(Optimizer):
-    """Adagrad, the optimizer of the paper (Duchi et al. 2011).
+    """Adagrad, the optimizer of the paper: the larger gradients have been, the less a number moves.
 
-    s = s + g^2;  p -= rate g / (sqrt(s) + eps)
+        s = s + g^2;  p -= rate g / (sqrt(s) + eps)
+
+    Shapes: as `Optimizer`; the memory is s.
+    Source: Duchi, Hazan & Singer (2011), "Adaptive subgradient methods for online learning and
+    stochastic optimization"; Kingma & Welling (2013), section 5.
+    Example:
+        >>> import torch
+        >>> p, s, rate = torch.zeros(1), torch.tensor([9.0]), torch.tensor(0.1)
+        >>> Adagrad().update(p, torch.tensor([4.0]), [s], [rate])
+        >>> p, s
+        (tensor([-0.0800]), tensor([25.]))
     """
 
     lr: float = 0.02
@@ -80,7 +110,19 @@ class Adagrad(Optimizer):
 
 @dataclass(frozen=True)
 class SGD(Optimizer):
-    """Plain stochastic gradient descent, p -= rate g (Robbins & Monro 1951)."""
+    """Plain stochastic gradient descent.
+
+        p -= rate g
+
+    Shapes: as `Optimizer`; there is no memory.
+    Source: Robbins & Monro (1951), "A stochastic approximation method".
+    Example:
+        >>> import torch
+        >>> p = torch.tensor([1.0])
+        >>> SGD().update(p, torch.tensor([2.0]), [], [torch.tensor(0.1)])
+        >>> p
+        tensor([0.8000])
+    """
 
     lr: float = 1e-2
     slots: ClassVar[int] = 0
@@ -97,20 +139,48 @@ Schedule = Callable[[float], float]
 
 
 def constant(done: float) -> float:
-    """The same learning rate throughout."""
+    """The same learning rate throughout.
+
+    Units: a share of the run that is over to a factor on the rate.
+    Example:
+        >>> constant(0.5)
+        1.0
+    """
     return 1.0
 
 
 def steps(done: float) -> float:
-    """Divided by 3 at 70 % and again at 90 % of the run."""
+    """Divided by 3 at 70 % and again at 90 % of the run.
+
+    Units: as `constant`.
+    Example:
+        >>> [round(steps(done), 2) for done in (0.0, 0.7, 0.9)]
+        [1.0, 0.33, 0.11]
+    """
     return 1.0 if done < 0.7 else 1 / 3 if done < 0.9 else 1 / 9
 
 
 def cosine(done: float) -> float:
-    """Half a cosine from 1 to 0 (Loshchilov & Hutter 2017)."""
+    """Half a cosine from 1 to 0.
+
+        1/2 (1 + cos(pi done))
+
+    Units: as `constant`.
+    Source: Loshchilov & Hutter (2017), "SGDR: stochastic gradient descent with warm restarts",
+    equation 5, without restarts.
+    Example:
+        >>> [round(cosine(done), 2) for done in (0.0, 0.25, 0.5, 0.75)]
+        [1.0, 0.85, 0.5, 0.15]
+    """
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
 def linear(done: float) -> float:
-    """A straight line from 1 to 0."""
+    """A straight line from 1 to 0.
+
+    Units: as `constant`.
+    Example:
+        >>> linear(0.25)
+        0.75
+    """
     return 1.0 - done

@@ -31,12 +31,21 @@ SECONDS_WORTH_COMPILING = 15.0
 class Plan:
     """How long and in what portions to train.
 
+        T = epochs ceil(N / M) steps;   weight of the divergence at step t: beta min(1, t / warm-up)
+
     `schedule` maps the share of the run that is over to a factor on the learning rate. `beta`
     weighs the divergence in the training objective, reached linearly over `warmup_steps`.
     `patience` epochs without a better validation bound stop the run. `checkpoint_seconds` is the
     least time between two checkpoints.
-    Errors: UsageError for numbers below 1; a warm-up that would not finish before training does
-    is refused when the run starts.
+    Units: `checkpoint_seconds` in seconds; `warmup_steps` in steps, `patience` in epochs.
+    Errors: UsageError for numbers below 1, for a negative beta or warm-up; a warm-up that would not
+    finish before training does is refused when the run starts.
+    Source: Higgins et al. (2017), "beta-VAE", equation 4; Bowman et al. (2016), "Generating
+    sentences from a continuous space", for the warm-up.
+    Example:
+        >>> plan = Plan(batch_size=100, beta=2.0, warmup_steps=4)
+        >>> plan.steps_per_epoch(250), plan.temper(1), plan.temper(8)
+        (3, 0.5, 2.0)
     """
 
     epochs: int = 100
@@ -58,6 +67,7 @@ class Plan:
             at_least(0, getattr(self, name), name)
 
     def steps_per_epoch(self, rows: int) -> int:
+        """ceil(N / M): the last batch of an epoch may be smaller."""
         return math.ceil(rows / self.batch_size)
 
     def temper(self, t: int) -> float:
@@ -74,8 +84,15 @@ def usual_epochs(rows: int, batch_size: int) -> int:
 class Work:
     """What a run will compute: the floating-point operations of a step, and the number of steps.
 
+        seconds = steps (least + operations / speed)
+
     How it is best computed follows from these sizes alone, never from the clock, so that a resumed
     run decides the same.
+    Units: floating-point operations of products and convolutions; seconds.
+    Example:
+        >>> short, long = Work(operations=1e6, steps=100), Work(operations=1e9, steps=10_000)
+        >>> short.worth_compiling, long.worth_compiling
+        (False, True)
     """
 
     operations: float
@@ -117,10 +134,20 @@ def work_of(
 ) -> Work:
     """The work of a plan on these rows, counted on one of them, and the device for it.
 
+        operations of a step = 3 M (encode + S decode)
+
     A step is forward and backward: three times the operations of products and convolutions. One of
     a learner that makes several `passes` counts as so many. For `device` auto it is a GPU, where
     there is one and a step is large.
+    Shapes: rows (N, X). Units: floating-point operations.
     Errors: UsageError where a GPU is asked for and there is none.
+    Example:
+        >>> import aevb
+        >>> import numpy as np
+        >>> model = Model(aevb.standard_normal(2), aevb.bernoulli(aevb.MLP(2, [], 5)))
+        >>> rows = Rows(np.zeros((3, 5)), np.arange(3), shape=(5,))
+        >>> work_of(model, aevb.mean_field(aevb.MLP(5, [], 4)), rows, Plan(epochs=7)).steps
+        7
     """
     encode, decode = operations(model, posterior, rows)
     if isinstance(model.likelihood, Averaged):  # a step is at one draw of the weights

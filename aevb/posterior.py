@@ -24,9 +24,14 @@ from aevb.model import Model
 
 
 class Batch(NamedTuple):
-    """Data x (N, *X) with the number of each row in its data set, rows (N,).
+    """Data with the number of each row in its data set.
 
-    `key` (2,) names the random numbers of a treatment that is done inside the step.
+    `key` names the random numbers of a treatment that is done inside the step.
+    Shapes: `x` (N, *X), `rows` (N,) and `key` () int64.
+    Example:
+        >>> batch = Batch(torch.zeros(3, 5), torch.tensor([0, 4, 9]))
+        >>> per_datum(10, 2)(batch).batch_shape
+        torch.Size([3])
     """
 
     x: Tensor
@@ -45,14 +50,27 @@ def has_rows(posterior: nn.Module) -> bool:
 
 
 def as_batch(batch: Batch | Tensor) -> Batch:
-    """A plain tensor is a batch whose rows have no number."""
+    """A plain tensor is a batch whose rows have no number.
+
+    Shapes: x (N, *X).
+    Example:
+        >>> as_batch(torch.zeros(3, 5)).rows is None
+        True
+    """
     return batch if isinstance(batch, Batch) else Batch(batch)
 
 
 class Posterior(nn.Module, ABC):
     """q(z given x).
 
-    Shapes: a batch of N data to a distribution with batch (N,) and event (D,).
+    Shapes: a batch of N data to a distribution with batch (N,) and event (D,). Units: nats.
+    Errors: UsageError from `numbers`, `outputs`, `given` and `renewed` for a posterior that is not
+    one network and a family, such as a ladder.
+    Source: Kingma & Welling (2013), section 2.2.
+    Example:
+        >>> q = mean_field(nn.Linear(5, 4))
+        >>> q(torch.zeros(3, 5)).batch_shape, q.numbers(torch.zeros(3, 5)).shape
+        (torch.Size([3]), torch.Size([3, 4]))
     """
 
     per_row = False
@@ -70,7 +88,6 @@ class Posterior(nn.Module, ABC):
         """What the network says of each datum before the family makes it a distribution.
 
         Shapes: (N, outputs); of a chain, the numbers of its first link.
-        Errors: UsageError for a posterior that is not one network and a family, such as a ladder.
         """
         raise _refusal(self)
 
@@ -88,7 +105,16 @@ class Posterior(nn.Module, ABC):
 
 
 class OfNumbers(Posterior):
-    """A posterior by a conditional, of the condition that a subclass picks from the batch."""
+    """A posterior by a conditional, of the condition that a subclass picks from the batch.
+
+    Shapes: as any posterior; the condition (N, ...). Errors: as `Posterior`.
+    Example:
+        >>> class OfTwoColumns(OfNumbers):
+        ...     def condition(self, batch):
+        ...         return batch.x[:, :2]
+        >>> OfTwoColumns(Conditional(nn.Linear(2, 4), Normal()))(torch.zeros(3, 5)).batch_shape
+        torch.Size([3])
+    """
 
     def __init__(self, conditional: nn.Module) -> None:
         super().__init__()
@@ -147,6 +173,9 @@ class Amortized(OfNumbers):
     """One network for all data: the condition is x itself.
 
     Source: Kingma & Welling (2013), section 2.2, the recognition model.
+    Example:
+        >>> Amortized(Conditional(nn.Linear(5, 4), Normal()))(torch.zeros(3, 5)).event_shape
+        torch.Size([2])
     """
 
     def condition(self, batch: Batch) -> Tensor:
@@ -156,7 +185,7 @@ class Amortized(OfNumbers):
 class PerDatum(OfNumbers):
     """Free parameters for each datum: the condition is the row's number.
 
-    Errors: UsageError for a batch without row numbers.
+    Shapes: as any posterior. Errors: UsageError for a batch without row numbers.
     Source: stochastic variational inference without amortization (Hoffman et al. 2013).
     Example:
         >>> q = per_datum(10, 2)
@@ -191,6 +220,7 @@ class Global(OfNumbers):
     """One distribution for all data: the condition is always the same row of a table.
 
     It is the posterior of a parameter that all data share, and what an amortized one collapses to.
+    Shapes: as any posterior.
     Example:
         >>> everywhere(2)(torch.zeros(3, 5)).batch_shape
         torch.Size([3])
@@ -272,6 +302,9 @@ class FreeParameters(nn.Module):
     A row is visited once in an epoch, where a network's weights are in every step: the factor makes
     an optimizer that moves by its learning rate, as Adam does, move the output 20 times as far.
     Shapes: row numbers (N,) to (N, out_features).
+    Example:
+        >>> FreeParameters(10, 4)(torch.tensor([0, 9])).shape
+        torch.Size([2, 4])
     """
 
     GAIN = 20.0
@@ -361,6 +394,7 @@ def _merged(link: nn.Module, raw: Tensor) -> Callable[[Tensor], Distribution]:
 def mean_field(network: nn.Module, condition_ndim: int = 1) -> Amortized:
     """The encoder of the paper, N(z; mean(x), diag(variance(x))); the network gives 2D numbers.
 
+    Shapes: batch (N,), event (D,). Units: nats. Source: Kingma & Welling (2013), equation 9.
     Example:
         >>> mean_field(nn.Linear(5, 4))(torch.zeros(3, 5)).event_shape
         torch.Size([2])
@@ -369,7 +403,15 @@ def mean_field(network: nn.Module, condition_ndim: int = 1) -> Amortized:
 
 
 def amortized(network: nn.Module, family: Family, condition_ndim: int = 1) -> Amortized:
-    """An encoder for any family; the network gives `family.outputs(D)` numbers."""
+    """An encoder for any family; the network gives `family.outputs(D)` numbers.
+
+    Shapes: x (N, *X), with `condition_ndim` axes in X; batch (N,), event (D,).
+    Errors: those of the family.
+    Example:
+        >>> from aevb import families
+        >>> amortized(nn.Linear(5, 3), families.Bernoulli())(torch.zeros(4, 5)).event_shape
+        torch.Size([3])
+    """
     return Amortized(Conditional(network, family, condition_ndim))
 
 
@@ -392,13 +434,22 @@ def with_class(
 
 
 def full_covariance(network: nn.Module) -> Amortized:
-    """An encoder with a full covariance; the network gives D (D + 3) / 2 numbers."""
+    """An encoder with a full covariance; the network gives D (D + 3) / 2 numbers.
+
+    Shapes: batch (N,), event (D,). Units: nats. Errors: those of `families.MultivariateNormal`.
+    Source: Kingma & Welling (2013), section 2.4.
+    Example:
+        >>> full_covariance(nn.Linear(7, 5))(torch.zeros(3, 7)).covariance_matrix.shape
+        torch.Size([3, 2, 2])
+    """
     return amortized(network, MultivariateNormal())
 
 
 def per_datum(n: int, size: int, family: Family | None = None) -> PerDatum:
     """Free parameters for each of n data over `size` latent dimensions (a diagonal Gaussian).
 
+    Shapes: row numbers (N,) to batch (N,), event (`size`,); N(0, I) at first.
+    Errors: as `PerDatum`.
     Example:
         >>> per_datum(10, 2)(Batch(torch.zeros(3, 5), torch.tensor([0, 4, 9]))).batch_shape
         torch.Size([3])
@@ -407,7 +458,13 @@ def per_datum(n: int, size: int, family: Family | None = None) -> PerDatum:
 
 
 def everywhere(size: int, family: Family | None = None) -> Global:
-    """One distribution over `size` latent dimensions for all data (a diagonal Gaussian)."""
+    """One distribution over `size` latent dimensions for all data (a diagonal Gaussian).
+
+    Shapes: batch (N,), event (`size`,); N(0, I) at first.
+    Example:
+        >>> everywhere(2)(torch.ones(3, 5)).mean.shape
+        torch.Size([3, 2])
+    """
     return Global(_table(1, size, family))
 
 
@@ -417,5 +474,11 @@ def _table(n: int, size: int, family: Family | None) -> Conditional:
 
 
 def free(n: int, outputs: int, family: Family) -> Conditional:
-    """A family at numbers of its own for each of n rows, whose number is the condition."""
+    """A family at numbers of its own for each of n rows, whose number is the condition.
+
+    Shapes: row numbers (N,) to a law with batch (N,), from `outputs` numbers of each.
+    Example:
+        >>> free(10, 4, Normal())(torch.tensor([0, 9])).event_shape
+        torch.Size([2])
+    """
     return Conditional(FreeParameters(n, outputs), family, condition_ndim=0)

@@ -29,7 +29,8 @@ class VampPrior(nn.Module):
     training, and once in all within `held`, while nothing is learned.
     Shapes: `encoder` takes (K, width) to a diagonal Gaussian with batch (K,); `unit` holds the
     pseudo-inputs to [0, 1], for data that lie there. Batch (), event (D,).
-    Errors: UsageError for an encoder that gives no diagonal Gaussian.
+    Units: nats.
+    Errors: UsageError for fewer than 1 component, or an encoder that gives no diagonal Gaussian.
     Source: Tomczak & Welling (2018), "VAE with a VampPrior", equation 9.
     Example:
         >>> from aevb.conditional import Conditional

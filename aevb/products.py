@@ -37,6 +37,10 @@ def has_bfloat16(device: str = "cpu") -> bool:
     """Whether the device multiplies matrices in bfloat16 faster than in float32.
 
     Of processors those with AVX512-BF16 or AMX; of GPUs those that torch says support it.
+    Example:
+        >>> with products_in("bfloat16" if has_bfloat16() else "float32"):
+        ...     torch.nn.Linear(2, 3)(torch.ones(1, 2)).shape
+        torch.Size([1, 3])
     """
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -23,7 +23,13 @@ from aevb.errors import UsageError
 
 
 class Stream(IntEnum):
-    """What a draw is for; the numbers are part of every seed's meaning and never change."""
+    """What a draw is for; the numbers are part of every seed's meaning and never change.
+
+    Example:
+        >>> noise, order = (generator(0, stream) for stream in (Stream.NOISE, Stream.ORDER))
+        >>> bool((noise.random(3) == order.random(3)).any())
+        False
+    """
 
     INITIALIZATION = 0
     SPLIT = 1
@@ -50,6 +56,7 @@ def generator(seed: int, stream: Stream, *counter: int) -> np.random.Generator:
 
     Shapes: up to three counters (step, row, block), each in [0, 2^64).
     Errors: UsageError for a seed or a counter outside [0, 2^64), and for more than three.
+    Source: Salmon et al. (2011), "Parallel random numbers: as easy as 1, 2, 3".
     Example:
         >>> a = generator(0, Stream.NOISE, 7).standard_normal(3)
         >>> b = generator(0, Stream.NOISE, 7).standard_normal(3)
@@ -65,6 +72,7 @@ def generator(seed: int, stream: Stream, *counter: int) -> np.random.Generator:
 def rewind(source: np.random.Generator, *counter: int) -> np.random.Generator:
     """A generator of `generator`, set to another counter of its stream: as new, and cheaper.
 
+    Errors: UsageError for a counter, as of `generator`.
     Example:
         >>> one, other = generator(0, Stream.NOISE, 7), generator(0, Stream.NOISE, 3)
         >>> bool((rewind(other, 7).random(3) == one.random(3)).all())
@@ -98,6 +106,9 @@ def by_row(
     """What `draw` makes for each row, side by side along an axis: a row's key names its numbers.
 
     `each` is `map`, or that of an executor.
+    Shapes: `draw` gives (*A, *B) for a row, where `axis` is the number of axes in A; the result
+    (*A, N, *B). At most two counters beside the key.
+    Errors: those of `generator`.
     Example:
         >>> made = by_row(0, Stream.NOISE, [4, 2], lambda source: normal(source, (3,)), 1)
         >>> bool((made[:, 1] == normal(generator(0, Stream.NOISE, 2, 1), (3,))).all())
@@ -112,14 +123,27 @@ def by_row(
 def normal(
     source: np.random.Generator, shape: Sequence[int], dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Draws of N(0, 1) as a tensor of the given shape and dtype (float32 or float64)."""
+    """Draws of N(0, 1) as a tensor of the given dtype (float32 or float64).
+
+    Shapes: the result has `shape`.
+    Example:
+        >>> normal(generator(0, Stream.NOISE, 7), (2, 3)).shape
+        torch.Size([2, 3])
+    """
     return torch.from_numpy(source.standard_normal(tuple(shape), dtype=_numpy(dtype)))
 
 
 def uniform(
     source: np.random.Generator, shape: Sequence[int], dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Draws of U[0, 1) as a tensor of the given shape and dtype (float32 or float64)."""
+    """Draws of U[0, 1) as a tensor of the given dtype (float32 or float64).
+
+    Shapes: the result has `shape`.
+    Example:
+        >>> u = uniform(generator(0, Stream.NOISE, 7), (1000,), torch.float64)
+        >>> bool((u >= 0).all() and (u < 1).all()), bool((u.mean() - 0.5).abs() < 0.05)
+        (True, True)
+    """
     return torch.from_numpy(source.random(tuple(shape), dtype=_numpy(dtype)))
 
 
@@ -132,7 +156,13 @@ def open_uniform(
 ) -> Tensor:
     """Draws of U(0, 1) that are never 0 nor 1, as symmetric as their law.
 
-    u = (k + 1/2) / 2^b,  k uniform below 2^b,  b = 23 in float32 and 52 in float64
+        u = (k + 1/2) / 2^b,  k uniform below 2^b,  b = 23 in float32 and 52 in float64
+
+    Shapes: the result has `shape`.
+    Example:
+        >>> u = open_uniform(generator(0, Stream.NOISE, 7), (1000,))
+        >>> bool(torch.logit(u).isfinite().all())
+        True
     """
     double = dtype == torch.float64
     bits = 52 if double else 23
@@ -143,13 +173,29 @@ def open_uniform(
 
 @contextmanager
 def torch_kept(device: torch.device) -> Iterator[None]:
-    """Leave torch's own generators, of the processor and of a GPU, as they were found."""
+    """Leave torch's own generators, of the processor and of a GPU, as they were found.
+
+    Example:
+        >>> with torch_kept(torch.device("cpu")):
+        ...     inside = torch.rand(())
+        >>> bool(inside == torch.rand(()))
+        True
+    """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
 
 
 def seed_torch(word: int, device: torch.device) -> None:
-    """Seed torch's own generators, for samplers and layers that draw for themselves."""
+    """Seed torch's own generators, for samplers and layers that draw for themselves.
+
+    Example:
+        >>> draws = []
+        >>> for _ in range(2):
+        ...     seed_torch(7, torch.device("cpu"))
+        ...     draws.append(torch.rand(()).item())
+        >>> draws[0] == draws[1]
+        True
+    """
     torch.default_generator.manual_seed(word)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index].manual_seed(word)
@@ -157,7 +203,15 @@ def seed_torch(word: int, device: torch.device) -> None:
 
 @contextmanager
 def torch_seeded(source: np.random.Generator, device: torch.device) -> Iterator[None]:
-    """Draw under torch's own generators as a generator of ours says, and leave them as found."""
+    """Draw under torch's own generators as a generator of ours says, and leave them as found.
+
+    Example:
+        >>> def draw():
+        ...     with torch_seeded(generator(0, Stream.SAMPLING), torch.device("cpu")):
+        ...         return torch.poisson(torch.ones(3))
+        >>> bool((draw() == draw()).all())
+        True
+    """
     with torch_kept(device):
         seed_torch(int(source.integers(2**63)), device)
         yield

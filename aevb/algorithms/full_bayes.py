@@ -131,8 +131,8 @@ def uncertain(model: Model, draws: int = 10, seed: int = 0) -> Model:
 
     Likelihood and prior are averaged each by itself, which is exact: q(theta) is a product. The
     pseudo-inputs of a VampPrior are no weights: they are learned as points.
-    Shapes: as the model, whose modules it shares. Errors: UsageError for fewer than one draw, or a
-    likelihood without parameters.
+    Shapes: as the model, whose modules it shares. Units: nats.
+    Errors: UsageError for fewer than one draw, or a likelihood without parameters.
     Source: Kingma & Welling (2013), appendix F.
     Example:
         >>> from aevb import MLP, bernoulli, standard_normal

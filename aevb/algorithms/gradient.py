@@ -55,6 +55,16 @@ class GradientLearner(Learner):
     Errors: UsageError for clip or weight_prior_rows not positive, for a precision that is not
     float32 or bfloat16, or bfloat16 and parameters that are not float32.
     Source: Kingma & Welling (2013), algorithm 1 and section 5; Robbins & Monro (1951).
+    Example:
+        >>> import aevb
+        >>> class Fit(GradientLearner):
+        ...     def terms(self, batch, noise, temper):
+        ...         return aevb.elbo_a.terms(self.model, self.posterior, batch, noise, temper)
+        ...     def noise(self, batch):
+        ...         return aevb.elbo_a.noise(self.model, self.posterior, batch)
+        >>> model = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(aevb.MLP(2, [8], 5)))
+        >>> Fit(model, aevb.mean_field(aevb.MLP(5, [8], 4))).noise(Batch(torch.ones(3, 5))).shape
+        torch.Size([2])
     """
 
     model: Model

@@ -32,6 +32,12 @@ class State:
     Shapes: `totals` holds, in float64, the sums over data of `METRICS`, the number of data and the
     first step whose objective was not finite (0 while there is none). `extra` is what a learner has
     beside parameters and the optimizer's memory, such as Markov chains.
+    Units: nats.
+    Example:
+        >>> state = State({}, {}, {}, empty_totals())
+        >>> state.add(Terms(*torch.tensor([[-90.0, -94.0], [-80.0, -82.0], [10.0, 12.0]])), t=1)
+        >>> state.averages()
+        {'elbo': -92.0, 'objective': -92.0, 'reconstruction': -81.0, 'kl': 11.0}
     """
 
     parameters: dict[str, Tensor]
@@ -77,6 +83,17 @@ class Learner(ABC):
     `treatment` is what is done to the rows of a batch inside the step, given its key; the loop sets
     it. `compiled` says whether the step runs as one graph. A learner that `needs_all` rows in each
     step says so, as does one that leaves the posterior as it was.
+    Shapes: a batch of M data, noise (L, M, *shape) as `noise` says. Units: nats per datum.
+    Errors: UsageError from `step` for a weight `temper` other than 1 of a divergence that the
+    objective has not.
+    Example:
+        >>> from aevb import EM
+        >>> from aevb.gaussian_mixture import gaussian_mixture
+        >>> learner = EM(gaussian_mixture([1.0], [[0.0]], [1.0]), rows=2)
+        >>> state = learner.init()
+        >>> learner.step(state, torch.tensor([[0.0], [2.0]]))
+        >>> round(state.averages()["elbo"], 3)
+        -1.919
     """
 
     model: Model

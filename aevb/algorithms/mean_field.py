@@ -28,8 +28,11 @@ from aevb.posterior import Batch, ExactPosterior, Posterior
 class NormalWishart(NamedTuple):
     """Numbers of Dirichlet and Normal-Wishart laws, of one component or of K.
 
+        Dir(pi; a),   N(mu; m, (b Lambda)^-1) Wishart(Lambda; W, v)
+
     Shapes: `concentration` a (...), `precision` b (...), `means` m (..., X), `freedom` v (...), and
     `covariances` W^-1 / v (..., X, X), in whose terms E[Lambda] is their inverse.
+    Source: Bishop (2006), equations 10.39 and 10.40.
     """
 
     concentration: Tensor

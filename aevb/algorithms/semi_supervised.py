@@ -29,9 +29,18 @@ from aevb.randomness import uniform
 
 
 class ByClass(NamedTuple):
-    """The parts of L(x, y) for each of K classes and M data, and log q(y given x), (K, M) nats.
+    """The parts of L(x, y) for each of K classes and M data, and log q(y given x).
+
+        L(x, y) = reconstruction - kl + log p(y)
 
     `reconstruction` is the mean over samples of log p(x given y, z); `kl` is that of z alone.
+    Shapes: (K, M) each. Units: nats. Source: as `by_class`.
+    Example:
+        >>> half, likelihood = torch.full((2, 1), 0.5), torch.tensor([[-3.0], [-5.0]])
+        >>> parts = ByClass(half.log(), half.log(), likelihood, kl=torch.ones(2, 1))
+        >>> fit, cost = parts.summed(half, entropy=-2 * (half * half.log())[0])
+        >>> fit - cost
+        tensor([-5.])
     """
 
     log_q: Tensor
@@ -60,12 +69,12 @@ def by_class(model: Model, posterior: Posterior, batch: Batch, noise: Tensor) ->
     Units: nats. Errors: UsageError for a posterior or a prior that is not a class and then a code.
     Source: Kingma et al. (2014), equations 6 and 7.
     Example:
-        >>> from aevb import MLP, bernoulli
-        >>> from aevb.conditional import class_and_code
-        >>> from aevb.posterior import with_class
-        >>> model = Model(class_and_code(3, 2), bernoulli(MLP(3 + 2, [8], 4)))
-        >>> networks = MLP(4, [8], 3), MLP(4, [8], 6), MLP(6 + 3, [8], 2 * 2)
-        >>> posterior = with_class(*networks, [3, 2])
+        >>> import aevb
+        >>> from torch.nn import Linear
+        >>> prior = aevb.conditional.class_and_code(3, 2)
+        >>> model = Model(prior, aevb.bernoulli(Linear(3 + 2, 4)))
+        >>> networks = Linear(4, 3), Linear(4, 6), Linear(6 + 3, 2 * 2)
+        >>> posterior = aevb.posterior.with_class(*networks, [3, 2])
         >>> parts = by_class(model, posterior, Batch(torch.ones(5, 4)), torch.zeros(1, 5, 2))
         >>> parts.bound.shape
         torch.Size([3, 5])

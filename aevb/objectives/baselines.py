@@ -23,9 +23,15 @@ LEAST_DEVIATION = 1.0
 
 
 class Signal(NamedTuple):
-    """What log q of each sample is weighed by, `values` (S, N) nats without gradient.
+    """What log q of each sample is weighed by, and what the others let one expect of it.
 
-    `from_others()` (S, N) is what the other samples of the datum let one expect of each.
+    Shapes: `values` (S, N), without gradient; `from_others()` (S, N), for each sample what the
+    other samples of its datum say.
+    Units: nats.
+    Example:
+        >>> two = torch.tensor([[1.0], [3.0]])
+        >>> Signal(two, lambda: two.flip(0)).from_others().tolist()
+        [[3.0], [1.0]]
     """
 
     values: Tensor
@@ -37,6 +43,15 @@ class Baseline(nn.Module, ABC):
 
     Shapes: a signal of (S, N) and data x (N, *X) to b, which broadcasts with (S, N), and to an
     error (N,) to be made small, or None where nothing is learned by gradients.
+    Units: b in nats.
+    Source: Mnih & Gregor (2014), section 2.3.
+    Example:
+        >>> class Fixed(Baseline):
+        ...     def forward(self, signal, x):
+        ...         return torch.tensor(-5.0), None
+        >>> signal = Signal(torch.tensor([[-4.0, -7.0]]), lambda: None)
+        >>> (signal.values - Fixed()(signal, torch.zeros(2, 3))[0]).tolist()
+        [[1.0, -2.0]]
     """
 
     needs_others = False
@@ -53,6 +68,7 @@ class LeaveOneOut(Baseline):
         b_s = 1/(S - 1) sum_{r not s} f_r,   or for iwae log mean_r w_r with mean_{r not s} log w_r
                                              in the place of log w_s
 
+    Shapes: a signal (S, N), S at least 2, to b (S, N). Units: nats.
     Source: Kool et al. (2019), "Buy 4 REINFORCE samples, get a baseline for free!"; for iwae Mnih &
     Rezende (2016), "Variational inference for Monte Carlo objectives", equations 8 to 10.
     Example:
@@ -72,6 +88,7 @@ class RunningMean(Baseline):
 
         b = m / (1 - d^t),   m <- d m + (1 - d) mean(signal);   0 before the first step
 
+    Shapes: b (1,), the same for all samples and data. Units: nats.
     Source: Williams (1992), "Simple statistical gradient-following algorithms", reinforcement
     comparison.
     Example:
@@ -118,7 +135,9 @@ class Learned(RunningMean):
 
         b(x) = m + s c(x),   c by the gradient of ((signal - m) / s - c(x))^2
 
-    Shapes: the network takes asinh(x), (N, X) with 0 for what was not observed, to (N, 1).
+    Shapes: the network takes asinh(x), (N, X) with 0 for what was not observed, to (N, 1);
+    b and the error are (N,).
+    Units: b in nats; the error has no unit.
     Source: Mnih & Gregor (2014), "Neural variational inference and learning in belief networks",
     section 2.3.
     Example:
@@ -145,7 +164,15 @@ class Learned(RunningMean):
 
 
 def learned_baseline(width: int) -> Learned:
-    """A learned baseline for data of so many numbers, with one hidden layer, zero at first."""
+    """A learned baseline for data of so many numbers, with one hidden layer, zero at first.
+
+    Shapes: data (N, *X) of `width` numbers each. Units: nats.
+    Errors: UsageError for a width below 1. Source: as `Learned`.
+    Example:
+        >>> baseline, signal = learned_baseline(3), Signal(torch.full((4, 2), -7.0), lambda: None)
+        >>> [baseline(signal, torch.zeros(2, 3))[0].tolist() for _ in range(2)]
+        [[0.0, 0.0], [-7.0, -7.0]]
+    """
     network = MLP(width, [WIDTH], 1)
     with torch.no_grad():
         network.head.weight.zero_()

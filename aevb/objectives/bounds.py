@@ -29,7 +29,20 @@ from aevb.posterior import Batch, ExactPosterior, Posterior, as_batch
 
 @dataclass(frozen=True)
 class Draw:
-    """One pass through encoder and decoder: z (S, N, D), log p(x given z) (S, N), q and p."""
+    """One pass through encoder and decoder, which an objective reduces to a number for each datum.
+
+    Shapes: `z` (S, N, D), `log_likelihood` log p(x given z) (S, N); `posterior` q with batch (N,),
+    `prior` p with batch (), both over codes (D,).
+    Units: nats. Errors: UsageError from `kl` where there is no closed form.
+    Source: Kingma & Welling (2013), section 2.3.
+    Example:
+        >>> from aevb import standard_normal
+        >>> from aevb.posterior import everywhere
+        >>> q, p = everywhere(2)(torch.zeros(1, 5)), standard_normal(2)()
+        >>> d = Draw(torch.zeros(4, 1, 2), torch.full((4, 1), -3.0), q, p)
+        >>> d.log_weights().mean(0).tolist(), d.kl().tolist()
+        ([-3.0], [0.0])
+    """
 
     z: Tensor
     log_likelihood: Tensor
@@ -73,7 +86,19 @@ class Draw:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A batch after the encoder and before any draw: q(z given x), and the prior p(z)."""
+    """A batch after the encoder and before any draw: q(z given x), and the prior p(z).
+
+    Shapes: batch x (N, *X); `q` with batch (N,), `p` with batch (), both over codes (D,).
+    Units: log-densities in nats.
+    Errors: UsageError from `draw` for noise of another shape; DataError from `decode` for data
+    outside the likelihood's domain.
+    Example:
+        >>> from aevb import MLP, bernoulli, mean_field, standard_normal
+        >>> model = Model(standard_normal(2), bernoulli(MLP(2, [8], 5)))
+        >>> at = encode(model, mean_field(MLP(5, [8], 4)), torch.ones(3, 5))
+        >>> at.decode(at.draw(torch.zeros(7, 3, 2))).log_likelihood.shape
+        torch.Size([7, 3])
+    """
 
     model: Model
     posterior: Posterior
@@ -98,7 +123,16 @@ class Encoded:
 
 
 def encode(model: Model, posterior: Posterior, batch: Batch | Tensor) -> Encoded:
-    """Run the encoder on a batch x (N, *X)."""
+    """Run the encoder on a batch, once for all that is drawn.
+
+    Shapes: batch x (N, *X); q has batch (N,). Errors: those of the posterior.
+    Example:
+        >>> from aevb import bernoulli, per_datum, standard_normal
+        >>> model = Model(standard_normal(2), bernoulli(nn.Linear(2, 5)))
+        >>> batch = Batch(torch.ones(3, 5), torch.tensor([0, 4, 9]))
+        >>> encode(model, per_datum(10, 2), batch).q.batch_shape
+        torch.Size([3])
+    """
     batch = as_batch(batch)
     return Encoded(model, posterior, batch, posterior(batch), model.prior())
 
@@ -106,16 +140,33 @@ def encode(model: Model, posterior: Posterior, batch: Batch | Tensor) -> Encoded
 def draw(model: Model, posterior: Posterior, batch: Batch | Tensor, noise: Tensor) -> Draw:
     """Encode, map the noise to z, decode.
 
-    Shapes: batch x (N, *X), noise (S, N, D). Errors: DataError for data outside the domain,
-    UsageError for noise of another shape.
+    Shapes: batch x (N, *X), noise (S, N, D). Units: log-densities in nats.
+    Errors: DataError for data outside the domain, UsageError for noise of another shape.
+    Source: Kingma & Welling (2013), section 2.4.
+    Example:
+        >>> from aevb import MLP, bernoulli, mean_field, standard_normal
+        >>> model = Model(standard_normal(2), bernoulli(MLP(2, [8], 5)))
+        >>> d = draw(model, mean_field(MLP(5, [8], 4)), torch.ones(3, 5), torch.zeros(7, 3, 2))
+        >>> d.log_weights().shape, d.kl().shape
+        (torch.Size([7, 3]), torch.Size([3]))
     """
     at = encode(model, posterior, batch)
     return at.decode(at.draw(noise))
 
 
 class Terms(NamedTuple):
-    """What a step knows of its data, (N,) each: the objective, whose gradient it follows, and the
-    parts of the bound that it reports; NaN where a part is not known."""
+    """What a step knows of its data: the objective, whose gradient it follows, and the parts of the
+    bound that it reports; NaN where a part is not known.
+
+    Shapes: (N,) each. Units: nats.
+    Example:
+        >>> from aevb import bernoulli, standard_normal
+        >>> from aevb.posterior import everywhere
+        >>> model = Model(standard_normal(2), bernoulli(nn.Linear(2, 5)))
+        >>> found = elbo_b.terms(model, everywhere(2), torch.ones(3, 5), torch.ones(1, 3, 2))
+        >>> bool((found.objective == found.reconstruction - found.kl).all())
+        True
+    """
 
     objective: Tensor
     reconstruction: Tensor
@@ -128,6 +179,18 @@ class Objective:
 
     Its value is the bound's, its gradient goes through z = g(noise, x): the reparameterized one. A
     subclass has the same value and another gradient, which `estimate` and `check` are there for.
+    Shapes: batch x (N, *X), noise (S, N, *shape) as `noise` says; the value (N,). `reduce` takes a
+    draw and the weight of the divergence, `temper`.
+    Units: nats per datum.
+    Errors: UsageError for a posterior and a prior over codes of other shapes, for noise of another
+    shape, and from `check`; DataError for data outside the likelihood's domain.
+    Source: Kingma & Welling (2013), section 2.3.
+    Example:
+        >>> from aevb import bernoulli, mean_field, standard_normal
+        >>> model = Model(standard_normal(2), bernoulli(nn.Linear(2, 5)))
+        >>> best = Objective("best", lambda d, temper: d.log_weights(temper).amax(0))
+        >>> best(model, mean_field(nn.Linear(5, 4)), torch.ones(3, 5), torch.ones(7, 3, 2)).shape
+        torch.Size([3])
     """
 
     name: str
@@ -235,10 +298,19 @@ def free_bits(nats: float) -> Objective:
 
         mean_s log p(x given z) - temper sum_d max(nats, mean_n KL_d)
 
-    A training objective, not a bound. Shapes: (N,) nats; the divergence is that of the batch.
+    A training objective, not a bound.
+    Shapes: as any objective, (N,); the divergence is one number, that of the batch.
+    Units: nats per datum, `nats` of each dimension.
     Errors: UsageError for a negative number, or where q or p does not factorize over dimensions.
     Source: Kingma et al. (2016), "Improving variational inference with inverse autoregressive
     flow", equation 15.
+    Example:
+        >>> from aevb import bernoulli, standard_normal
+        >>> from aevb.posterior import everywhere
+        >>> given = Model(standard_normal(2), bernoulli(nn.Linear(2, 5))), everywhere(2)
+        >>> given = *given, torch.ones(3, 5), torch.ones(1, 3, 2)
+        >>> (elbo_b(*given) - free_bits(0.5)(*given)).mean().round(decimals=2).item()
+        1.0
     """
     if nats < 0:
         raise UsageError(f"free bits must not be negative, found {nats}")

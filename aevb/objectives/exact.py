@@ -18,7 +18,24 @@ MOST_CODES = 1 << 12
 
 @dataclass(frozen=True)
 class Enumerated(Objective):
-    """The evidence lower bound and its gradient without noise."""
+    """The evidence lower bound as a sum over all codes, exact in value and gradient.
+
+        sum_z q(z given x) (log p(x, z) - log q(z given x))
+
+    Shapes: it takes no noise, (S, N, 0), whatever S is; the value (N,). Up to 4096 codes of the
+    prior: 12 coins, say.
+    Units: nats. Errors: UsageError for more codes, or codes that cannot be listed.
+    Source: the expectation itself; as a baseline for estimators, Mnih & Rezende (2016), section 4.
+    Example:
+        >>> import aevb
+        >>> import torch
+        >>> prior = aevb.Unconditional(aevb.families.Bernoulli(), 3)
+        >>> model, x = Model(prior, aevb.bernoulli(aevb.MLP(3, [], 5))), torch.ones(2, 5)
+        >>> exact = aevb.posterior.ExactPosterior(model)
+        >>> bound = enumeration(model, exact, x, torch.zeros(1, 2, 0))
+        >>> bool(torch.allclose(bound, aevb.enumeration.enumerate_codes(model, x).log_evidence))
+        True
+    """
 
     def estimate(self, at: Encoded, noise: Tensor, temper: Tensor | float) -> Terms:
         codes = listed(at.p)
@@ -44,11 +61,4 @@ class Enumerated(Objective):
 
 
 enumeration = Enumerated("enumeration", elbo_a.reduce)
-"""The evidence lower bound as a sum over all codes, exact in value and gradient.
-
-    sum_z q(z given x) (log p(x, z) - log q(z given x))
-
-Shapes: it takes no noise, (S, N, 0), whatever S is; up to 4096 codes of the prior: 12 coins, say.
-Errors: UsageError for more codes, or codes that cannot be listed.
-Source: the expectation itself; as a baseline for estimators, Mnih & Rezende (2016), section 4.
-"""
+"""As `Enumerated` says."""

@@ -40,7 +40,18 @@ from aevb.randomness import open_uniform
 
 @dataclass(frozen=True)
 class Relaxed(Objective):
-    """Estimator B through soft codes of a `temperature`, or hard ones where it is None."""
+    """Estimator B through soft codes of a `temperature`, or hard ones where it is None.
+
+    Shapes: noise (S, N, D) for coins, (S, N, ..., K) for classes; the value (N,). Units: nats.
+    Errors: UsageError for codes that are no coins or classes, a divergence without closed form,
+    noise of another shape.
+    Source: as `gumbel_softmax` and `straight_through`.
+    Example:
+        >>> from aevb import families
+        >>> q, noise = families.Bernoulli()(torch.zeros(1, 2), 1), torch.tensor([[[0.25, 0.75]]])
+        >>> gumbel_softmax(0.5).soft(q, noise), gumbel_softmax(0.1).soft(q, noise).round()
+        (tensor([[[0.1000, 0.9000]]]), tensor([[[0., 1.]]]))
+    """
 
     temperature: float | None = None
     unbiased = False

@@ -83,7 +83,18 @@ _FORMS = {
 
 @dataclass(frozen=True)
 class ScoreFunction(Objective):
-    """A bound whose gradient needs none of the draw; made by `score_function`."""
+    """A bound whose gradient needs none of the draw; made by `score_function`.
+
+    Shapes: noise (S, N, *shape) as `noise` says; the value (N,). Units: nats.
+    Errors: UsageError for estimator B where there is no closed divergence, and for one sample where
+    the baseline needs others.
+    Source: as `score_function`.
+    Example:
+        >>> from aevb.objectives import learned_baseline
+        >>> objective = score_function(iwae, learned_baseline(5))
+        >>> objective.bound, list(objective.modules())
+        ('iwae', ['baseline'])
+    """
 
     baseline: Baseline | None = None
 
