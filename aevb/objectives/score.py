@@ -158,11 +158,10 @@ def score_function(bound: Objective = elbo_b, baseline: Baseline | None = None) 
     Source: Paisley, Blei & Jordan (2012), "Variational Bayesian inference with stochastic search";
     Ranganath et al. (2014), "Black box variational inference"; Mnih & Gregor (2014).
     Example:
-        >>> from aevb import MLP, Model, bernoulli, families
-        >>> from aevb.conditional import Unconditional
-        >>> from aevb.posterior import amortized
-        >>> model = Model(Unconditional(families.Bernoulli(), 3), bernoulli(MLP(3, [8], 5)))
-        >>> posterior = amortized(MLP(5, [8], 3), families.Bernoulli())
+        >>> import aevb
+        >>> coins = aevb.families.Bernoulli()
+        >>> model = aevb.Model(aevb.Unconditional(coins, 3), aevb.bernoulli(aevb.MLP(3, [8], 5)))
+        >>> posterior = aevb.amortized(aevb.MLP(5, [8], 3), coins)
         >>> objective = score_function(elbo_b, LeaveOneOut())
         >>> objective(model, posterior, torch.ones(4, 5), torch.rand(2, 4, 3)).shape
         torch.Size([4])
