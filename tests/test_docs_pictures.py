@@ -82,7 +82,7 @@ def test_a_density_has_most_of_its_mass_in_its_panel(panel):
 
 OPTIONS = {
     "posterior": {*FAMILIES, *DISCRETE},
-    "prior": {*PRIORS, *DISCRETE_PRIORS},
+    "prior": {*PRIORS, *DISCRETE_PRIORS, "vamp"},
     "likelihood": set(LIKELIHOODS),
 }
 
