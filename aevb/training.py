@@ -109,6 +109,11 @@ def train(
         >>> history[1]["validation"]["elbo"] > history[0]["validation"]["elbo"]
         True
     """
+    if not isinstance(data, Dataset):
+        raise UsageError(
+            f"data is a Dataset, which aevb.data.load makes of a file or an array, found "
+            f"{type(data).__name__}"
+        )
     loop = _Loop(learner, data, plan or Plan(), run, callbacks)
     with run.locked() if run is not None else nullcontext(), loop.running():
         if resume:

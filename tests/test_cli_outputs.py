@@ -20,7 +20,8 @@ ROWS = 180
 def read(path):
     if path.suffix == ".npy":
         return np.load(path)
-    return np.loadtxt(path, delimiter=",", ndmin=2)
+    text = path.read_text()
+    return np.loadtxt(path, delimiter=",", ndmin=2, skiprows=int(text[0].isalpha()))
 
 
 # --- evaluate ------------------------------------------------------------------------------------

@@ -269,3 +269,9 @@ def test_a_posterior_of_ones_own_trains():
     own = OwnPosterior().to(next(model.parameters()))
     history = train(aevb.AEVB(model, own), dataset(binary_rows(30)), Plan(epochs=2, batch_size=10))
     assert len(history) == 2
+
+
+def test_rows_are_no_data_set():
+    model, posterior = small_pair()
+    with pytest.raises(UsageError, match=r"which aevb.data.load makes .*, found ndarray"):
+        aevb.train(aevb.AEVB(model, posterior), np.zeros((20, 6)))

@@ -36,7 +36,7 @@ def sample(
     It is the mean of p(x | z) for each z, or with --draw a draw."""
     from aevb import codes
     from aevb.workflow.material import Material
-    from aevb.workflow.outputs import write_array
+    from aevb.workflow.outputs import dimensions, write_array
     from aevb.workflow.pictures import draw_beside, draw_rows
 
     folder = open_run(run)
@@ -51,7 +51,8 @@ def sample(
 
     more = {}
     if latent is not None:
-        write_array(latent, codes.sample_latent(model, n, seed=seed))
+        z = codes.sample_latent(model, n, seed=seed)
+        write_array(latent, z, dimensions(z))
         more["latent"] = str(latent)
     deliver(folder, rows, out, "samples.npy", json_, picture, drawn=draw, more=more)
 
@@ -99,7 +100,7 @@ def encode(
 ) -> None:
     """Encode rows: posterior means, or draws."""
     from aevb import codes
-    from aevb.workflow.outputs import write_array
+    from aevb.workflow.outputs import dimensions, write_array
 
     folder = open_run(run)
     target = folder.path / "codes.npy" if out is None else out
@@ -113,7 +114,7 @@ def encode(
         array = codes.encode(model, posterior, rows)
     else:
         array = codes.encode_samples(model, posterior, rows, samples=samples, seed=seed)
-    write_array(target, array)
+    write_array(target, array, dimensions(array))
     told(target, array, json_)
 
 

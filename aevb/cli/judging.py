@@ -95,7 +95,7 @@ def evaluate(
     with bar("evaluating", quiet=quiet or json_) as progress:
         report, per_datum = score(folder, methods, asked, split=split, progress=progress, **rest)
     if values is not None:
-        write_array(values, per_datum[:, None])
+        write_array(values, per_datum[:, None], ("log_p",))
         report["values"] = str(values)
     if json_:
         print_json(report)

@@ -39,6 +39,11 @@ def write_array(target: Path, array: NDArray[Any], header: Sequence[str] = ()) -
     write(target, buffer.getvalue())
 
 
+def dimensions(codes: NDArray[Any]) -> list[str]:
+    """What the columns of codes (N, D) are called: z1, z2, ...."""
+    return [f"z{d + 1}" for d in range(codes.shape[1])]
+
+
 def write_csv(target: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write a table of texts, under a header where one is given, in one step."""
     text = io.StringIO()
