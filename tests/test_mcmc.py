@@ -416,7 +416,7 @@ def numpy_worth(y):
 DRAWN = {
     "mixed": lambda y: y,
     "alternating": lambda y: y * (-1) ** np.arange(len(y))[:, None],
-    "apart": lambda y: y + [0, 1, 3],
+    "apart": lambda y: np.add(y, [0, 1, 3]),
     "of other scales": lambda y: y * [1, 1, 6],
     "of few values": np.round,
 }
