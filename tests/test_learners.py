@@ -11,6 +11,7 @@ from zoo.learners import LEARNERS
 
 import aevb
 from aevb import families
+from aevb.algorithms import EM, GeneralizedEM, MeanField
 from aevb.compilation import Compiled
 from aevb.conditional import Conditional
 from aevb.distributions import kl
@@ -24,6 +25,7 @@ from aevb.settings import check_settings
 from aevb.storage import RunFolder, gradients
 from aevb.storage.learners import ALGORITHMS
 from aevb.storage.weights import WEIGHTS
+from aevb.workflow import training
 from aevb.workflow.training import fit, settle
 
 DOUBLE = torch.float64
@@ -129,6 +131,69 @@ def test_an_algorithm_resumes_to_the_same_bytes(tmp_path, algorithm):
         fit(parts, settings, resume=resuming)
     assert (whole.path / WEIGHTS).read_bytes() == (parts.path / WEIGHTS).read_bytes()
     assert whole.load()[0].prior().event_shape == (2,)
+
+
+BY_GRADIENTS = {"aevb", *ALGORITHMS} - {"em"}
+ASKED = {"weight_prior": "normal", "clip": 2.0, "precision": "bfloat16", "optimizer": "sgd"}
+ASKED |= {"lr": 0.05, "step": "compiled", "objective": "iwae", "samples": 3}
+TAKEN = {"weight_prior_rows": 48, "clip": 2.0, "precision": "bfloat16", "compiled": True}
+TAKEN |= {"optimizer": aevb.SGD(0.05), "objective": aevb.iwae}
+PLAIN = {"weight_prior_rows": None, "clip": None, "precision": "float32", "compiled": False}
+MADE = {
+    "plain": ({"precision": "float32", "step": "eager"}, PLAIN | {"optimizer": aevb.Adam()}),
+    "asked": (ASKED, TAKEN),
+}
+OWN = {"wake-sleep", "reweighted-wake-sleep", "monte-carlo-em"}
+EXACT = {
+    "em": ({"algorithm": "em"}, EM, {}),
+    "em, a prior": (
+        {"algorithm": "em", "weight_prior": "normal"},
+        GeneralizedEM,
+        {"weight_prior": True},
+    ),
+    "mean-field": ({"algorithm": "mean-field", "components": 2}, MeanField, {}),
+}
+
+
+class Begun(Exception):
+    """Holds the learner that a run was to be trained by."""
+
+
+def begun(path, monkeypatch, asked):
+    def train(algorithm, *_, **__):
+        raise Begun(algorithm)
+
+    monkeypatch.setattr(training, "train", train)
+    table, run = path / "rows.csv", RunFolder(path / "run")
+    np.savetxt(table, np.random.default_rng(0).normal(size=(60, 5)), delimiter=",")
+    asked = {"data": str(table), "latent_dim": 2, "hidden": (4,), "threads": 1} | asked
+    with run.locked(), pytest.raises(Begun) as caught:
+        fit(run, check_settings(asked), resume=False)
+    return caught.value.args[0]
+
+
+@pytest.mark.parametrize("said", MADE)
+@pytest.mark.parametrize("algorithm", sorted(BY_GRADIENTS))
+def test_a_run_is_trained_by_what_its_settings_say(tmp_path, monkeypatch, algorithm, said):
+    """By the number of rows that train, 48 of 60, too."""
+    asked, taken = MADE[said]
+    left = {"objective"} if algorithm in OWN else set()
+    left |= {"weight_prior", "weight_prior_rows"} if algorithm == "full-bayes" else set()
+    asked, taken = ({k: v for k, v in d.items() if k not in left} for d in (asked, taken))
+    if algorithm == "reweighted-wake-sleep":
+        asked = asked | {"samples": 3}
+    learner = begun(tmp_path, monkeypatch, {"algorithm": algorithm, **asked})
+    assert {name: getattr(learner, name) for name in taken} == taken
+    if algorithm == "full-bayes":
+        assert learner.rows == 48
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_a_run_of_an_exact_posterior_is_trained_by_all_its_rows(tmp_path, monkeypatch, name):
+    asked, kind, taken = EXACT[name]
+    learner = begun(tmp_path, monkeypatch, asked)
+    assert type(learner) is kind
+    assert {name: getattr(learner, name) for name in ("rows", *taken)} == {"rows": 48, **taken}
 
 
 def moved(learner, entry, steps):
