@@ -10,7 +10,7 @@ import torch
 from helpers import binary_rows, needs_compiler, quadrature, small_pair
 
 import aevb
-from aevb import codes
+from aevb import codes, evaluation
 from aevb.data import Binarization, Rows
 from aevb.errors import UsageError
 from aevb.evaluation import (
@@ -264,12 +264,16 @@ def test_an_estimate_in_bfloat16_is_near_and_says_so():
         evidence(*small_pair(), rows, 10, precision="bfloat16")
 
 
-def test_whether_to_compile_an_estimate_depends_on_sizes_alone():
+def test_whether_to_compile_an_estimate_depends_on_sizes_alone(monkeypatch):
     model, posterior = small_pair(latent=2, hidden=5, width=6)
     encode, decode = operations(model, posterior, binary_rows(3))
     assert (encode, decode) == (2 * (6 * 5 + 5 * 4), 2 * (2 * 5 + 5 * 6))
     assert not worth_compiling(model, posterior, binary_rows(100), 1000)
     assert worth_compiling(model, posterior, binary_rows(100), 10**9)
+    # 7 rows are encoded once, and decoded for each of 3 samples
+    for limit, worth in ((7 * (100 + 3 * 80) - 1, True), (7 * (100 + 3 * 80), False)):
+        monkeypatch.setattr(evaluation.work, "OPERATIONS_WORTH_COMPILING", limit)
+        assert worth_compiling(model, posterior, binary_rows(7), 3) is worth
 
 
 def test_the_error_of_an_epochs_bound_is_that_of_one_draw_for_each_row():

@@ -78,6 +78,29 @@ def test_a_prior_on_the_weights_shortens_them(table, tmp_path):
     assert sizes[1] < sizes[0]
 
 
+ONE = {"prior": "standard-normal", "objective": "log p(x)", "precision": "float64"}
+MIXED = {"prior": "learned-categorical", "objective": "log p(x)", "precision": "float64"}
+BY_GRADIENTS = {"prior": "learned-categorical", "objective": "enumeration", "precision": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "settled"),
+    [
+        ({"algorithm": "em"}, {"covariance": "diagonal"} | ONE),
+        ({"algorithm": "em", "covariance": "spherical"}, {"covariance": "spherical"} | ONE),
+        ({"algorithm": "em", "components": 2}, {"covariance": "full"} | MIXED),
+        ({"algorithm": "mean-field", "components": 2}, {"covariance": "full"} | MIXED),
+        ({"components": 2}, {"covariance": "full"} | BY_GRADIENTS),
+        ({"components": 2, "covariance": "diagonal"}, {"covariance": "diagonal"} | BY_GRADIENTS),
+    ],
+)
+def test_what_is_left_open_is_settled(asked, settled):
+    """Factor analysis where nothing is said of the noise."""
+    found = settle_exact(check_settings(asked))
+    settled = settled | {"likelihood": "gaussian", "binarize": "none"}
+    assert {name: getattr(found, name) for name in settled} == settled
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -17,6 +17,7 @@ from aevb.data import Rows
 from aevb.errors import UsageError
 from aevb.evaluation import compare_gradients
 from aevb.evaluation.gradient_draws import GradientDraws, distance
+from aevb.evaluation.gradients import Comparison, Estimator, Worth
 from aevb.objectives import doubly_reparameterized
 from aevb.posterior import Batch
 from aevb.settings import check_settings
@@ -80,6 +81,33 @@ def test_a_baseline_takes_variance_away_and_enumeration_has_none(coins):
     assert named["enumeration"].phi.variance == named["enumeration"].theta.variance == 0
     assert coins.best.name == "enumeration"
     assert coins.recommendation.startswith("Take enumeration: it has no variance")
+
+
+def worth(variance):
+    return Worth(bias=0.0, bias_error=0.0, variance=variance, ratio=1.0)
+
+
+def test_the_least_variance_times_cost_is_recommended_and_the_next_named():
+    dear = Estimator("dear", True, worth(0.5), worth(1.5), cost=6.0)
+    cheap = Estimator("cheap", True, worth(1.0), worth(3.0), cost=1.0)
+    slow = Estimator("slow", True, worth(0.1), worth(0.3), cost=20.0)
+    biased = Estimator("biased", False, worth(0.1), worth(0.1), cost=1.0)
+    measured = [dear, slow, biased, cheap]
+    assert [e.price for e in measured] == pytest.approx([12, 8, 0.2, 4])
+
+    def said(*estimators):
+        about = ("elbo", 1, 2, 20, "a longer run", {"theta": 1.0, "phi": 1.0})
+        return Comparison(*about, list(estimators), {}).recommendation
+
+    assert said(*measured) == (
+        "Take cheap: of the unbiased ones its variance times its cost is the least, 2 times below "
+        "that of slow."
+    )
+    assert said(dear, biased) == "Take dear: it is the only unbiased one that applies."
+    exact = Estimator("exact", True, worth(0.0), worth(0.0), cost=7.0)
+    assert said(cheap, exact) == (
+        "Take exact: it has no variance, and costs 7 times as much as cheap."
+    )
 
 
 def test_several_weights_are_best_reparameterized_twice():
