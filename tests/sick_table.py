@@ -248,7 +248,7 @@ ELSEWHERE = {
     27: (
         "which rows are trained on is of the data set",
         "laws.py",
-        "test_rows_never_reach_training",
+        "held_out_rows_never_reach_training",
     ),
 }
 """Mistakes that no model, posterior or objective can have: why, and the test that is for them."""

@@ -9,10 +9,9 @@ from typing import Any
 class Entry:
     """A distribution at some parameters, and the truth of scipy beside it.
 
-    `make` takes the parameters as tensors under their names and gives the distribution; `fixed` are
-    arguments that are no tensors to be differentiated. `scipy` makes the frozen scipy.stats law
-    from the same numbers as floats; None where scipy has none. `kind` is "continuous", "discrete",
-    or "multivariate" (an event of one axis).
+    `make` takes the parameters as tensors under their names and gives the distribution. `scipy`
+    makes the frozen scipy.stats law from the same numbers as floats; None where scipy has none.
+    `kind` is "continuous", "discrete", or "multivariate" (an event of one axis).
     """
 
     name: str

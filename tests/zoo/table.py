@@ -4,8 +4,6 @@ import functools
 import math
 import re
 import warnings
-from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,14 +11,10 @@ import torch
 from helpers import seeded
 from scipy.stats._distn_infrastructure import rv_frozen
 
+from zoo import base, composition, observed, routes
 from zoo.numeric import grid
 
-ROOMS = [
-    f
-    for f in ("base", "routes", "composition", "observed")
-    if (Path(__file__).parent / f"{f}.py").exists()
-]
-LINES = [entry for room in ROOMS for entry in import_module(f"zoo.{room}").ENTRIES]
+LINES = (*base.ENTRIES, *routes.ENTRIES, *composition.ENTRIES, *observed.ENTRIES)
 ENTRIES = {entry.name: entry for entry in LINES}
 DRAWS = 50_000
 DIRECTION = torch.cos(torch.arange(1.0, 40.0, dtype=torch.float64))
