@@ -1,5 +1,7 @@
 """Small models, an independent derivation of the bound in numpy, and commands in this process."""
 
+import importlib
+import inspect
 import io
 import json
 import math
@@ -173,3 +175,12 @@ def _can_compile():
 
 
 needs_compiler = pytest.mark.skipif(not _can_compile(), reason="no C++ compiler or Python headers")
+
+
+def public_names(room: str) -> list[tuple[str, str]]:
+    """What a room offers, and where each name was made: its `__all__`, or what it defines."""
+    module = importlib.import_module(room)
+    members = {n: o for n, o in vars(module).items() if inspect.isclass(o) or inspect.isroutine(o)}
+    own = [n for n, o in members.items() if o.__module__ == room and not n.startswith("_")]
+    names = [n for n in getattr(module, "__all__", own) if n in members]
+    return [(n, f"{members[n].__module__}.{n}") for n in names]

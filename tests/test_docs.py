@@ -6,8 +6,6 @@ to the letter, decimals to 5 %, and `...` is anything.
 """
 
 import contextlib
-import importlib
-import inspect
 import io
 import logging
 import re
@@ -21,6 +19,7 @@ from typing import NamedTuple
 
 import pytest
 import typer
+from helpers import public_names
 from PIL import Image
 
 import aevb
@@ -267,12 +266,3 @@ def test_the_reference_has_every_public_name(site):
         for public, home in public_names(room)
     }
     assert not {public for public, places in of_rooms.items() if not places & known}
-
-
-def public_names(room: str) -> list[tuple[str, str]]:
-    """What a room offers, and where each name was made: its `__all__`, or what it defines."""
-    module = importlib.import_module(room)
-    members = {n: o for n, o in vars(module).items() if inspect.isclass(o) or inspect.isroutine(o)}
-    own = [n for n, o in members.items() if o.__module__ == room and not n.startswith("_")]
-    names = [n for n in getattr(module, "__all__", own) if n in members]
-    return [(n, f"{members[n].__module__}.{n}") for n in names]
