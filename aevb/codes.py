@@ -25,7 +25,19 @@ CHUNK = 1000
 
 
 def encode(model: Model, posterior: Posterior, rows: Rows) -> Array:
-    """The posterior mean of each row, (N, D): an embedding, the same at every call."""
+    """The posterior mean of each row: an embedding, the same at every call.
+
+        z_n = E_q[z given x_n];   for a q without a mean what `aevb.distributions.center` takes
+
+    Shapes: N rows of X cells; (N, D) in float64.
+    Source: Kingma & Welling (2013), section 2.1, for q as an encoder.
+    Example:
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> truth = linear_gaussian([[3.0], [4.0]], [0.0, 0.0], 1.0)  # z = W^T x / 26
+        >>> rows = Rows(np.array([[3.0, 4.0], [6.0, 8.0]]), np.arange(2), (2,))
+        >>> encode(truth, truth.exact_encoder(), rows).ravel().round(3)
+        array([0.962, 1.923])
+    """
     parts = []
     with evaluating(model, posterior):
         for positions, x in rows.chunks(CHUNK):
@@ -36,7 +48,18 @@ def encode(model: Model, posterior: Posterior, rows: Rows) -> Array:
 def encode_samples(
     model: Model, posterior: Posterior, rows: Rows, *, samples: int, seed: int = 0
 ) -> Array:
-    """Draws of z from q(z given x) for each row, (samples, N, D); UsageError for samples < 1."""
+    """Draws of z from q(z given x) for each row.
+
+    Shapes: N rows of X cells; (samples, N, D) in float64.
+    Errors: UsageError for fewer than 1 sample.
+    Example:
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> truth = linear_gaussian([[3.0], [4.0]], [0.0, 0.0], 1.0)  # q has variance 1 / 26
+        >>> rows = Rows(np.array([[3.0, 4.0]]), np.arange(1), (2,))
+        >>> draws = encode_samples(truth, truth.exact_encoder(), rows, samples=10_000)
+        >>> draws.shape, bool(abs(26 * draws.var() - 1) < 0.05)
+        ((10000, 1, 1), True)
+    """
     at_least(1, samples, "the number of samples")
     parts, like = [], tensor_of(model)
     with evaluating(model, posterior):
@@ -48,7 +71,17 @@ def encode_samples(
 
 
 def decode(model: Model, codes: Array) -> Array:
-    """E[x given z] for codes (N, D), as rows (N, X); UsageError for another number of columns."""
+    """The mean of the data given codes, E[x given z]; of classes the most probable one.
+
+    Shapes: codes (N, D); (N, X) in float64, pictures as flat rows. Units: of the data, as the model
+    sees them.
+    Errors: UsageError for codes with another number of columns.
+    Example:
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> truth = linear_gaussian([[3.0], [4.0]], [0.0, 0.0], 1.0)
+        >>> decode(truth, np.array([[2.0]]))
+        array([[6., 8.]])
+    """
     size = model.prior().event_shape[0]
     if codes.ndim != 2 or codes.shape[1] != size:
         raise UsageError(f"codes must have shape (N, {size}), found {codes.shape}")
@@ -56,14 +89,25 @@ def decode(model: Model, codes: Array) -> Array:
 
 
 def reconstruct(model: Model, posterior: Posterior, rows: Rows) -> Array:
-    """E[x given z] at the posterior mean of each row, (N, X)."""
+    """What is left of each row once it went through its code: `decode` of `encode`.
+
+    Shapes: N rows of X cells; (N, X) in float64. Units: of the data, as the model sees them.
+    Example:
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> truth = linear_gaussian([[3.0], [4.0]], [0.0, 0.0], 1.0)
+        >>> rows = Rows(np.array([[4.0, -3.0]]), np.arange(1), (2,))  # across W: no code says so
+        >>> np.abs(reconstruct(truth, truth.exact_encoder(), rows)).round(3)
+        array([[0., 0.]])
+    """
     return decode(model, encode(model, posterior, rows))
 
 
 def sample(model: Model, n: int, *, seed: int = 0, draw: bool = False) -> Array:
-    """n samples of z from the prior, decoded, (n, X): the mean of p(x given z), or draws of it.
+    """Samples of z from the prior, decoded: the mean of p(x given z), or with `draw` draws of it.
 
+    Shapes: (n, X) in float64. Units: of the data, as the model sees them.
     Errors: UsageError for n < 1.
+    Source: Kingma & Welling (2013), section 2.1, for the two steps that make a datum.
     Example:
         >>> import aevb
         >>> decoder = aevb.MLP(2, [8], 64)
@@ -76,27 +120,46 @@ def sample(model: Model, n: int, *, seed: int = 0, draw: bool = False) -> Array:
 
 
 def sample_latent(model: Model, n: int, *, seed: int = 0) -> Array:
-    """n draws of z from the prior, (n, D)."""
+    """Draws of z from the prior p(z).
+
+    Shapes: (n, D) in float64.
+    Errors: UsageError for n < 1.
+    Example:
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> z = sample_latent(linear_gaussian([[3.0], [4.0]], [0.0, 0.0], 1.0), 10_000)
+        >>> z.shape, bool(abs(z.mean()) < 0.05), bool(abs(z.std() - 1) < 0.05)
+        ((10000, 1), True, True)
+    """
     at_least(1, n, "the number of samples")
     with evaluating(model):
         return _array(model.sample_prior(n, generator(seed, Stream.SAMPLING)))
 
 
 def draw_data(model: Model, codes: Array, *, seed: int = 0) -> Array:
-    """A draw of x from p(x given z) for each code, (N, X)."""
+    """A draw of x from p(x given z) for each code: `decode` with the noise of the data.
+
+    Shapes: codes (N, D); (N, X) in float64. Units: of the data, as the model sees them.
+    Example:
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> truth = linear_gaussian([[3.0], [4.0]], [0.0, 0.0], 1.0)
+        >>> noise = draw_data(truth, np.full((10_000, 1), 2.0)) - [6.0, 8.0]
+        >>> bool(abs(noise.mean()) < 0.05), bool(abs(noise.std() - 1) < 0.05)
+        (True, True)
+    """
     # Likelihoods need no differentiable draws: torch's own samplers do, under a seed of ours.
     with torch_seeded(generator(seed, Stream.SAMPLING, 1), tensor_of(model).device):
         return _by_chunks(model, codes, lambda z: model.likelihood(z).sample())
 
 
 def interpolate(start: Array, stop: Array, steps: int, *, spherical: bool = False) -> Array:
-    """Codes on the way between two codes (D,), both ends included, (steps, D).
+    """Codes on the way between two codes, both ends included.
 
         straight   (1 - t) a + t b
         spherical  sin((1 - t) w) / sin(w) a + sin(t w) / sin(w) b,   w the angle between a and b
 
     In many dimensions the prior lies near a sphere, through whose empty middle a straight line
     goes; the spherical way stays at the distances of its ends.
+    Shapes: start and stop (D,); (steps, D).
     Errors: UsageError for fewer than 2 steps.
     Source: Shoemake (1985), "Animating rotation with quaternion curves"; White (2016), "Sampling
     generative networks".
@@ -118,9 +181,10 @@ def interpolate(start: Array, stop: Array, steps: int, *, spherical: bool = Fals
 def traverse(
     size: int, dimension: int, values: Array | None = None, *, start: Array | None = None
 ) -> Array:
-    """Codes along one latent dimension (0-based) of `size`, the others held, (V, D).
+    """Codes along one latent dimension (0-based) of `size`, the others held.
 
-    `values` (V,) are -3 to 3 in 13 steps when left out; the others stay at `start` (D,), or at 0.
+    Shapes: `values` (V,), -3 to 3 in 13 steps when left out; `start` (D,), where the others stay,
+    or 0; (V, D).
     Errors: UsageError for a dimension that there is not.
     Example:
         >>> traverse(3, 1, np.array([-1.0, 1.0])).tolist()

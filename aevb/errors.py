@@ -44,20 +44,38 @@ class Interrupted(AevbError):
 
 
 def at_least(least: int, found: float, what: str) -> None:
-    """UsageError for a number that is too small."""
+    """Refuse a number that is too small, or NaN.
+
+    Errors: UsageError, in which `what` names the number.
+    Example:
+        >>> at_least(1, 0, "the number of samples")
+        Traceback (most recent call last):
+            ...
+        aevb.errors.UsageError: the number of samples must be at least 1, found 0
+    """
     if not found >= least:
         raise UsageError(f"{what} must be at least {least}, found {found}")
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, on one line of at most 200 characters; its type if it says nothing."""
+    """What an error says, on one line of at most 200 characters; its type if it says nothing.
+
+    Example:
+        >>> reason(FileNotFoundError(2, "No such file or directory", "a.csv")), reason(KeyError())
+        ('No such file or directory', 'KeyError')
+    """
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     words = "".join(c if c.isprintable() else " " for c in said).split()
     return " ".join(words)[:200] or type(error).__name__
 
 
 def shortly(value: Any, length: int = 80) -> str:
-    """A value as it stands in a sentence: on one line, printable, cut."""
+    """A value as it stands in a sentence: on one line, printable, cut.
+
+    Example:
+        >>> shortly([0.25, 0.5, 0.75, 1.0], 11)
+        '[0.25, 0.5,...'
+    """
     try:
         said = " ".join(ascii(value).split())
     except (RecursionError, ValueError):  # nested, or a whole number of too many digits
@@ -66,5 +84,10 @@ def shortly(value: Any, length: int = 80) -> str:
 
 
 def name_shortly(name: str, length: int = 100) -> str:
-    """A name as it stands in a sentence: as it is, or as `shortly` has it where it is odd."""
+    """A name as it stands in a sentence: as it is, or as `shortly` has it where it is odd.
+
+    Example:
+        >>> print(name_shortly("rows.csv"), name_shortly("rows" + chr(7)))
+        rows.csv 'rows\\x07'
+    """
     return name if name.isprintable() and len(name) <= length else shortly(name, length)

@@ -39,14 +39,29 @@ of images, and their draws were worth less."""
 
 
 class Point(NamedTuple):
-    """Where each chain stands: z (*chains, D), log pi(z) (*chains)."""
+    """Where each chain of `Metropolis` stands, and how probable its place is.
+
+    Shapes: z (*chains, D), log_density (*chains). Units: nats.
+    Example:
+        >>> walk = Metropolis(lambda z: -0.5 * z.square().sum(-1))
+        >>> walk.init(torch.tensor([[3.0, 4.0]])).log_density
+        tensor([-12.5000])
+    """
 
     z: Tensor
     log_density: Tensor
 
 
 class State(NamedTuple):
-    """Where each chain stands: z (*chains, D), log pi(z) (*chains), its gradient (*chains, D)."""
+    """Where each chain of `HMC` stands, how probable its place is, and what pulls it.
+
+    Shapes: z (*chains, D), log_density (*chains), gradient, of log pi(z), (*chains, D).
+    Units: nats.
+    Example:
+        >>> hmc = HMC(lambda z: -0.5 * z.square().sum(-1))
+        >>> hmc.init(torch.tensor([[3.0, 4.0]])).gradient
+        tensor([[-3., -4.]])
+    """
 
     z: Tensor
     log_density: Tensor
@@ -59,6 +74,7 @@ class HMC:
 
     Shapes: `log_density` takes z (*chains, D) to (*chains), each chain by itself; it need not be
     normalized. Units: nats.
+    Errors: UsageError for a log-density that does not give one number for each chain.
     Source: Duane et al. (1987); Neal (2011), "MCMC using Hamiltonian dynamics", section 3.
     Example:
         >>> hmc = HMC(lambda z: -0.5 * z.square().sum(-1))
@@ -116,7 +132,7 @@ class HMC:
 class Metropolis:
     """Random-walk Metropolis: leaves pi invariant, and asks for no gradient.
 
-    Shapes: `log_density` as in `HMC`. Units: nats.
+    Shapes: `log_density` as in `HMC`. Units: nats. Errors: as of `HMC`.
     Source: Metropolis et al. (1953), "Equation of state calculations by fast computing machines".
     Example:
         >>> walk = Metropolis(lambda z: -0.5 * z.square().sum(-1))
@@ -175,7 +191,18 @@ class Gibbs:
 
 
 class StepSize(NamedTuple):
-    """A step size on its way, all (*shape): see `DualAveraging`."""
+    """A step size on its way, in the letters of `DualAveraging`.
+
+        center = log(10 e_1), shortfall = h_t, log_size = log e_(t+1), log_averaged = log e'_(t+1)
+
+    Shapes: all tensors (*shape); t counts the steps.
+    Example:
+        >>> size = DualAveraging().init(torch.tensor(0.1))
+        >>> for _ in range(20):  # every proposal is refused
+        ...     size = DualAveraging().step(size, torch.tensor(0.0))
+        >>> bool(size.now < 0.1)
+        True
+    """
 
     center: Tensor
     shortfall: Tensor
@@ -233,9 +260,15 @@ class DualAveraging:
 
 
 class StepNoise(NamedTuple):
-    """What one step of `hamiltonian` takes: momentum (C, *data, D), the others (C, *data).
+    """What one step of `hamiltonian` takes of the randomness of C chains for each datum.
 
     Momentum from N(0, I); chance, whether to accept, and shorten, the step, from U(0, 1).
+    Shapes: momentum (C, *data, D), the others (C, *data).
+    Example:
+        >>> from aevb.randomness import Stream, generator
+        >>> noise = StepNoise.draw(generator(0, Stream.CHAINS, 0), torch.zeros(4, 3, 2))
+        >>> noise.momentum.shape, noise.chance.shape
+        (torch.Size([4, 3, 2]), torch.Size([4, 3]))
     """
 
     momentum: Tensor
@@ -278,6 +311,8 @@ def hamiltonian(
     length may come back, again and again, to where it began, or opposite.
     Shapes: start (C, *data, D); `noise` of step t = 0, 1, ...; scale, which broadcasts to start,
     deviations to be expected; yields `steps` times a state and the probabilities (C, *data).
+    Units: nats, of densities; scale in those of z.
+    Errors: as of `HMC`.
     Source: Neal (2011), "MCMC using Hamiltonian dynamics", section 3.2, for steps at random.
     Example:
         >>> from aevb.randomness import Stream, generator

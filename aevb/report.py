@@ -33,7 +33,12 @@ DIRECTIONS = {
 
 @dataclass(frozen=True)
 class Note:
-    """A paragraph; a warning stands out."""
+    """A paragraph; a warning stands out.
+
+    Example:
+        >>> Note("1 < 2").html()
+        '<p>1 &lt; 2</p>'
+    """
 
     text: str
     warning: bool = False
@@ -46,7 +51,15 @@ class Note:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells, each made a text, numbers flush right; the first cell names its row."""
+    """Rows of cells, each made a text, numbers flush right; the first cell names its row.
+
+    Errors: UsageError, of `html`, for a row whose length is not that of the header or, without a
+    header, of the longest row.
+    Example:
+        >>> page = Table([["train", 1437], ["test", 180]], header=["part", "rows"]).html()
+        >>> page.count("<tr>"), '<td class="figure">180</td>' in page
+        (3, True)
+    """
 
     rows: Sequence[Sequence[object]]
     header: Sequence[str] = ()
@@ -75,7 +88,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Number:
-    """A number in large type over the facts that one must know to use it."""
+    """A number in large type over the facts that one must know to use it.
+
+    Example:
+        >>> "<dt>samples</dt><dd>9</dd>" in Number("ELBO", "-91.8 nats", {"samples": 9}).html()
+        True
+    """
 
     name: str
     value: str
@@ -91,6 +109,12 @@ class Picture:
     """A PNG, a GIF or an SVG, a sentence on how to read it, and what it shows for who cannot see.
 
     An SVG is what `plots.svg` returns.
+    Units: of an SVG its own size, of a PNG 150 dots per inch, of a GIF a pixel of the page each.
+    Errors: UsageError, of `html`, for bytes that are none of the three.
+    Example:
+        >>> gif = b"GIF89a" + bytes([4, 0, 3, 0])  # 4 pixels wide, 3 high
+        >>> 'width="4" height="3" alt="dots"' in Picture(gif, "Twelve dots.", "dots").html()
+        True
     """
 
     data: bytes | str
@@ -109,7 +133,16 @@ class Picture:
 
 
 class Block(Protocol):
-    """What a section holds: a note, a table, a number or a picture."""
+    """What a section holds: a note, a table, a number or a picture, or what else has `html`.
+
+    The page takes its text as it is: what comes from outside must be escaped in it.
+    Example:
+        >>> class Rule:
+        ...     def html(self):
+        ...         return "<hr>"
+        >>> "<hr>" in report("A run", [Section("Numbers", [Rule()])])
+        True
+    """
 
     def html(self) -> str:
         """The block as it stands in the page."""
@@ -118,7 +151,13 @@ class Block(Protocol):
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report under its own title, listed in the contents."""
+    """A part of the report under its own title, listed in the contents.
+
+    Example:
+        >>> page = report("A run", [Section("Data", []), Section("Numbers", [])])
+        >>> '<li><a href="#section-2">Numbers</a></li>' in page
+        True
+    """
 
     title: str
     blocks: Sequence[Block]
@@ -127,7 +166,7 @@ class Section:
 def report(title: str, sections: Sequence[Section], summary: Mapping[str, object] = {}) -> str:
     """One HTML page with a header, a table of contents and the sections.
 
-    Shapes: `summary` is shown in the header, a term and its value each, say of the data.
+    `summary` is shown in the header, a term and its value each, say of the data.
     Errors: UsageError for a picture that is no PNG, GIF or SVG, and for rows that differ in
     length from their header.
     Example:
@@ -170,7 +209,7 @@ def report(title: str, sections: Sequence[Section], summary: Mapping[str, object
 def number(certificate: Mapping[str, Any]) -> Number:
     """A number of an evaluation with its certificate, for a report.
 
-    Shapes: `certificate` as `Certificate.as_dict` gives it.
+    `certificate` is as `Certificate.as_dict` gives it.
     Units: those that the certificate names, nats per datum as a rule.
     Example:
         >>> facts = dict(method="importance", estimand="log p(x)", direction="lower", unit="nats")

@@ -21,7 +21,19 @@ TEST_SHARE = 0.1
 
 
 class Binarization(Enum):
-    """What is done to grey levels in [0, 1] before a Bernoulli likelihood sees them."""
+    """What is done to grey levels x in [0, 1] before a Bernoulli likelihood sees them.
+
+        NONE       x as it is
+        THRESHOLD  1 where x > 1/2, else 0
+        ONCE       a draw of Bernoulli(x) for each cell, the same ever after
+        EPOCH      such a draw, anew at each presentation in training, as ONCE elsewhere
+
+    Errors: UsageError for a name that is none of these.
+    Example:
+        >>> grey = np.array([[0.2, 0.9]])
+        >>> Rows(grey, np.arange(1), (2,), binarize=Binarization("threshold")).all()
+        tensor([[0., 1.]])
+    """
 
     NONE = "none"
     THRESHOLD = "threshold"
@@ -42,6 +54,11 @@ class Treatment:
 
     Shapes: stored (M, X), or (M, X/8) bytes whose bits are the cells, to (M, X) float32; the key
     () names the uniform numbers u.
+    Units: `scale` is what stored values are multiplied by to become what the model sees.
+    Example:
+        >>> pixels = torch.tensor([[0, 51, 255]], dtype=torch.uint8)
+        >>> Treatment(3, scale=1 / 255)(pixels)
+        tensor([[0.0000, 0.2000, 1.0000]])
     """
 
     width: int
@@ -69,7 +86,13 @@ class Rows:
     ONCE it is drawn as a Bernoulli of its grey level by (seed, row), always the same; with EPOCH
     training draws afresh at every presentation by (seed, step), and any other use sees the draw
     of ONCE.
-    Errors: DataError where grey levels to be binarized lie outside [0, 1].
+    Errors: UsageError, of `limit`, for fewer than 1 row. Grey levels to be binarized that lie
+    outside [0, 1] are refused by `split`, not here.
+    Example:
+        >>> pixels = np.array([[0, 255], [51, 0], [0, 0]], np.uint8)
+        >>> rows = Rows(pixels, np.array([1, 0]), (2,), scale=1 / 255)
+        >>> rows.take(np.array([0]))
+        tensor([[0.2000, 0.0000]])
     """
 
     values: NDArray[np.generic]
@@ -182,14 +205,29 @@ class Rows:
 
 
 def all_rows(source: Source, binarize: Binarization = Binarization.NONE, seed: int = 0) -> Rows:
-    """Every row of a source."""
+    """Every row of a source, in its order, where nothing is held out: new data to be scored, say.
+
+    Shapes: N rows of X cells, as `Rows` gives them out.
+    Example:
+        >>> from aevb.data import open_source
+        >>> all_rows(open_source("digits")).all().shape
+        torch.Size([1797, 64])
+    """
     index = row_numbers(len(source.values))
     return Rows(source.values, index, source.shape, source.scale, binarize, seed, source.labels)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A source split into training, validation and test rows, with what is known of it."""
+    """A source split into training, validation and test rows, with what is known of it.
+
+    Shapes: `shape` (C, H, W) of images or (X,) of tables, which the rows of all parts have.
+    Example:
+        >>> from aevb.data import load
+        >>> digits = load("digits")
+        >>> digits.shape, digits.is_image, digits.train.all().shape
+        ((1, 8, 8), True, torch.Size([1437, 64]))
+    """
 
     source: Source
     train: Rows
@@ -225,11 +263,17 @@ def split(
 ) -> Dataset:
     """Split a source by its official splits where it has them, else at random by the seed.
 
+    `binarize` None takes the usual treatment of the set; `limit` keeps a seeded random subset of
+    the training rows.
     Shapes: without an official split a tenth of the rows each for validation and test; an official
-    training set without a validation set gives up a tenth of itself. `limit` keeps a
-    seeded random subset of the training rows.
+    training set without a validation set gives up a tenth of itself.
     Errors: DataError for fewer than 10 rows, or where grey levels to be binarized lie outside
-    [0, 1] or are missing.
+    [0, 1] or are missing; UsageError for a limit below 1.
+    Example:
+        >>> from aevb.data import open_source
+        >>> digits = split(open_source("digits"), limit=1000)
+        >>> len(digits.train), len(digits.validation), len(digits.test)
+        (1000, 180, 180)
     """
     treatment = Binarization(source.binarize) if binarize is None else binarize
     everything = all_rows(source, treatment, seed)

@@ -20,6 +20,13 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
     A small file is hashed whole. A change of a large one that hides between the blocks goes
     unseen: the fingerprint tells data sets apart, it does not prove that a file is undamaged.
     Errors: DataError when the file cannot be read.
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     rows = Path(folder, "rows.csv")
+        ...     marks = {fingerprint(rows) for text in ("1", "2", "1") if rows.write_text(text)}
+        >>> len(marks)
+        2
     """
     file = Path(path)
     with readable(file), file.open("rb") as stream:

@@ -40,6 +40,11 @@ class NamedSet:
 
     Shapes: `rows` times `shape` (C, H, W). Units: `scale` and `binarize` as of `Source`; `files`
     has an entry for each file, with the forms in which it may be had, best first.
+    Errors: DataError, of `present` and `where`, where AEVB_DATA names no folder.
+    Example:
+        >>> mnist = summary("mnist")
+        >>> mnist.rows, mnist.shape, mnist.binarize
+        (70000, (1, 28, 28), 'epoch')
     """
 
     name: str

@@ -21,6 +21,10 @@ class Column:
     `name` is empty where the table has no header. `kind` chooses the column's likelihood in a mixed
     table. `levels` are the texts of a column of text: code k stands for levels[k]; two levels make
     a binary column, more a category.
+    Example:
+        >>> color = Column("color", "category", ("blue", "green", "red"))
+        >>> color.levels[2]  # what a cell of 2 says
+        'red'
     """
 
     name: str
@@ -45,6 +49,11 @@ class Source:
     images, as lines over time, or as the columns of a table. `extremes` (3, *shape) bounds the
     values: the lowest observed of each column, the highest, and one that is not whole as the model
     sees it where there may be such a one, or else the lowest; None where nobody looked.
+    Example:
+        >>> from aevb.data import open_source
+        >>> digits = open_source("digits")
+        >>> digits.values.shape, digits.shape, digits.likelihood
+        ((1797, 1, 8, 8), (1, 8, 8), 'gaussian')
     """
 
     name: str

@@ -22,6 +22,13 @@ class BernoulliVector(td.Independent):  # type: ignore[type-arg]  # a class of t
 
     One exponential serves the gradient too. It is for evaluation and for compiled steps: with
     gradients, and not compiled, torch's fused logarithm of the sigmoid is the faster one.
+    Shapes: made of a Bernoulli with logits (*batch, X) and the number 1; values (..., *batch, X).
+    Units: nats. Errors: ValueError, of `log_prob`, for cells that are neither 0 nor 1, where the
+    Bernoulli validates.
+    Example:
+        >>> coins = BernoulliVector(td.Bernoulli(logits=torch.zeros(3, 64)), 1)
+        >>> coins.log_prob(torch.ones(3, 64)) / 64  # log 1/2
+        tensor([-0.6931, -0.6931, -0.6931])
     """
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -13,11 +13,12 @@ DRAWS = 100
 
 
 def center(q: Distribution) -> Tensor:
-    """E_q[z], (*batch, *event), the same at every call: a code, where q is a posterior.
+    """E_q[z], the same at every call: a code, where q is a posterior.
 
     Where a class has no formula for its mean, as a flow has none, it is the mean of 100 draws, of
     the same noise for every element of the batch; where there is no mean, as for a Cauchy, it is
     the median, or that of the draws.
+    Shapes: (*batch, *event).
     Example:
         >>> from aevb.distributions import Cauchy
         >>> center(Cauchy(torch.tensor([3.0]), torch.ones(1)))

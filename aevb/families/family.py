@@ -36,6 +36,13 @@ class Family(nn.Module, ABC):
     lie as blocks along the first axis behind the batch: for two parameters of a flat datum,
     (*batch, 2X) is split into (*batch, X) and (*batch, X).
     Units: the log-densities are normalized, in nats.
+    Errors: DataError, of `check`, for data outside the support; UsageError, of `forward`, for a
+    number of outputs that does not split.
+    Example:
+        >>> from aevb.families import Normal
+        >>> family = Normal()
+        >>> family.outputs(5), family(torch.zeros(3, 10), 1).event_shape
+        (10, torch.Size([5]))
     """
 
     each: int = 1

@@ -133,6 +133,7 @@ class VonMisesFisher(Latent):
 class HypersphericalUniform(Latent):
     """The same density for all directions: the prior of codes on a sphere. It takes no numbers.
 
+    Shapes: raw (*batch, 0); events of `size` coordinates, of length 1. Units: nats.
     Example:
         >>> HypersphericalUniform(3)(torch.zeros(0), 0).event_shape
         torch.Size([3])
