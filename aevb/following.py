@@ -48,6 +48,8 @@ class Snapshots(Callback):
 
     The same rows and draws at every moment; `aevb.storage.RunFolder.snapshots` reads them back. For
     a posterior with free parameters for each datum, the rows must be those that it is trained on.
+    Shapes: N of the rows; T snapshots have codes (T, N, D) and samples (T, 10, X).
+    Units: samples in those of the data, as the model sees them.
     Errors: TrainingError where the folder cannot be written.
     Example:
         >>> import aevb, tempfile
@@ -105,6 +107,15 @@ class TensorBoard(Callback):
     Units: nats per datum.
     Errors: UsageError where tensorboardX is not installed; TrainingError where the folder cannot be
     written.
+    Example:
+        >>> import aevb, tempfile
+        >>> data = aevb.data.load(np.random.default_rng(0).normal(size=(20, 2)))
+        >>> model = aevb.Model(aevb.standard_normal(1), aevb.gaussian(aevb.MLP(1, [4], 4)))
+        >>> learner = aevb.AEVB(model, aevb.mean_field(aevb.MLP(2, [4], 2)))
+        >>> with tempfile.TemporaryDirectory() as folder, TensorBoard(Path(folder)) as board:
+        ...     history = aevb.train(learner, data, aevb.Plan(epochs=2), callbacks=[board])
+        ...     len(list(Path(folder).glob("events.*")))
+        1
     """
 
     def __init__(self, folder: Path, *, lr: float = 1.0, about: str = "") -> None:
@@ -165,7 +176,18 @@ class TensorBoard(Callback):
 
 
 def require_tensorboard() -> None:
-    """UsageError where tensorboardX is not installed."""
+    """Refuse to go on without tensorboardX, before anything is begun.
+
+    Errors: UsageError, with what to install.
+    Example:
+        >>> import sys
+        >>> from unittest.mock import patch
+        >>> with patch.dict(sys.modules, tensorboardX=None):  # as if it were not there
+        ...     require_tensorboard()
+        Traceback (most recent call last):
+            ...
+        aevb.errors.UsageError: writing TensorBoard's files needs tensorboardX: pip install ...
+    """
     try:
         _summary()
     except ImportError:

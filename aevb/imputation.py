@@ -99,7 +99,13 @@ def denoise(
 
         sum_k w_k E[x given z_k] / sum_k w_k,   w_k = p(x given z_k) p(z_k) / q(z_k given x)
 
-    Shapes, units and errors as `impute`; every cell is inferred, missing ones too.
+    Every cell is inferred, missing ones too; where there are some, z is drawn as `impute` draws it
+    by importance.
+    Shapes: N rows of X cells; (N, X). Units: of the data; a column of classes gets the most
+    probable one. `samples` are the draws of z for each row.
+    Errors: UsageError for samples below 1, or a likelihood whose cells are not independent;
+    DataError for observed cells outside the likelihood's domain.
+    Source: Kingma & Welling (2013), section 2.1, for denoising as inference on x.
     Example:
         >>> import aevb
         >>> digits = aevb.data.load("digits")

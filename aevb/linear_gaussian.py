@@ -344,7 +344,15 @@ def as_linear_gaussian(model: Model) -> LinearGaussian | None:
 
 
 def affine_of(prior: Distribution) -> tuple[Tensor, Tensor] | None:
-    """m (D,) and L (D, D) of a Gaussian prior N(m, L L^T), else None."""
+    """A Gaussian law of a vector as an affine map of standard noise: m and L of N(m, L L^T).
+
+    None for a law that is no Gaussian, that has a batch, or that is not of a vector.
+    Shapes: m (D,), L (D, D), lower triangular.
+    Example:
+        >>> m, factor = affine_of(td.MultivariateNormal(torch.ones(2), 4 * torch.eye(2)))
+        >>> factor.tolist()
+        [[2.0, 0.0], [0.0, 2.0]]
+    """
     base = base_of(prior)
     if prior.batch_shape or len(prior.event_shape) != 1:
         return None

@@ -167,6 +167,7 @@ class Gibbs:
 
     Shapes: each of `conditionals` takes z (*chains, D) and its noise to z with one block, which is
     its own choice, replaced by g(noise, rest): for a law of this project, by its `transform`.
+    Errors: ValueError for another number of tensors of noise than there are blocks.
     Source: Geman & Geman (1984), "Stochastic relaxation, Gibbs distributions, and the Bayesian
     restoration of images".
     Example:

@@ -101,6 +101,9 @@ class Model(nn.Module):
 def observing(model: Model) -> Model:
     """The model for rows with missing cells: the same modules, NaN cells integrated out.
 
+        p(x_observed given z): the likelihood without the factors of the cells that are missing
+
+    Shapes: as of `Model`, x (N, *X) with NaN where nothing was observed. Units: nats.
     Errors: UsageError for a likelihood that is none of this project's.
     Example:
         >>> import aevb

@@ -34,7 +34,14 @@ DECISIVE = ("network", "algorithm", "components")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of a run, each with what it means."""
+    """The settings of a run, each with what it means; `check_settings` holds them to their bounds.
+
+    Units: nats, of `free_bits`. Errors: none here; UsageError or ModelFileError of that function.
+    Example:
+        >>> settings = check_settings({"latent_dim": 2, "network": "linear"})
+        >>> settings.hidden, settings.posterior, settings.lr_schedule
+        ((), 'mean-field', 'cosine')
+    """
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False}
 

@@ -52,6 +52,16 @@ class Callback(Protocol):
 
     An exception in a callback ends the run, which can be resumed from its newest checkpoint.
     Sentences that a person should know do not come here: they go to the logger "aevb".
+    Example:
+        >>> import aevb, numpy
+        >>> class Tell(Callback):
+        ...     def epoch(self, record):
+        ...         print("epoch", record["epoch"], "after step", record["t"])
+        >>> data = aevb.data.load(numpy.random.default_rng(0).normal(size=(20, 2)))
+        >>> model = aevb.Model(aevb.standard_normal(1), aevb.gaussian(aevb.MLP(1, [4], 4)))
+        >>> learner = aevb.AEVB(model, aevb.mean_field(aevb.MLP(2, [4], 2)))
+        >>> history = train(learner, data, Plan(epochs=1, batch_size=8), callbacks=[Tell()])
+        epoch 1 after step 2
     """
 
     def begin(self, done: int, total: int, steps_per_epoch: int) -> None:

@@ -50,7 +50,9 @@ def open_source(
     the images of a folder. `like` holds the data to the columns that a model was fitted on.
     `label` names the column of a file that says the class of each row, in texts or whole numbers;
     with `like` the rows may come without it.
-    Errors: DataError for what cannot be read, with row and column (1-based) of a cell at fault.
+    Shapes: of a file or an array as `read_file` has them; of a set that has a name (N, C, H, W).
+    Errors: DataError for what cannot be read, with row and column (1-based) of a cell at fault;
+    UsageError for a label where there is no table in a file.
     Example:
         >>> open_source("digits").values.shape
         (1797, 1, 8, 8)
@@ -91,7 +93,8 @@ def load(
 
     Shapes: see `Rows`. `binarize` is one of none, threshold, once, epoch; None takes the usual
     treatment of the set. `limit` keeps a random subset of the training rows.
-    Errors: DataError for what cannot be read; UsageError for an unknown binarization.
+    Errors: DataError for what cannot be read; UsageError for an unknown binarization; those of
+    `split`.
     Example:
         >>> digits = load("digits")
         >>> len(digits.train), len(digits.validation), len(digits.test)

@@ -24,6 +24,13 @@ class Card:
     `license` is that of the model, as the hub spells it ("apache-2.0"), `data_license` that of the
     data, in words. `numbers` are certificates, as `Certificate.as_dict()` gives them: means in nats
     per datum, with their errors. `data_facts`, `settings` and `training` are shown as tables.
+    Source: Mitchell et al. (2019), "Model cards for model reporting".
+    Example:
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> model = linear_gaussian([[3.0], [4.0]], [0.0, 0.0], 1.0)
+        >>> text = Card("A line", license="apache-2.0").text(model, model.exact_encoder())
+        >>> text.splitlines()[:3]
+        ['---', 'library_name: "aevb"', 'license: "apache-2.0"']
     """
 
     name: str

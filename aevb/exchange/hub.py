@@ -36,7 +36,14 @@ def export_hub(
     Errors: UsageError for a folder that holds anything else; ModelFileError where it cannot be
     written; TrainingError for parameters that are not finite.
     Source: the model cards of Mitchell et al. (2019), "Model cards for model reporting".
-    Example: `export_hub("my-model", model, posterior, card=Card("Digits", data="digits"))`.
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> model = linear_gaussian([[3.0], [4.0]], [0.0, 0.0], 1.0)
+        >>> with TemporaryDirectory() as target:
+        ...     folder = export_hub(target, model, model.exact_encoder(), card=Card("A line"))
+        ...     sorted(path.name for path in folder.iterdir())
+        ['README.md', 'config.json', 'model.safetensors']
     """
     folder = Path(target)
     require_finite_modules(model, posterior)
@@ -56,8 +63,15 @@ def hub_of_run(run: RunFolder, target: str | Path, *, license: str | None = None
     """Export a run, with the numbers of its last evaluation in the card.
 
     Paths are left out: of a file of data, its name alone is told.
-    Errors: those of `export_hub`; ModelFileError for a folder that `aevb train` did not write.
-    Example: `hub_of_run(RunFolder("runs/digits"), "my-model", license="apache-2.0")`.
+    Errors: those of `export_hub`; ModelFileError for a folder without the settings of a run.
+    Example:
+        >>> import aevb, tempfile
+        >>> rows = [[0.3, 0.1], [1.2, 0.9], [0.7, 0.4], [2.2, 1.5]] * 5
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     aevb.VAE(latent_dim=1, hidden=(2,), epochs=1).fit(rows).save(f"{folder}/run")
+        ...     made = hub_of_run(RunFolder(f"{folder}/run"), f"{folder}/hub", license="apache-2.0")
+        ...     'license: "apache-2.0"' in (made / CARD).read_text()
+        True
     """
     settings = asdict(run.require().settings())
     model, posterior = run.load()

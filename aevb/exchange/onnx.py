@@ -47,7 +47,12 @@ def export_onnx(target: str | Path, model: Model, posterior: Posterior) -> list[
     an encoder, or for modules that have no ONNX form; ModelFileError for a folder that cannot be
     written. Nothing is written unless all three can be made.
     Source: Kingma & Welling (2013), equation 7, for the bound.
-    Example: `aevb.exchange.export_onnx("my-model-onnx", model, posterior)`.
+    Example:
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> model = linear_gaussian([[3.0], [4.0]], [0.0, 0.0], 1.0)
+        >>> files = export_onnx("line-onnx", model, model.exact_encoder())  # doctest: +SKIP
+        >>> [path.name for path in files]  # doctest: +SKIP
+        ['encoder.onnx', 'decoder.onnx', 'bound.onnx']
     """
     _require_packages()
     if isinstance(posterior, PerDatum):

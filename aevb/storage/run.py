@@ -59,6 +59,19 @@ class RunFolder:
     `metrics.csv` (the same as a table), `evaluation.json` (the last one), `report.html`,
     `checkpoints/`, `figures/`, `snapshots/`, `tensorboard/`, `unfinished/` (evaluations that were
     stopped).
+    Errors: ModelFileError for files that are missing, damaged, or not of such a run; TrainingError
+    where another process holds the folder, it cannot be written, or parameters are not finite;
+    DataError where the data have changed, are in no file, or do not fit the model.
+    Example:
+        >>> import aevb, tempfile
+        >>> data = aevb.data.load(np.random.default_rng(0).normal(size=(20, 2)))
+        >>> model = aevb.Model(aevb.standard_normal(1), aevb.gaussian(aevb.MLP(1, [4], 4)))
+        >>> learner = aevb.AEVB(model, aevb.mean_field(aevb.MLP(2, [4], 2)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = RunFolder(folder)
+        ...     told = aevb.train(learner, data, aevb.Plan(epochs=2), run=run)
+        ...     run.history() == told, run.has_checkpoint
+        (True, True)
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -24,6 +24,14 @@ class Trail(NamedTuple):
     """Codes and samples by epoch.
 
     Shapes: epochs (T,) rising, codes (T, N, D), labels (N,) or None, samples (T, 10, X).
+    Units: samples in those of the data, as the model sees them.
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     for epoch in (1, 2):
+        ...         write(Path(folder), epoch, np.zeros((3, 2)), None, np.zeros((10, 64)))
+        ...     read(Path(folder)).codes.shape
+        (2, 3, 2)
     """
 
     epochs: NDArray[np.int64]

@@ -38,7 +38,14 @@ def save(
 
     Errors: ModelFileError where the folder cannot be written; TrainingError for parameters that
     are not finite.
-    Example: `aevb.save("my-model", model, posterior)`, then `aevb.load("my-model")`.
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> model = linear_gaussian([[3.0], [4.0]], [0.0, 0.0], 1.0)
+        >>> with TemporaryDirectory() as folder:
+        ...     save(folder, model, model.exact_encoder())
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        ['config.json', 'model.safetensors']
     """
     folder = Path(folder)
     try:
@@ -99,6 +106,14 @@ def load(
     Errors: ModelFileError for files that are missing, damaged, of another version, or whose shapes
     are not those of the description; sizes are compared before memory is taken, then every byte
     with the file's checksum.
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> model = linear_gaussian([[3.0], [4.0]], [0.0, 0.0], 1.0)
+        >>> with TemporaryDirectory() as folder:
+        ...     save(folder, model, model.exact_encoder())
+        ...     load(folder)[0].weight.tolist()
+        [[3.0], [4.0]]
     """
     folder = Path(folder)
     config = read_json(folder / CONFIG)
