@@ -64,14 +64,17 @@ class LinearGaussian(Model):
 
     @property
     def weight(self) -> Tensor:
+        """W, (X, D): what each latent dimension does to each element."""
         return self._parts.network.head.weight  # type: ignore[no-any-return]
 
     @property
     def offset(self) -> Tensor:
+        """b, (X,): the mean of the data."""
         return self._parts.network.head.bias  # type: ignore[no-any-return]
 
     @property
     def variance(self) -> Tensor:
+        """The diagonal of Psi, (X,), of one number X times where the noise is shared."""
         return torch.exp(self._parts.family.log_variance).expand(self.width)
 
     @property

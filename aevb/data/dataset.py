@@ -67,6 +67,7 @@ class Treatment:
     packed: bool = False
 
     def __call__(self, stored: Tensor, key: Tensor | None = None) -> Tensor:
+        """The cells of stored rows as the model sees them, (M, X) float32."""
         if self.packed:
             bits = (stored.unsqueeze(-1) >> torch.arange(7, -1, -1, device=stored.device)) & 1
             return bits.flatten(1)[:, : self.width].to(torch.float32)
@@ -236,6 +237,7 @@ class Dataset:
 
     @property
     def name(self) -> str:
+        """What the data are called: the name of the set, of the file, or array or frame."""
         return self.source.name
 
     @property
@@ -245,6 +247,7 @@ class Dataset:
 
     @property
     def is_image(self) -> bool:
+        """Whether a datum is a picture, of shape (C, H, W), and no row of a table."""
         return len(self.shape) == 3
 
     @cached_property

@@ -31,7 +31,7 @@ class Chain(Remembering):
     generative chain and an inference chain that go opposite ways share their z. `noises` are the
     noise of each part, found by asking once where they are left out. Parts lie in sets of one kind:
     a chain of Gaussians, or of coins.
-    Units: nats, the sum over the parts.
+    Units: nats, the sum over the parts. Errors: UsageError, of draws, for a part without a route.
     Source: Rezende et al. (2014), "Stochastic backpropagation", section 2; Burda et al. (2015),
     equation 1.
     Example:

@@ -47,6 +47,7 @@ class MultivariateNormal(Reparameterized, td.MultivariateNormal):
 
     Shapes: loc (*batch, D), scale_tril (*batch, D, D), or a covariance or precision matrix in its
     place. Units: nats.
+    Errors: ValueError, as torch's, for a matrix that is not positive definite.
     Source: Kingma & Welling (2013), section 2.4.
     Example:
         >>> MultivariateNormal(torch.zeros(2), scale_tril=torch.eye(2)).rsample((3,)).shape

@@ -63,6 +63,7 @@ class Calibration:
 
     @property
     def simulations(self) -> int:
+        """M, how many data were made by the model."""
         return len(self.ranks)
 
     @cached_property

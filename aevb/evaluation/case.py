@@ -141,14 +141,17 @@ class Case:
 
     @cached_property
     def latents(self) -> Diagnosis:
+        """What each latent dimension does for the held-out rows."""
         return diagnose(self.model, self.posterior, self.held_out)
 
     @cached_property
     def information(self) -> Information:
+        """What the codes of the held-out rows say of them, in nats."""
         return information(self.model, self.posterior, self.held_out, seed=self.seed)
 
     @cached_property
     def holes(self) -> Holes:
+        """How far draws of the prior fall where no code lies."""
         here = self.posterior, self.held_out
         return holes(self.model, self.train, here, seed=self.seed)
 

@@ -60,6 +60,7 @@ class Elliptical(Latent):
     so that p(z) ~ exp(-|L^-1 (z - mean)|).
 
     Shapes: raw as for `MultivariateNormal`: (*batch, D (D + 3) / 2). Units: nats.
+    Errors: UsageError where the number of outputs fits no D.
     Source: Gomez et al. (1998), "A multivariate generalization of the power exponential family",
     with the power 1/2; Kingma & Welling (2013), section 2.4, for the route.
     Example:

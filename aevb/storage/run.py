@@ -90,18 +90,22 @@ class RunFolder:
 
     @property
     def has_checkpoint(self) -> bool:
+        """Whether training has left a checkpoint here, whole or not."""
         return any(self._checkpoints.glob("step-*"))
 
     @property
     def figures(self) -> Path:
+        """The folder of pictures that `aevb plot` draws."""
         return self.path / "figures"
 
     @property
     def snapshots_folder(self) -> Path:
+        """The folder of what the model looked like along its training."""
         return self.path / "snapshots"
 
     @property
     def tensorboard(self) -> Path:
+        """The folder of TensorBoard's files."""
         return self.path / "tensorboard"
 
     @property
@@ -158,9 +162,11 @@ class RunFolder:
                 target.unlink(missing_ok=True)
 
     def config(self) -> dict[str, Any]:
+        """The content of `config.json`; ModelFileError where there is none that can be read."""
         return read_json(self.path / weights.CONFIG)
 
     def write_config(self, model: Model, posterior: Posterior, facts: Mapping[str, Any]) -> None:
+        """Describe model and posterior in `config.json`, beside `facts`: a run is begun."""
         content = weights.config_of(model, posterior, facts)
         with writing(self.path):
             replace_atomically(self.path / weights.CONFIG, to_json(content))
@@ -170,10 +176,12 @@ class RunFolder:
         return weights.load(self.path, modules)
 
     def save_weights(self, model: Model, posterior: Posterior) -> None:
+        """Write the weights in one step; TrainingError for any that are not finite."""
         with writing(self.path):
             weights.save_weights(self.path, model, posterior)
 
     def write_card(self, text: str) -> None:
+        """Put the text, which is Markdown, into `README.md`."""
         with writing(self.path):
             replace_atomically(self.path / CARD, text.encode())
 
@@ -213,6 +221,7 @@ class RunFolder:
             metrics.write(self.path, records)
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Add the metrics of an epoch to those that are here."""
         with writing(self.path):
             metrics.append(self.path, record)
 
@@ -228,11 +237,17 @@ class RunFolder:
     def save_checkpoint(
         self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
     ) -> None:
+        """Keep all that training needs to go on from a step, in one step.
+
+        Errors: TrainingError for parameters that are not finite, or a folder that cannot be
+        written.
+        """
         weights.require_finite({k: v for k, v in tensors.items() if k.startswith("parameters/")})
         with writing(self.path):
             checkpoints.save(self._checkpoints, step, tensors, facts)
 
     def newest_checkpoint(self, report: Callable[[str], None]) -> Checkpoint | None:
+        """The newest checkpoint that is whole; `report` is told of any that is damaged."""
         return checkpoints.newest(self._checkpoints, report)
 
     def settings(self) -> Settings:
