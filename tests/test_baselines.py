@@ -24,6 +24,7 @@ from aevb.objectives import (
     straight_through,
     vimco,
 )
+from aevb.objectives.baselines import log_mean_without, mean_of_others
 from aevb.posterior import Batch, amortized
 
 
@@ -35,6 +36,34 @@ def test_a_running_mean_is_of_the_steps_before_and_moves_in_training_alone():
     kept = baseline.mean.clone()
     baseline.eval()(Signal(values[1], list), X)
     assert torch.equal(baseline.mean, kept)
+
+
+def test_the_signals_so_far_have_a_weighted_mean_and_deviation():
+    baseline, seen = RunningMean(decay=0.7).double(), np.random.default_rng(0).normal(3, 2, (5, 4))
+    for values in torch.from_numpy(seen):
+        baseline.remember(values.reshape(2, 2))
+    weights = 0.7 ** np.arange(5)[::-1]
+    mean = np.average(seen.mean(1), weights=weights)
+    variance = np.average(((seen - mean) ** 2).mean(1), weights=weights)
+    found = [float(number) for number in baseline.seen()]
+    assert found == pytest.approx([mean, variance**0.5], rel=1e-12)
+    baseline.remember(torch.full((9, 2), 1e4, dtype=torch.float64))
+    for _ in range(400):
+        baseline.remember(torch.full((9, 2), 7.0, dtype=torch.float64))
+    assert [float(number) for number in baseline.seen()] == pytest.approx([7.0, 1.0])
+
+
+def test_each_sample_hears_of_the_others_alone():
+    f = np.random.default_rng(0).normal(0, 2, (4, 3))
+    others = [np.delete(f, s, 0).mean(0) for s in range(4)]
+    torch.testing.assert_close(mean_of_others(torch.from_numpy(f)), torch.tensor(np.array(others)))
+    wanted = []
+    for s in range(4):
+        replaced = f.copy()
+        replaced[s] = others[s]
+        wanted.append(np.log(np.exp(replaced).mean(0)))
+    found = log_mean_without(torch.from_numpy(f))
+    torch.testing.assert_close(found, torch.tensor(np.array(wanted)))
 
 
 def test_a_learned_baseline_learns_what_the_signal_is_for_each_datum():
