@@ -9,27 +9,47 @@ handed in as 0-dimensional tensors, so that a schedule does not compile anything
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
+from aevb.errors import UsageError
 
+
+@dataclass(frozen=True)
 class Optimizer(ABC):
     """A rule that moves a parameter along its gradient, with `slots` tensors of memory for each.
 
+    `clip` bounds the norm of the gradient in all parameters together.
     Shapes: p, its gradient and each of its memory alike; coefficients ().
+    Errors: UsageError for a bound that is not positive.
     Example:
         >>> import torch
-        >>> p, rule = torch.tensor([1.0]), SGD()
+        >>> p, rule = torch.tensor([1.0]), SGD(clip=1.0)
+        >>> gradient = rule.clipped({"p": torch.tensor([5.0])})["p"]
         >>> rate = [torch.tensor(c) for c in rule.coefficients(0.1, t=1)]
-        >>> rule.update(p, torch.tensor([0.5]), [], rate)
+        >>> rule.update(p, gradient, [], rate)
         >>> p
-        tensor([0.9500])
+        tensor([0.9000])
     """
 
     slots: ClassVar[int]
     lr: float
+    clip: float | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.clip is not None and not self.clip > 0:
+            raise UsageError(f"clip must be positive, found {self.clip}")
+
+    def clipped(self, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All gradients scaled together so that their joint norm is at most `clip`."""
+        if self.clip is None:
+            return gradients
+        norm = torch.sqrt(torch.stack([g.square().sum() for g in gradients.values()]).sum())
+        factor = (self.clip / (norm + 1e-6)).clamp_max(1.0)
+        return {name: g * factor for name, g in gradients.items()}
 
     def coefficients(self, rate: float, t: int) -> tuple[float, ...]:
         """The numbers of step t = 1, 2, ... at a learning rate (with its schedule's factor)."""

@@ -23,7 +23,7 @@ from torch import nn
 
 import aevb
 from aevb import MLP, Adam, Conditional, ConvolutionalEncoder, Model, Plan, Unconditional
-from aevb.algorithms.semi_supervised import UNLABELED, SemiSupervised
+from aevb.algorithms.semi_supervised import UNLABELED, Labeled, SemiSupervised
 from aevb.conditional import Chain, Informed
 from aevb.data import Dataset, Rows, all_rows, open_source
 from aevb.families import Bernoulli, Normal, OneHotCategorical
@@ -118,7 +118,8 @@ def main() -> None:
     nothing = rows.pick(np.arange(0))
     model, posterior = model_and_posterior()
     learner = SemiSupervised(
-        *(model, posterior, torch.from_numpy(y), rows.take(np.flatnonzero(y != UNLABELED))),
+        *(model, posterior),
+        Labeled(torch.from_numpy(y), rows.take(np.flatnonzero(y != UNLABELED))),
         options.classification,
         optimizer=Adam(RATE),
         compiled=True,

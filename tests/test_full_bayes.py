@@ -49,7 +49,7 @@ def toy(gain=0.0, draws=1, rows=N, **options):
     posterior = aevb.mean_field(aevb.MLP(1, [], 2))
     for p in posterior.parameters():
         nn.init.zeros_(p)
-    return FullBayes(model.double(), posterior.double(), rows=rows, **options)
+    return FullBayes(model.double(), posterior.double(), weight_prior_rows=rows, **options)
 
 
 def conjugate(x):
@@ -193,7 +193,7 @@ def test_without_spread_it_is_a_weight_prior():
     expected = moves(aevb.AEVB(model, posterior, weight_prior_rows=7, **options))
     model = uncertain(model)
     nn.init.constant_(model.likelihood.log_deviation, -40.0)
-    found = moves(FullBayes(model, posterior, rows=7, **options))
+    found = moves(FullBayes(model, posterior, weight_prior_rows=7, **options))
     for name, slope in expected.items():
         own = name.replace("likelihood.", "likelihood.conditional.")
         assert torch.allclose(found[own], slope, rtol=1e-9, atol=1e-12)
@@ -205,7 +205,7 @@ def test_a_learned_prior_is_averaged_too():
     model = aevb.Model(Unconditional(family, 2, learned=True), aevb.bernoulli(aevb.MLP(2, [4], 6)))
     model = uncertain(model, draws=3)
     _, posterior = small_pair(dtype=torch.float32)
-    learner = FullBayes(model, posterior, rows=30)
+    learner = FullBayes(model, posterior, weight_prior_rows=30)
     nn.init.constant_(model.prior.log_deviation, 0.0)
     assert isinstance(model.prior(), Average)
     z = codes.sample_latent(model, 4000)
@@ -222,7 +222,7 @@ def test_pseudo_inputs_of_a_prior_are_learned_as_points():
     model = uncertain(aevb.Model(prior, aevb.bernoulli(aevb.MLP(2, [4], 6))), draws=2)
     assert model.prior is prior
     start = prior.pseudo_inputs.detach().clone()
-    learner = FullBayes(model, Amortized(encoder), aevb.elbo_a, rows=30)
+    learner = FullBayes(model, Amortized(encoder), aevb.elbo_a, weight_prior_rows=30)
     aevb.train(learner, dataset(binary_rows(30)), aevb.Plan(epochs=2))
     assert not torch.equal(start, prior.pseudo_inputs)
 
@@ -244,7 +244,7 @@ def test_normals_in_a_step_are_normal_and_differ_by_their_key():
 def test_what_is_reported_is_the_bound_of_the_model_that_is_saved(tmp_path):
     model, posterior = small_pair(dtype=torch.float32)
     rows = dataset(binary_rows(30))
-    learner = FullBayes(uncertain(model, draws=4), posterior, rows=30)
+    learner = FullBayes(uncertain(model, draws=4), posterior, weight_prior_rows=30)
     history = aevb.train(learner, rows, aevb.Plan(epochs=2, seed=3))
     aevb.save(tmp_path, learner.model, posterior)
     other, q = aevb.load(tmp_path)
@@ -267,13 +267,12 @@ def test_missing_cells_are_filled_by_the_average():
     assert (filled <= 1).all()
 
 
-@pytest.mark.parametrize("wrong", ["plain", "rows", "prior", "no weights", "draws"])
+@pytest.mark.parametrize("wrong", ["plain", "rows", "no weights", "draws"])
 def test_what_makes_no_sense_is_refused(wrong):
     model, posterior = small_pair()
     makes = {
-        "plain": (lambda: FullBayes(model, posterior, rows=5), "averages over them"),
-        "rows": (lambda: toy(rows=0), "rows must be at least 1"),
-        "prior": (lambda: toy(weight_prior_rows=5), "already"),
+        "plain": (lambda: FullBayes(model, posterior, weight_prior_rows=5), "averages over them"),
+        "rows": (lambda: toy(rows=0), "weight_prior_rows must be positive"),
         "no weights": (lambda: Averaged(nn.Identity()), "no weights to average over"),
         "draws": (lambda: Averaged(nn.Linear(1, 1), 0), "draws of the weights must be at least 1"),
     }

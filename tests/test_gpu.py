@@ -89,7 +89,9 @@ def test_training_gives_the_numbers_of_the_processor(kind, compiled):
         model, posterior = pair(device)
         data = dataset(ROWS[kind])
         data = type(data)(data.source, data.train, binary_rows(40, 12, 1), binary_rows(40, 12, 1))
-        learner = AEVB(model, posterior, clip=5.0, compiled=compiled and device == "cuda")
+        learner = AEVB(
+            model, posterior, optimizer=aevb.Adam(clip=5.0), compiled=compiled and device == "cuda"
+        )
         history = train(learner, data, Plan(epochs=4, batch_size=40, samples=2))
         assert learner.note is None
         ends.append([r[part]["elbo"] for r in history for part in ("train", "validation")])

@@ -64,7 +64,7 @@ def scored():
 def full_bayes():
     model, q = pair()
     model = uncertain(model, draws=3)
-    return FullBayes(model, q, rows=32, optimizer=aevb.Adam(0.02))
+    return FullBayes(model, q, weight_prior_rows=32, optimizer=aevb.Adam(0.02))
 
 
 def semi_amortized():
@@ -87,7 +87,10 @@ CASES = {
     "several samples": (lambda: learner(objective=aevb.iwae), replace(PLAN, samples=3)),
     "a learned baseline": (lambda: learner(objective=scored()), PLAN),
     "adagrad": (lambda: learner(aevb.Adagrad(0.1)), PLAN),
-    "clipped, with a weight prior": (lambda: learner(clip=0.5, weight_prior_rows=32), PLAN),
+    "clipped, with a weight prior": (
+        lambda: learner(aevb.Adam(0.02, clip=0.5), weight_prior_rows=32),
+        PLAN,
+    ),
     "warm-up": (learner, replace(PLAN, warmup_steps=13, beta=0.7)),
     "early stopping": (lambda: learner(aevb.Adam(1.0)), replace(PLAN, epochs=50, patience=2)),
     "a best epoch that is not the last": (lambda: learner(aevb.Adam(0.3)), PLAN),

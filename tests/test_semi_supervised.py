@@ -14,7 +14,7 @@ from torch import nn
 import aevb
 from aevb import MLP, VAE, Model, SemiSupervisedVAE, bernoulli, elbo_b, standard_normal
 from aevb.algorithms import semi_supervised
-from aevb.algorithms.semi_supervised import SemiSupervised, by_class
+from aevb.algorithms.semi_supervised import Labeled, SemiSupervised, by_class
 from aevb.conditional import Chain, Conditional, Informed, Unconditional
 from aevb.data import Rows
 from aevb.errors import DataError, ModelFileError, UsageError
@@ -138,7 +138,7 @@ def test_importance_sampling_over_class_and_code_finds_log_p_of_x():
 def learner_of(labels, seed=0, **options):
     model, posterior = small(seed=seed)
     labels = torch.as_tensor(labels)
-    return SemiSupervised(model, posterior, labels, X_ALL[labels >= 0], **options)
+    return SemiSupervised(model, posterior, Labeled(labels, X_ALL[labels >= 0]), **options)
 
 
 def gradients(learner, positions, noise):
@@ -204,7 +204,7 @@ class Encoder(nn.Module):
 
 def test_labeled_rows_alone_give_the_bound_of_a_conditional_vae():
     model, posterior = small()
-    learner = SemiSupervised(model, posterior, LABELS, X_ALL, classification=0.0)
+    learner = SemiSupervised(model, posterior, Labeled(LABELS, X_ALL), classification=0.0)
     noise = torch.from_numpy(np.random.default_rng(2).standard_normal((3, 16, 2)))
     terms = learner.terms(Batch(X_ALL, torch.arange(16)), noise, torch.tensor(1.0))
     for k in range(K):
@@ -247,16 +247,18 @@ def test_what_cannot_be_learned_is_refused():
     model, posterior = small()
     one = torch.tensor([0] + [-1] * 15)
     with pytest.raises(UsageError, match="found 0 rows for 0 classes"):
-        SemiSupervised(model, posterior, torch.full((16,), -1), X_ALL[:0])
+        SemiSupervised(model, posterior, Labeled(torch.full((16,), -1), X_ALL[:0]))
     with pytest.raises(UsageError, match="found 2 rows for 1 classes"):
-        SemiSupervised(model, posterior, one, X_ALL[:2])
+        SemiSupervised(model, posterior, Labeled(one, X_ALL[:2]))
     with pytest.raises(UsageError, match="must not be negative"):
-        SemiSupervised(model, posterior, one, X_ALL[:1], classification=-1.0)
+        SemiSupervised(model, posterior, Labeled(one, X_ALL[:1]), classification=-1.0)
     with pytest.raises(UsageError, match="the posterior of a semi-supervised model is"):
-        SemiSupervised(model, aevb.mean_field(MLP(X, [3], 2)), one, X_ALL[:1])
+        SemiSupervised(model, aevb.mean_field(MLP(X, [3], 2)), Labeled(one, X_ALL[:1]))
     with pytest.raises(UsageError, match="the number of each row"):
-        SemiSupervised(model, posterior, one, X_ALL[:1]).step(
-            SemiSupervised(model, posterior, one, X_ALL[:1]).init(), X_ALL, torch.zeros(1, 16, 2)
+        SemiSupervised(model, posterior, Labeled(one, X_ALL[:1])).step(
+            SemiSupervised(model, posterior, Labeled(one, X_ALL[:1])).init(),
+            X_ALL,
+            torch.zeros(1, 16, 2),
         )
     plain = Model(standard_normal(4), bernoulli(MLP(4, [3], X)))
     with pytest.raises(UsageError, match="the prior of a semi-supervised model is a chain"):

@@ -17,7 +17,7 @@ from aevb.algorithms.gradient import GradientLearner
 from aevb.conditional import Averaged
 from aevb.devices import tensor_of
 from aevb.distributions.reparameterization import Noise
-from aevb.errors import UsageError, at_least
+from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.objectives import Objective, Terms, elbo_b
 from aevb.posterior import Batch, Posterior
@@ -36,15 +36,15 @@ class FullBayes(GradientLearner):
     theta. One theta serves all data of a step, and is the same for a seed and a step. The model
     averages over draws of theta (`uncertain` makes it): its bound is what validation and every
     evaluation report. A weight of the divergence, beta, is on that of the codes alone.
-    Shapes: a batch of M data, noise (L, M, D); `rows` N. Units: nats per datum.
-    Errors: UsageError for a model whose likelihood is not `Averaged`, `rows` that are not positive,
-    or a weight prior beside the one there is; those of the objective and of `GradientLearner`.
+    Shapes: a batch of M data, noise (L, M, D); N is `weight_prior_rows`. Units: nats per datum.
+    Errors: UsageError for a model whose likelihood is not `Averaged`; those of the objective and of
+    `GradientLearner`.
     Source: Kingma & Welling (2013), appendix F.
     Example:
         >>> from aevb import MLP, Model, bernoulli, mean_field, standard_normal
         >>> import torch
         >>> model = uncertain(Model(standard_normal(2), bernoulli(MLP(2, [8], 5))))
-        >>> learner = FullBayes(model, mean_field(MLP(5, [8], 4)), rows=3)
+        >>> learner = FullBayes(model, mean_field(MLP(5, [8], 4)), weight_prior_rows=3)
         >>> state = learner.init()
         >>> learner.step(state, torch.ones(3, 5), torch.zeros(1, 3, 2))
         >>> state.averages()["objective"] < state.averages()["elbo"]
@@ -52,7 +52,7 @@ class FullBayes(GradientLearner):
     """
 
     objective: Objective = elbo_b
-    rows: int = field(default=1, kw_only=True)
+    weight_prior_rows: int = field(kw_only=True)
     seed: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -61,9 +61,6 @@ class FullBayes(GradientLearner):
                 "a posterior over weights needs a likelihood that averages over them: make the "
                 "model by aevb.algorithms.uncertain"
             )
-        at_least(1, self.rows, "rows")
-        if self.weight_prior_rows is not None:
-            raise UsageError("the weights have the prior N(0, I) already: leave weight_prior out")
         self._at_draw = _AtDraw(self.objective, self.model, self.posterior)
         first = int(generator(self.seed, Stream.NOISE, 0, 1).integers(2**62))
         self._steps = _Steps(first).to(tensor_of(self.model).device)
@@ -83,7 +80,10 @@ class FullBayes(GradientLearner):
         }
         terms: Terms = functional_call(self._at_draw, theta, (batch, noise, temper))
         divergence = torch.stack([part.divergence() for part in averages.values()]).sum()
-        return terms._replace(objective=terms.objective - divergence / self.rows)
+        return terms._replace(objective=terms.objective - divergence / self.weight_prior_rows)
+
+    def _log_prior(self, parameters: dict[str, Tensor]) -> float:
+        return 0.0  # it stands in KL(q(theta) || p(theta))
 
     def noise(self, batch: Batch) -> Noise:
         return self.objective.noise(self._at_draw.model, self.posterior, batch)

@@ -46,14 +46,15 @@ class GradientLearner(Learner):
     """Stochastic gradient ascent, in model and posterior together, on what `terms` gives.
 
     `weight_prior_rows` N gives maximum a posteriori: log N(theta; 0, I) / N joins the objective,
-    which is per datum; None gives maximum likelihood. `clip` bounds the gradient's norm.
+    which is per datum; None gives maximum likelihood.
     The optimizer is one of `aevb.optimizers`, or any `torch.optim` object over the parameters,
-    which then moves them outside the compiled gradient. With `precision` bfloat16 the networks'
-    matrix products are in it; densities, parameters and the optimizer's memory stay float32.
+    which then moves them outside the compiled gradient, and may clip it by a hook of its own. With
+    `precision` bfloat16 the networks' matrix products are in it; densities, parameters and the
+    optimizer's memory stay float32.
     `treatment` is a field because a kept compiled step is known by its learner's fields.
     Shapes: a batch of M data, noise (L, M, *shape) as `noise` says. Units: nats per datum.
-    Errors: UsageError for clip or weight_prior_rows not positive, for a precision that is not
-    float32 or bfloat16, or bfloat16 and parameters that are not float32.
+    Errors: UsageError for weight_prior_rows not positive, for a precision that is not float32 or
+    bfloat16, or bfloat16 and parameters that are not float32.
     Source: Kingma & Welling (2013), algorithm 1 and section 5; Robbins & Monro (1951).
     Example:
         >>> import aevb
@@ -71,7 +72,6 @@ class GradientLearner(Learner):
     posterior: Posterior
     optimizer: Optimizer | torch.optim.Optimizer = field(default_factory=Adam, kw_only=True)
     weight_prior_rows: int | None = field(default=None, kw_only=True)
-    clip: float | None = field(default=None, kw_only=True)
     compiled: bool = field(default=False, kw_only=True)
     precision: str = field(default="float32", kw_only=True)
     treatment: Callable[[Tensor, Tensor | None], Tensor] | None = field(default=None, init=False)
@@ -88,10 +88,8 @@ class GradientLearner(Learner):
         return {"model": self.model, "posterior": self.posterior}
 
     def __post_init__(self) -> None:
-        for name in ("clip", "weight_prior_rows"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UsageError(f"{name} must be positive, found {value}")
+        if self.weight_prior_rows is not None and not self.weight_prior_rows > 0:
+            raise UsageError(f"weight_prior_rows must be positive, found {self.weight_prior_rows}")
         if self.precision not in PRECISIONS:
             known = " or ".join(PRECISIONS)
             raise UsageError(f"precision must be {known}, found {self.precision!r}")
@@ -208,11 +206,10 @@ class GradientLearner(Learner):
         gradients, (_, (terms, buffers)) = grad_and_value(self._loss, has_aux=True)(
             state.parameters, state.buffers, batch, noise, temper
         )
-        if self.clip is not None:
-            gradients = _clip(gradients, self.clip)
         with torch.no_grad():
             coefficients = [c.to(noise.dtype) for c in coefficients]
             if isinstance(self.optimizer, Optimizer):
+                gradients = self.optimizer.clipped(gradients)
                 for name, p in state.parameters.items():
                     memory = state.memory[name]
                     self.optimizer.update(p, gradients[name], memory, coefficients)
@@ -237,10 +234,13 @@ class GradientLearner(Learner):
                 {**parameters, **buffers},
                 (batch, noise, temper.to(noise.dtype)),
             )
-        objective = terms.objective.mean()
-        if self.weight_prior_rows is not None:
-            objective = objective + log_weight_prior(parameters) / self.weight_prior_rows
+        objective = terms.objective.mean() + self._log_prior(parameters)
         return -objective, (Terms(*(term.detach() for term in terms)), buffers)
+
+    def _log_prior(self, parameters: dict[str, Tensor]) -> Tensor | float:
+        """log p(theta) / N, or nothing."""
+        rows = self.weight_prior_rows
+        return 0.0 if rows is None else log_weight_prior(parameters) / rows
 
     def _outside(
         self, optimizer: torch.optim.Optimizer, gradients: dict[str, Tensor], rate_factor: float
@@ -282,10 +282,3 @@ def log_weight_prior(parameters: dict[str, Tensor]) -> Tensor:
     return -0.5 * torch.stack([p.square().sum() for p in theta]).sum() - 0.5 * size * math.log(
         2 * math.pi
     )
-
-
-def _clip(gradients: dict[str, Tensor], bound: float) -> dict[str, Tensor]:
-    """Scale all gradients together so that their joint norm is at most `bound`."""
-    norm = torch.sqrt(torch.stack([g.square().sum() for g in gradients.values()]).sum())
-    factor = (bound / (norm + 1e-6)).clamp_max(1.0)
-    return {name: g * factor for name, g in gradients.items()}

@@ -62,6 +62,18 @@ class ByClass(NamedTuple):
         return (weights * self.reconstruction).sum(0), divergence
 
 
+class Labeled(NamedTuple):
+    """Which rows have a class, and these rows.
+
+    Shapes: `labels` (N,) the classes from 0 of all rows, by their place in the data set, with -1
+    where it is not known; `x` (N_l, X) those rows that have one, in their order, as the model sees
+    them.
+    """
+
+    labels: Tensor
+    x: Tensor
+
+
 def by_class(model: Model, posterior: Posterior, batch: Batch, noise: Tensor) -> ByClass:
     """One pass for every class: z = g(noise, x, y), decoded, at the same noise for each y.
 
@@ -118,9 +130,8 @@ class SemiSupervised(GradientLearner):
     classifier q(y given x) more than a guess at what the generative model does without. A step
     takes it, without bias, at one labeled row for each sample of each datum: the noise says which.
     So the classifier sees as many labeled rows as others, however few there are.
-    Shapes: `labels` (N,) the classes from 0 of the rows, by their place in the data set, with -1
-    where it is not known; `labeled` (N_l, X) those rows that have one, in their order, as the model
-    sees them. Noise (L, M, E + 1), that of z and a uniform number.
+    Shapes: a batch of M data with their row numbers, noise (L, M, E + 1), that of z and a uniform
+    number.
     Units: nats per datum; a bound on log p(x), or on log p(x, y) for rows with a class.
     Errors: UsageError for no labeled rows, another number of them, a weight below 0, or a batch
     without row numbers; those of `GradientLearner`.
@@ -133,24 +144,24 @@ class SemiSupervised(GradientLearner):
         >>> model = Model(class_and_code(3, 2), bernoulli(MLP(3 + 2, [8], 4)))
         >>> networks = MLP(4, [8], 3), MLP(4, [8], 6), MLP(6 + 3, [8], 2 * 2)
         >>> posterior = with_class(*networks, [3, 2])
-        >>> labels = torch.tensor([2, -1, -1, 0])
-        >>> learner = SemiSupervised(model, posterior, labels, torch.ones(2, 4))
+        >>> labeled = Labeled(torch.tensor([2, -1, -1, 0]), torch.ones(2, 4))
+        >>> learner = SemiSupervised(model, posterior, labeled)
         >>> state = learner.init()
         >>> learner.step(state, Batch(torch.ones(4, 4), torch.arange(4)), torch.zeros(1, 4, 3))
         >>> state.t
         1
     """
 
-    labels: Tensor
-    labeled: Tensor
+    labeled: Labeled
     classification: float = 0.1
 
     def __post_init__(self) -> None:
-        known = self.labels[self.labels != UNLABELED]
-        if not len(known) or len(known) != len(self.labeled):
+        labels, x = self.labeled
+        known = labels[labels != UNLABELED]
+        if not len(known) or len(known) != len(x):
             raise UsageError(
                 f"every row with a class is needed beside the classes, and at least one: found "
-                f"{len(self.labeled)} rows for {len(known)} classes"
+                f"{len(x)} rows for {len(known)} classes"
             )
         if not self.classification >= 0:
             raise UsageError(
@@ -169,7 +180,7 @@ class SemiSupervised(GradientLearner):
             raise UsageError("classes are found by the number of each row: pass Batch(x, rows)")
         z_noise, which = apart(noise, self._noises)
         parts = by_class(self.model, self.posterior, batch, z_noise)
-        labels = self.labels[batch.rows]
+        labels = self.labeled.labels[batch.rows]
         reconstruction, divergence = parts.summed(*_weights(parts.log_q, labels))
         told = self.classification * self._log_q_of_labeled(which)
         return Terms(reconstruction - temper * divergence + told, reconstruction, divergence)
@@ -189,10 +200,10 @@ class SemiSupervised(GradientLearner):
 
     def _log_q_of_labeled(self, which: Tensor) -> Tensor:
         """The mean of log q(y given x) of labeled rows that numbers (L, M) choose, (M,) nats."""
-        chosen = (which * len(self.labeled)).long().clamp(0, len(self.labeled) - 1)
-        x = self.labeled[chosen.flatten()].to(which.dtype)
-        q: Any = self._conditional.links[0](x)
-        found: Tensor = q.logits.gather(-1, self._classes[chosen.flatten()].unsqueeze(-1))
+        x = self.labeled.x
+        chosen = (which * len(x)).long().clamp(0, len(x) - 1).flatten()
+        q: Any = self._conditional.links[0](x[chosen].to(which.dtype))
+        found: Tensor = q.logits.gather(-1, self._classes[chosen].unsqueeze(-1))
         return found.reshape(which.shape).mean(0)
 
 

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from aevb import codes
 from aevb.algorithms import Learner
-from aevb.algorithms.semi_supervised import SemiSupervised
+from aevb.algorithms.semi_supervised import Labeled, SemiSupervised
 from aevb.data import Dataset, Rows
 from aevb.data.source import UNLABELED
 from aevb.devices import tensor_of
@@ -56,8 +56,7 @@ class _ClassAndCode(VAE):
         known = np.flatnonzero(self.labels != UNLABELED)
         return SemiSupervised(
             *(self.model_, self.posterior_),
-            torch.from_numpy(self.labels).to(device),
-            rows.take(known).to(device),
+            Labeled(torch.from_numpy(self.labels).to(device), rows.take(known).to(device)),
             self.classification,
             **gradient_options(settings, len(rows)),
         )

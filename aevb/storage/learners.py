@@ -12,6 +12,7 @@ from aevb.algorithms import (
     WakeSleep,
 )
 from aevb.algorithms.monte_carlo_em import PASSES
+from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.optimizers import SGD, Adagrad, Adam, Optimizer, Schedule, constant, cosine, linear, steps
 from aevb.posterior import ExactPosterior, Posterior
@@ -47,10 +48,10 @@ def pick_schedule(settings: Settings) -> Schedule:
 def gradient_options(settings: Settings, rows: int) -> dict[str, Any]:
     """What every learner by gradients takes."""
     optimizer: Callable[..., Optimizer] = pick(OPTIMIZERS, settings.optimizer, "--optimizer")
+    rate = {} if settings.lr is None else {"lr": settings.lr}
     return {
-        "optimizer": optimizer() if settings.lr is None else optimizer(lr=settings.lr),
+        "optimizer": optimizer(clip=settings.clip, **rate),
         "weight_prior_rows": rows if settings.weight_prior == "normal" else None,
-        "clip": settings.clip,
         "compiled": settings.step == "compiled",
         "precision": "bfloat16" if settings.precision == "bfloat16" else "float32",
     }
@@ -76,7 +77,9 @@ def _monte_carlo_em(settings: Settings, model: Model, posterior: Posterior, rows
 
 
 def _full_bayes(settings: Settings, model: Model, posterior: Posterior, rows: int) -> Learner:
-    options = gradient_options(settings, rows) | {"rows": rows, "seed": settings.seed}
+    if settings.weight_prior == "normal":
+        raise UsageError("the weights have the prior N(0, I) already: leave weight_prior out")
+    options = gradient_options(settings, rows) | {"weight_prior_rows": rows, "seed": settings.seed}
     return FullBayes(model, posterior, estimator_of(settings, model), **options)
 
 

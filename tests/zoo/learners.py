@@ -79,7 +79,7 @@ def pair_of(likelihood, posterior, dtype):
 def of_bound(likelihood, posterior, objective=aevb.elbo_b, optimizer=None, dtype=DOUBLE):
     def make(**options):
         pair = pair_of(likelihood, posterior, dtype)
-        kept = {"optimizer": optimizer or aevb.Adam(), "weight_prior_rows": 30, "clip": 1.0}
+        kept = {"optimizer": (optimizer or aevb.Adam)(clip=1.0), "weight_prior_rows": 30}
         return AEVB(*pair, objective, **kept, **options)
 
     return Entry(make, dtype=dtype)
@@ -108,7 +108,7 @@ def poisson_dreams():
 
 def full_bayes(**options):
     model, posterior = small_pair()
-    return FullBayes(uncertain(model), posterior, rows=30, **options)
+    return FullBayes(uncertain(model), posterior, weight_prior_rows=30, **options)
 
 
 def semi_amortized():
@@ -120,20 +120,25 @@ def chains():
     return small_pair()[0], aevb.per_datum(30, 2)
 
 
+def clipped_chains(*pair, **options):
+    optimizer = aevb.Adagrad(clip=1.0)
+    return MonteCarloEM(*pair, optimizer=optimizer, weight_prior_rows=30, **options)
+
+
 LEARNERS = {
     "bernoulli, float32": of_bound("bernoulli", "mean-field", dtype=torch.float32),
     "gaussian, per datum": of_bound("gaussian", "per-datum", aevb.iwae),
     "bernoulli": of_bound("bernoulli", "mean-field"),
-    "continuous": of_bound("continuous", "full", aevb.elbo_a, aevb.Adagrad()),
-    "counts": of_bound("negative-binomial", "mean-field", aevb.free_bits(0.5), aevb.SGD()),
+    "continuous": of_bound("continuous", "full", aevb.elbo_a, aevb.Adagrad),
+    "counts": of_bound("negative-binomial", "mean-field", aevb.free_bits(0.5), aevb.SGD),
     "convolutional": of_bound("convolutional", "convolutional"),
     "convolutional, float32": of_bound("convolutional", "convolutional", dtype=torch.float32),
     "shared": of_bound("shared", "mean-field"),
     "full-gaussian": of_bound("full-gaussian", "full"),
-    "categorical": of_bound("categorical", "mean-field", aevb.iwae, aevb.Adagrad()),
+    "categorical": of_bound("categorical", "mean-field", aevb.iwae, aevb.Adagrad),
     "poisson": of_bound("poisson", "mean-field", aevb.elbo_a),
     "mixed": of_bound("mixed", "observed"),
-    "mixed, float32": of_bound("mixed", "observed", aevb.elbo_a, aevb.SGD(), torch.float32),
+    "mixed, float32": of_bound("mixed", "observed", aevb.elbo_a, aevb.SGD, torch.float32),
     "learned baseline": of_estimator(
         coins, lambda: score_function(aevb.elbo_b, learned_baseline(3).double())
     ),
@@ -156,7 +161,7 @@ LEARNERS = {
     "wake-sleep of counts": of_pair(WakeSleep, partial(seeded, poisson_dreams)),
     "reweighted wake-sleep": of_pair(ReweightedWakeSleep, small_pair),
     "reweighted wake-sleep in layers": of_pair(ReweightedWakeSleep, sigmoid_belief_network),
-    "Monte Carlo EM": of_pair(partial(MonteCarloEM, weight_prior_rows=30, clip=1.0), chains),
+    "Monte Carlo EM": of_pair(clipped_chains, chains),
     "full Bayes": Entry(full_bayes),
     "semi-amortized": of_pair(AEVB, semi_amortized),
     "semi-supervised": Entry(
