@@ -35,9 +35,8 @@ class Plan:
 
     `schedule` maps the share of the run that is over to a factor on the learning rate. `beta`
     weighs the divergence in the training objective, reached linearly over `warmup_steps`.
-    `patience` epochs without a better validation bound stop the run. `checkpoint_seconds` is the
-    least time between two checkpoints.
-    Units: `checkpoint_seconds` in seconds; `warmup_steps` in steps, `patience` in epochs.
+    `patience` epochs without a better validation bound stop the run.
+    Units: `warmup_steps` in steps, `patience` in epochs.
     Errors: UsageError for numbers below 1, for a negative beta or warm-up; a warm-up that would not
     finish before training does is refused when the run starts.
     Source: Higgins et al. (2017), "beta-VAE", equation 4; Bowman et al. (2016), "Generating
@@ -56,7 +55,6 @@ class Plan:
     warmup_steps: int = 0
     patience: int | None = None
     seed: int = 0
-    checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "samples", "patience"):

@@ -329,7 +329,7 @@ class _Loop:
         return f"; the last good checkpoint is kept in {self.run.path}" if self.run and kept else ""
 
     def _checkpoint_if_due(self) -> None:
-        if self.run and time.monotonic() - self.saved_at >= self.plan.checkpoint_seconds:
+        if self.run and time.monotonic() - self.saved_at >= self.run.checkpoint_seconds:
             self._checkpoint()
 
     def _checkpoint(self) -> None:

@@ -1,6 +1,5 @@
 """The command line: results on stdout, progress on stderr, one sentence and a code for errors."""
 
-import dataclasses
 import re
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import aevb
 from aevb import cli
 from aevb.errors import ModelFileError
 from aevb.storage import RunFolder, checkpoints
-from aevb.workflow import scores, training
+from aevb.workflow import scores
 
 COMMANDS = list(typer.main.get_command(cli.app).commands)
 TRAIN = ["train", "digits", "--hidden", "8", "--latent-dim", "2"]
@@ -220,12 +219,7 @@ def test_a_run_that_is_not_finite_says_where_and_what_to_try(tmp_path):
 
 
 def test_a_run_that_is_not_finite_keeps_a_good_checkpoint(tmp_path, monkeypatch):
-    plan_of = training.plan_of
-
-    def eager(settings):
-        return dataclasses.replace(plan_of(settings), checkpoint_seconds=0)
-
-    monkeypatch.setattr(training, "plan_of", eager)
+    monkeypatch.setattr(RunFolder, "checkpoint_seconds", 0)
     options = ["--epochs", "2", "--optimizer", "sgd", "--lr", "30", "--lr-schedule", "constant"]
     said = refused(1, *TRAIN, *options, "--force", "--out", tmp_path)
     step = int(re.search(r"not finite at step (\d+)", said)[1])

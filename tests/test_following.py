@@ -28,7 +28,7 @@ from aevb.storage.metrics import COLUMNS, FACTS
 from aevb.training import Callback
 from aevb.workflow.training import fit, settle
 
-PLAN = aevb.Plan(epochs=6, batch_size=10, checkpoint_seconds=0)
+PLAN = aevb.Plan(epochs=6, batch_size=10)
 PER_EPOCH, TOTAL = 4, 24  # 36 rows in batches of 10
 TRAIN = ["train", "digits", "--hidden", "8", "--latent-dim", "2"]
 
@@ -44,13 +44,14 @@ def pair(kind="plain"):
     return model, posterior
 
 
-def go(folder, *callbacks, resume=False, kind="plain", keep=True, plan=PLAN):
+def go(folder, *callbacks, resume=False, kind="plain", keep=True, seconds=0):
     """Train into a folder, with snapshots; returns the modules."""
     model, posterior = pair(kind)
     data, run = dataset(binary_rows(36)), RunFolder(folder)
+    run.checkpoint_seconds = seconds
     kept = [Snapshots(model, posterior, data.train, run.snapshots_folder)] if keep else []
     learner = aevb.AEVB(model, posterior, optimizer=aevb.Adam(0.02))
-    aevb.train(learner, data, plan, run=run, resume=resume, callbacks=[*callbacks, *kept])
+    aevb.train(learner, data, PLAN, run=run, resume=resume, callbacks=[*callbacks, *kept])
     return model, posterior
 
 
@@ -140,10 +141,9 @@ FAILURES = [("begin", 0), ("epoch", 3), ("epoch", 6)]
 def test_an_exception_in_a_callback_stops_a_run_that_resumes_exactly(
     tmp_path, whole, method, at, seconds
 ):
-    plan = aevb.Plan(epochs=6, batch_size=10, checkpoint_seconds=seconds)
     with pytest.raises(RuntimeError, match="full"):
-        go(tmp_path, Fails(method, at), plan=plan)
-    go(tmp_path, resume=True, plan=plan)
+        go(tmp_path, Fails(method, at), seconds=seconds)
+    go(tmp_path, resume=True, seconds=seconds)
     assert outcome(tmp_path) == whole
 
 

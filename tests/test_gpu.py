@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ ROWS = {
     "bytes": binary_rows(150, 12),
     "bits": binary_rows(150, 12).keep_bits(),
     "drawn in the step": grey_rows(),
-    "drawn once": Rows(**{**grey_rows().__dict__, "binarize": Binarization.ONCE}),
+    "drawn once": replace(grey_rows(), binarize=Binarization.ONCE),
 }
 
 
@@ -170,11 +171,12 @@ def test_a_run_that_is_resumed_ends_in_the_same_bytes(tmp_path):
             if t == 5:
                 raise KeyboardInterrupt
 
-    plan = Plan(epochs=4, batch_size=40, checkpoint_seconds=0, schedule=constant)
+    plan = Plan(epochs=4, batch_size=40, schedule=constant)
     ends = []
     for stops in (False, True):
         model, posterior = pair("cuda", torch.float32)
         run = RunFolder(tmp_path / str(stops))
+        run.checkpoint_seconds = 0
         if stops:
             with pytest.raises(KeyboardInterrupt):
                 train(

@@ -27,7 +27,7 @@ from aevb.storage.metrics import COLUMNS
 from aevb.training import Callback
 
 X, D, ROWS = 6, 2, 40
-PLAN = aevb.Plan(epochs=5, batch_size=10, checkpoint_seconds=math.inf)
+PLAN = aevb.Plan(epochs=5, batch_size=10)
 PER_EPOCH, TOTAL = 4, 20  # 32 training rows in batches of 10
 TIMES = ("rows_per_second", "overhead", "seconds")
 
@@ -171,16 +171,11 @@ def assert_same_table(folder, metrics):
         }
 
 
-def go(folder, case, *callbacks, resume=False, **changes):
+def go(folder, case, *callbacks, resume=False, checkpoint_seconds=math.inf):
     make, plan = CASES[case]
-    return aevb.train(
-        make(),
-        data(),
-        replace(plan, **changes),
-        run=RunFolder(folder),
-        resume=resume,
-        callbacks=callbacks,
-    )
+    run = RunFolder(folder)
+    run.checkpoint_seconds = checkpoint_seconds
+    return aevb.train(make(), data(), plan, run=run, resume=resume, callbacks=callbacks)
 
 
 @pytest.fixture(scope="module")

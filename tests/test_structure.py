@@ -1,6 +1,9 @@
 """The measures of the house: short files, short functions, few arguments, docstrings."""
 
 import ast
+import pkgutil
+from dataclasses import fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,15 @@ import aevb
 PACKAGE = Path(aevb.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 MOST_LINES, MOST_IN_A_FUNCTION, MOST_PARAMETERS = 500, 60, 8
+LONG = {
+    "Settings": "every option of `aevb train`, each under its name in a file",
+    "Experiment": "every setting of an experiment, each under its name in a file",
+    "NamedSet": "what is known of a data set, each fact under its name in a table",
+    "Source": "what a reader found in a file; who knows better names the facts that differ",
+    "Case": "what a run folder knows, of which all but a model and a posterior may be missing",
+    "Certificate": "a result, made by estimates alone",
+}
+"""Records that may have more fields than a constructor has parameters."""
 
 
 def defined(tree, kinds):
@@ -38,3 +50,12 @@ def test_every_public_class_and_function_has_a_docstring(path):
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             assert ast.get_docstring(node), f"{node.name}, line {node.lineno}"
+
+
+def test_a_record_is_made_of_few_fields():
+    names = [module.name for module in pkgutil.walk_packages([str(PACKAGE)], "aevb.")]
+    modules = [import_module(name) for name in names if not name.endswith("__main__")]
+    kinds = {kind for module in modules for kind in vars(module).values() if isinstance(kind, type)}
+    records = {kind for kind in kinds if is_dataclass(kind)}
+    long = {k.__name__ for k in records if sum(f.init for f in fields(k)) > MOST_PARAMETERS}
+    assert long == set(LONG)

@@ -94,7 +94,8 @@ def test_non_finite_objective_stops_with_a_sentence_and_keeps_the_checkpoint(tmp
     model = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(fragile))
     learner = AEVB(model, posterior, optimizer=aevb.Adam(lr=0.02))
     run = RunFolder(tmp_path / "run")
-    plan = Plan(epochs=50, batch_size=10, schedule=constant, checkpoint_seconds=0)
+    run.checkpoint_seconds = 0
+    plan = Plan(epochs=50, batch_size=10, schedule=constant)
     with pytest.raises(
         TrainingError, match=r"not finite (at|after) .*step \d+.*--lr.*checkpoint is kept"
     ):

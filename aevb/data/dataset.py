@@ -1,7 +1,7 @@
 """Rows ready for training: a split, a binarization, and batches as tensors."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from typing import Any
@@ -103,10 +103,10 @@ class Rows:
     binarize: Binarization = Binarization.NONE
     seed: int = 0
     all_labels: NDArray[np.int64] | None = None
-    kept: NDArray[np.uint8] | None = None
-    """The binarized cells of these rows, 8 to a byte, (N, X / 8), where they are kept."""
     name: str = "data"
     """What they are called beside a number."""
+    kept: NDArray[np.uint8] | None = field(default=None, init=False)
+    """The binarized cells of these rows, 8 to a byte, (N, X / 8), where they are kept."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -175,12 +175,12 @@ class Rows:
         Rows at random come sooner from it, and a draw for each row is not made again.
         """
         parts = [np.packbits(x.numpy().astype(np.uint8), axis=1) for _, x in self.chunks(10_000)]
-        return replace(self, kept=np.concatenate(parts))
+        return _keeping(replace(self), np.concatenate(parts))
 
     def pick(self, positions: NDArray[np.int64]) -> "Rows":
         """The rows at these positions, as rows of their own."""
-        kept = None if self.kept is None else self.kept[positions]
-        return replace(self, index=self.index[positions], kept=kept)
+        picked = replace(self, index=self.index[positions])
+        return picked if self.kept is None else _keeping(picked, self.kept[positions])
 
     def limit(self, n: int | None) -> "Rows":
         """A random subset of n rows, always the same for a seed; all of them for None."""
@@ -203,6 +203,12 @@ class Rows:
         for draw, row in zip(draws, self.index[positions], strict=True):
             rewind(source, 1, int(row)).random(dtype=np.float32, out=draw)
         return torch.from_numpy(draws)
+
+
+def _keeping(rows: Rows, kept: NDArray[np.uint8]) -> Rows:
+    """New rows whose bits are known; `replace`, which may ask for other cells, forgets them."""
+    object.__setattr__(rows, "kept", kept)
+    return rows
 
 
 def all_rows(source: Source, binarize: Binarization = Binarization.NONE, seed: int = 0) -> Rows:

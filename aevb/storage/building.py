@@ -138,7 +138,7 @@ def check_domain(model: Model, data: Dataset) -> None:
     # What was binarized lies in {0, 1} by construction, and in every discrete domain.
     if family is None or data.train.binarize is not Binarization.NONE or _fits(family, data):
         return
-    everything = replace(data.train, index=np.arange(len(data.source.values)), kept=None)
+    everything = replace(data.train, index=np.arange(len(data.source.values)))
     for positions, x in everything.chunks(max(1, 10_000_000 // everything.width)):
         try:
             family.check(x, int(positions[0]) + 1)

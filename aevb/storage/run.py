@@ -74,6 +74,9 @@ class RunFolder:
         (True, True)
     """
 
+    checkpoint_seconds = 30.0
+    """The least time between two checkpoints."""
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._held = False

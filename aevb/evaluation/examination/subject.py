@@ -69,13 +69,17 @@ class Subject:
     posterior: Any
     own: tuple[Any, Any]
     """Copies in the precision that the originals have, single at least."""
-    dtype: torch.dtype
     own_dtype: torch.dtype
     batch: Batch
     looked_at: Tensor
     """More rows, for what costs little."""
     objective: Objective | None
     seed: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Double precision, where the model runs in it."""
+        return self.batch.x.dtype
 
     def source(self, *counter: int) -> np.random.Generator:
         return generator(self.seed, Stream.CHECK, *counter)
@@ -159,7 +163,7 @@ def subject_of(
         if dtype == single or _runs(*pair, batch):
             break
     own = _adapted(*_copied(model, posterior), x[:2], single)
-    return Subject(*pair, own, dtype, like.dtype, batch, x.to(dtype), objective, seed)
+    return Subject(*pair, own, like.dtype, batch, x.to(dtype), objective, seed)
 
 
 def _chosen(data: Any, most: int) -> tuple[NDArray[np.int64], Tensor]:

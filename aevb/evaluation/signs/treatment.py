@@ -116,5 +116,5 @@ def copies(case: Case) -> Finding | None:
 
 def _keys(rows: Rows) -> NDArray[np.uint64]:
     """A number for the content of each row, as it was before a draw made it black and white."""
-    plain = replace(rows, binarize=Binarization.NONE, kept=None)
+    plain = replace(rows, binarize=Binarization.NONE)
     return np.concatenate([keys_of_rows(x.numpy()) for _, x in plain.chunks(ROWS_AT_ONCE)])
