@@ -89,7 +89,7 @@ class EM(Monotone[Expectation]):
     def _posterior(self) -> Posterior:
         return ExactPosterior(self.model)
 
-    def _expect(self, x: Tensor) -> Expectation:
+    def _expect(self, state: State, x: Tensor) -> Expectation:
         if isinstance(self.model, GaussianMixture):
             return responsibilities(self.model, x)
         assert isinstance(self.model, LinearGaussian)

@@ -109,7 +109,7 @@ class GeneralizedEM(Monotone[Points]):
         named: dict[str, Tensor] = {f"model.{n}": p for n, p in self.model.named_parameters()}
         return log_weight_prior(named) / self.rows
 
-    def _expect(self, x: Tensor) -> Points:
+    def _expect(self, state: State, x: Tensor) -> Points:
         if not self.listed:
             return self._expect_gaussian(x)
         table = enumerate_codes(self.model, x)

@@ -22,7 +22,7 @@ from aevb.algorithms.learner import State
 from aevb.algorithms.monotone import Expectation, Monotone
 from aevb.errors import UsageError
 from aevb.gaussian_mixture import GaussianMixture
-from aevb.posterior import Batch, ExactPosterior, Posterior
+from aevb.posterior import ExactPosterior, Posterior
 
 
 class NormalWishart(NamedTuple):
@@ -182,19 +182,10 @@ class MeanField(Monotone[Coordinates]):
         """q(pi, mu, Lambda) of all components."""
         return NormalWishart(**{name: state.extra[name] for name in NormalWishart._fields})
 
-    def _step(
-        self, state: State, batch: Batch, noise: Tensor, rate_factor: float, temper: float
-    ) -> None:
-        """One update of q(z) and one of q(pi, mu, Lambda)."""
+    def _expect(self, state: State, x: Tensor) -> Coordinates:
         if not bool(state.extra["freedom"].any()):
-            x = self._whole(batch)
-            with torch.no_grad():
-                self.begin(state, x, responsibilities(self._mixture, x).shares)
-        self._q = self.numbers(state)
-        super()._step(state, batch, noise, rate_factor, temper)
-
-    def _expect(self, x: Tensor) -> Coordinates:
-        q, u = self._q, self._mixture.standardize(x).double()
+            self.begin(state, x, responsibilities(self._mixture, x).shares)
+        q, u = self.numbers(state), self._mixture.standardize(x).double()
         width = u.shape[1]
         log_pi = torch.digamma(q.concentration) - torch.digamma(q.concentration.sum())
         log_normal = 0.5 * (

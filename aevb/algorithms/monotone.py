@@ -61,7 +61,7 @@ class Monotone(Learner, Generic[Found]):
         """q, which is p(z given x) as near as the algorithm has it."""
 
     @abstractmethod
-    def _expect(self, x: Tensor) -> Found:
+    def _expect(self, state: State, x: Tensor) -> Found:
         """The E step: what the present numbers say of the rows x (N, X)."""
 
     @abstractmethod
@@ -99,7 +99,7 @@ class Monotone(Learner, Generic[Found]):
         """One E step and one M step; what the E step found is added to the totals."""
         x = self._whole(batch)
         with torch.no_grad():
-            found = self._expect(x)
+            found = self._expect(state, x)
         reached = self._objective(found)
         self._require_no_fall(state, x, reached)
         state.extra["rise"].fill_(reached - float(state.extra["floor"]))

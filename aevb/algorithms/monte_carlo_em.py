@@ -132,16 +132,13 @@ class MonteCarloEM(GradientLearner):
         log_size, acceptance = state.extra["tuning"].tolist()
         return {"acceptance": acceptance, "step_size": math.exp(log_size)}
 
-    def _step(
-        self, state: State, batch: Batch, noise: Tensor, rate_factor: float, temper: float
-    ) -> None:
-        """One visit: the chains of a batch move, then the weights."""
+    def _prepared(self, batch: Batch, dtype: torch.dtype) -> Batch:
         if batch.rows is None:
             raise UsageError(
                 "Monte Carlo EM has a chain for each row, found by its number: pass Batch(x, rows) "
                 "instead of x alone"
             )
-        super()._step(state, batch, noise, rate_factor, temper)
+        return super()._prepared(batch, dtype)
 
     def terms(self, batch: Batch, noise: Tensor, temper: Tensor) -> Terms:
         """log p(x, z) and log p(x given z) at the places of chains, (S, M, D), in place of noise;

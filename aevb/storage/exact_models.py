@@ -21,7 +21,7 @@ from aevb.gaussian_mixture import GaussianMixture
 from aevb.linear_gaussian import LinearGaussian
 from aevb.model import Model
 from aevb.objectives import enumeration
-from aevb.posterior import ExactPosterior
+from aevb.posterior import ExactPosterior, Posterior
 from aevb.randomness import Stream, generator
 from aevb.settings import Settings
 from aevb.storage.settings import refuse
@@ -137,7 +137,7 @@ def _linear(settings: Settings, width: int, first: torch.Tensor) -> LinearGaussi
 def exact_learner(
     settings: Settings,
     model: Model,
-    posterior: ExactPosterior,
+    posterior: Posterior,
     rows: int,
     options: dict[str, object],
 ) -> Learner:

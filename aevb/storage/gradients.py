@@ -109,16 +109,6 @@ def _with_its_own(settings: Settings) -> Settings:
     return replace(settings, objective=objective)
 
 
-def objective_of(settings: Settings) -> Objective:
-    """The objective that the settings name, with the gradient that goes through its draw."""
-    objective: Objective = pick(OBJECTIVES, settings.objective, "--objective")
-    if not settings.free_bits:
-        return objective
-    if settings.objective != "elbo-b":
-        raise UsageError("--free-bits needs --objective elbo-b: it bounds KL(q || p) from below")
-    return free_bits(settings.free_bits)
-
-
 def estimator_of(settings: Settings, model: Model) -> Objective:
     """The objective with the gradient that settled settings name, for the data of a model."""
     found = _estimator(settings, _width(model))
@@ -129,7 +119,13 @@ def estimator_of(settings: Settings, model: Model) -> Objective:
 
 def _estimator(settings: Settings, width: int) -> Objective:
     """The estimator of settled settings, for data of so many numbers."""
-    bound = objective_of(settings)
+    bound = OBJECTIVES[settings.objective]
+    if settings.free_bits:
+        if settings.objective != "elbo-b":
+            raise UsageError(
+                "--free-bits needs --objective elbo-b: it bounds KL(q || p) from below"
+            )
+        bound = free_bits(settings.free_bits)
     match settings.gradient:
         case "score-function":
             return score_function(bound, _baseline(settings, width))

@@ -15,7 +15,7 @@ from aevb.algorithms.monte_carlo_em import PASSES
 from aevb.errors import UsageError
 from aevb.model import Model
 from aevb.optimizers import SGD, Adagrad, Adam, Optimizer, Schedule, constant, cosine, linear, steps
-from aevb.posterior import ExactPosterior, Posterior
+from aevb.posterior import Posterior
 from aevb.settings import Settings
 from aevb.storage.exact_models import exact_learner
 from aevb.storage.gradients import estimator_of
@@ -34,7 +34,6 @@ def learner(settings: Settings, model: Model, posterior: Posterior, rows: int) -
     """The algorithm with its objective and optimizer, for so many training rows."""
     make: Make = pick(ALGORITHMS, settings.algorithm, "--algorithm")
     if settings.exact:
-        assert isinstance(posterior, ExactPosterior)
         return exact_learner(settings, model, posterior, rows, gradient_options(settings, rows))
     return make(settings, model, posterior, rows)
 
