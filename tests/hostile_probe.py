@@ -38,6 +38,8 @@ DEEDS = (
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 HARMLESS = {"os.listdir", "os.scandir"}
 SECONDS = 20
+ADDRESSES = 16 << 30
+"""More than is needed, and less than a file may claim on a machine that promises any memory."""
 
 
 def everything(folder):
@@ -111,6 +113,7 @@ def main(good, *cases):
     for read in everything(Path(good)).values():
         read()
     read_json(Path(good) / "config.json")
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
     watch = Watch()
     sys.addaudithook(watch.hook)
     found = {}

@@ -14,7 +14,7 @@ import torch
 from helpers import small_pair
 from hypothesis import given
 from hypothesis import strategies as st
-from test_storage import PAIRS, Own, perturbed, with_own
+from zoo.pairs import PAIRS, Own, perturbed, with_own
 
 import aevb
 from aevb.errors import ModelFileError, UsageError

@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_storage import IMAGE, PAIRS, D, X, convolutional, decoder, encoder, perturbed, plain
 from torch import nn
+from zoo.pairs import IMAGE, PAIRS, D, X, convolutional, decoder, encoder, perturbed, plain
 
 import aevb
 from aevb.conditional import Unconditional
