@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import strategies as st
 from scipy.special import expit, logsumexp
 from torch import nn
 
@@ -154,13 +153,6 @@ def anew(function, name):
     """
     function.__code__ = function.__code__.replace(co_name=name.replace("-", "_"))
     return function
-
-
-def flip(file, data):
-    """Change some bits of one byte."""
-    content = bytearray(file.read_bytes())
-    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
-    file.write_bytes(content)
 
 
 def _can_compile():

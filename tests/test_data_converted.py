@@ -8,11 +8,13 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from crafted import flipped, nothing, put, replaced
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -212,30 +214,14 @@ def test_a_file_that_changes_while_it_is_read_is_not_kept(
     assert not kept.exists()
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-3])
-
-
-def flip_the_middle(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def flip_the_end(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-4] ^= 1
-    path.write_bytes(content)
-
-
-DAMAGE: dict[str, Callable[[Path], Any]] = {
-    "cut": cut,
-    "flipped inside": flip_the_middle,
-    "flipped at the end": flip_the_end,
-    "empty": lambda path: path.write_bytes(b""),
-    "other JSON": lambda path: path.write_bytes(b"[1, 2]"),
-    "gone": lambda path: path.unlink(),
-    "a folder": lambda path: (path.unlink(), path.mkdir()),
+DAMAGE: dict[str, Callable[[str], Any]] = {
+    "cut": partial(put, content=lambda former: former[:-3]),
+    "flipped inside": partial(put, content=lambda former: flipped(len(former) // 2)(former)),
+    "flipped at the end": partial(put, content=flipped(-4)),
+    "empty": partial(put, content=b""),
+    "other JSON": partial(put, content=b"[1, 2]"),
+    "gone": partial(replaced, make=nothing),
+    "a folder": partial(replaced, make=os.mkdir),
 }
 
 
@@ -247,7 +233,7 @@ def test_a_damaged_table_is_not_used_and_written_again(
     path = written(tmp_path, FILES["texts"])
     first = read_file(path)
     (file,) = kept.glob(f"*{extension}")
-    DAMAGE[damage](file)
+    DAMAGE[damage](file.name)(kept)
     assert_same(read_file(path), first)
     if damage != "a folder":
         with unread():

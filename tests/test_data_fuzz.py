@@ -11,14 +11,14 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import mutations
+import damage
 import numpy as np
 import pytest
 
 from aevb.data import open_source
 from aevb.errors import DataError
 
-SEEDS = 30
+SEEDS = 60
 SLOW_SEEDS = 3_000
 
 
@@ -30,7 +30,7 @@ def need(suffix: str) -> None:
 # --- seeded damage -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", mutations.MAKERS)
+@pytest.mark.parametrize("suffix", damage.MAKERS)
 def test_what_is_damaged_below_is_sound_before(tmp_path: Path, suffix: str) -> None:
     need(suffix)
     for which in range(4):
@@ -38,25 +38,25 @@ def test_what_is_damaged_below_is_sound_before(tmp_path: Path, suffix: str) -> N
         if suffix == ".png":
             path = tmp_path / f"pictures{which}" / "a.png"
             path.parent.mkdir()
-        path.write_bytes(mutations.MAKERS[suffix](0 if suffix == ".png" else which))
+        path.write_bytes(damage.MAKERS[suffix](0 if suffix == ".png" else which))
         source = open_source(path.parent if suffix == ".png" else path)
         assert not isinstance(source, str)
 
 
-@pytest.mark.parametrize("suffix", mutations.MAKERS)
+@pytest.mark.parametrize("suffix", damage.MAKERS)
 def test_damage_gives_a_result_or_one_sentence(tmp_path: Path, suffix: str) -> None:
     need(suffix)
     for seed in range(SEEDS):
         started = time.monotonic()
-        mutations.verdict(mutations.put(tmp_path, suffix, seed), seed)
-        assert time.monotonic() - started < mutations.SECONDS, seed
+        damage.verdict(damage.write(tmp_path, suffix, seed), seed)
+        assert time.monotonic() - started < damage.SECONDS, seed
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", mutations.MAKERS)
+@pytest.mark.parametrize("suffix", damage.MAKERS)
 def test_thousands_of_damaged_files_neither_crash_nor_hang_nor_fill_the_memory(suffix: str) -> None:
     need(suffix)
-    command = [sys.executable, mutations.__file__, suffix, "0", str(SLOW_SEEDS)]
+    command = [sys.executable, damage.__file__, suffix, "0", str(SLOW_SEEDS)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     # What it printed last is the seed of the file that killed it.
     assert done.returncode == 0, done.stderr[-2000:]
@@ -64,7 +64,7 @@ def test_thousands_of_damaged_files_neither_crash_nor_hang_nor_fill_the_memory(s
     assert read + refused == SLOW_SEEDS
     assert read > 50
     assert refused > SLOW_SEEDS / 10
-    assert megabytes < mutations.MEGABYTES
+    assert megabytes < damage.MEGABYTES
 
 
 # --- NaN where it was put ----------------------------------------------------------------------
@@ -300,7 +300,7 @@ def test_a_file_that_may_not_be_read_is_said_to_be_one(
 ) -> None:
     need(suffix)
     path = tmp_path / f"rows{suffix}"
-    path.write_bytes(mutations.MAKERS[suffix](0))
+    path.write_bytes(damage.MAKERS[suffix](0))
 
     def forbidden(file: object, *arguments: object, **named: object) -> None:
         raise PermissionError(13, "Permission denied", str(file))

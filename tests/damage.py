@@ -1,4 +1,4 @@
-"""Valid data of each format, seeded damage to it, and a reading of the damaged that is watched.
+"""Seeded damage to any file, valid data of each format, and a reading of the damaged, watched.
 
 Run as a program (format, first seed, past the last seed) it reads in a process of its own, with
 bounded memory and a timer that kills it where one file takes longer than ten seconds.
@@ -22,6 +22,89 @@ from aevb.errors import DataError
 SECONDS = 10
 MEGABYTES = 500
 ROWS = 60
+
+# --- alterations ---------------------------------------------------------------------------------
+
+TELLING = b'{}[]",:0123456789.-+eEtruefalsn \n\\\x00\x01\x7f\x80\xff'
+"""Bytes that mean something in JSON, and ends of the numbers of one byte."""
+LENGTHS = (b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"9999")
+
+
+def place(content: bytearray, draw: random.Random) -> int:
+    """A place in the content: the heads and tails of files hold their lengths and kinds."""
+    n = len(content)
+    ends = [*range(min(200, n)), *range(max(0, n - 600), n)]
+    return draw.choice(ends) if draw.random() < 0.5 else draw.randrange(n)
+
+
+def one_bit(content: bytearray, draw: random.Random) -> None:
+    content[place(content, draw)] ^= 1 << draw.randrange(8)
+
+
+def some_bytes(content: bytearray, draw: random.Random) -> None:
+    for _ in range(draw.randint(1, 8)):
+        content[place(content, draw)] ^= draw.randrange(1, 256)
+
+
+def telling_bytes(content: bytearray, draw: random.Random) -> None:
+    for _ in range(draw.randint(1, 3)):
+        content[place(content, draw)] = draw.choice(TELLING)
+
+
+def a_length(content: bytearray, draw: random.Random) -> None:
+    at = place(content, draw)
+    content[at : at + 4] = draw.choice(LENGTHS)
+
+
+def cut(content: bytearray, draw: random.Random) -> None:
+    del content[place(content, draw) :]
+
+
+def leave_out(content: bytearray, draw: random.Random) -> None:
+    at = place(content, draw)
+    del content[at : at + draw.randint(1, 40)]
+
+
+def insert(content: bytearray, draw: random.Random) -> None:
+    at = place(content, draw)
+    content[at:at] = draw.randbytes(draw.randint(1, 32))
+
+
+def repeat(content: bytearray, draw: random.Random) -> None:
+    at = place(content, draw)
+    content[at:at] = content[at : at + draw.randint(1, 64)]
+
+
+def swap(content: bytearray, draw: random.Random) -> None:
+    size = min(draw.randint(1, 64), len(content) // 3)
+    a, b = sorted(draw.randrange(len(content) - size) for _ in range(2))
+    if b - a >= size:
+        content[a : a + size], content[b : b + size] = content[b : b + size], content[a : a + size]
+
+
+def blank(content: bytearray, draw: random.Random) -> None:
+    at = place(content, draw)
+    size = min(draw.randint(1, 64), len(content) - at)
+    content[at : at + size] = bytes(size)
+
+
+ALTERATIONS = (
+    *(one_bit, some_bytes, telling_bytes, a_length, cut),
+    *(leave_out, insert, repeat, swap, blank),
+)
+
+
+def altered(content: bytes, seed: int) -> bytes:
+    """The content with one alteration, which changes something; each seed has its kind."""
+    draw = random.Random(seed)
+    while True:
+        new = bytearray(content)
+        ALTERATIONS[seed % len(ALTERATIONS)](new, draw)
+        if new != content:
+            return bytes(new)
+
+
+# --- data ----------------------------------------------------------------------------------------
 
 
 def table() -> dict[str, list]:
@@ -99,38 +182,9 @@ MAKERS: dict[str, Callable[[int], bytes]] = {
 }
 
 
-def mutated(content: bytes, seed: int) -> bytes:
-    """One or two changes: a byte set, a bit turned, bytes cut out, put in or doubled, a cut end."""
-    draw = random.Random(seed)
-    damaged = bytearray(content)
-    # The heads and tails of files hold their lengths and kinds, where damage does most.
-    ends = [*range(min(200, len(content))), *range(max(0, len(content) - 600), len(content))]
-    for _ in range(draw.randint(1, 2)):
-        if not damaged:
-            break
-        at = draw.choice(ends) if draw.random() < 0.5 else draw.randrange(len(content))
-        at %= len(damaged)
-        match draw.randrange(6):
-            case 0:
-                damaged[at] = draw.choice([0, 1, 127, 128, 255, draw.randrange(256)])
-            case 1:
-                damaged[at] ^= 1 << draw.randrange(8)
-            case 2:
-                del damaged[at : at + draw.randint(1, 40)]
-            case 3:
-                damaged[at:at] = draw.randbytes(draw.randint(1, 20))
-            case 4:
-                damaged[at:at] = damaged[at : at + draw.randint(1, 60)]
-            case 5 if draw.random() < 0.3:
-                del damaged[at:]
-            case 5:
-                damaged[at : at + 4] = draw.choice([b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"9999"])
-    return bytes(damaged)
-
-
-def put(folder: Path, suffix: str, seed: int) -> Path:
+def write(folder: Path, suffix: str, seed: int) -> Path:
     """Write a damaged file; the path to open, which for a picture is its folder."""
-    content = mutated(MAKERS[suffix](seed), seed)
+    content = altered(MAKERS[suffix](seed), seed)
     if suffix != ".png":
         (folder / f"rows{suffix}").write_bytes(content)
         return folder / f"rows{suffix}"
@@ -161,14 +215,14 @@ def main(suffix: str, first: int, end: int) -> None:
     warnings.simplefilter("error")
     with tempfile.TemporaryDirectory() as folder:
         MAKERS[suffix](0)
-        verdict(put(Path(folder), suffix, 0), 0)
+        verdict(write(Path(folder), suffix, 0), 0)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
         outcomes = [0, 0]
         for seed in range(first, end):
             print(seed, file=sys.stderr)
             signal.alarm(SECONDS)
-            outcomes[isinstance(verdict(put(Path(folder), suffix, seed), seed), str)] += 1
+            outcomes[isinstance(verdict(write(Path(folder), suffix, seed), seed), str)] += 1
             signal.alarm(0)
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         assert (after - before) / 1024 < MEGABYTES, f"{after - before} KB"
