@@ -2,10 +2,13 @@
 
 import os
 import shutil
+from copy import deepcopy
+from dataclasses import replace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
+import doctor_cases
 import helpers
 import numpy as np
 import pytest
@@ -61,3 +64,17 @@ def numbers(tmp_path_factory):
     options = ["--hidden", 4, "--latent-dim", 3, "--epochs", 2, "--quiet"]
     helpers.good("train", folder / "rows.csv", *options, "--out", folder / "run")
     return folder / "rows.csv", folder / "run"
+
+
+@pytest.fixture
+def healthy():
+    """A model of black and white digits, trained as one should."""
+    return doctor_cases.healthy()
+
+
+@pytest.fixture
+def case(healthy):
+    """The same, to be made sick: figures are not taken yet."""
+    model, posterior = deepcopy((healthy.model, healthy.posterior))
+    learned = posterior, healthy.learned[1]
+    return replace(healthy, model=model, posterior=posterior, learned=learned)

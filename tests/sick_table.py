@@ -242,7 +242,7 @@ ELSEWHERE = {
     ),
     25: (
         "a bound on information that knows its cap is a diagnosis of a run",
-        "test_doctor.py",
+        "test_information.py",
         "test_a_lower_bound_at_its_cap_says_so",
     ),
     27: (

@@ -11,11 +11,11 @@ import test_annealing
 import test_combinators
 import test_distributions
 import test_divergences
-import test_doctor
 import test_em
 import test_estimation
 import test_evaluation
 import test_flows
+import test_information
 import test_latents
 import test_mcmc
 import test_mean_field_mixture
@@ -258,7 +258,7 @@ BUGS = [
         information.log_aggregate,
         "logsumexp(1) - math.log(q.batch_shape[0])",
         "logsumexp(1)",
-        test_doctor.test_the_aggregate_is_the_mixture_by_hand,
+        test_information.test_the_aggregate_is_the_mixture_by_hand,
         (),
     ),
     (
