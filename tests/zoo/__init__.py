@@ -1,0 +1,1 @@
+"""Objects by name, over which laws run: distributions, families, learners, models."""
