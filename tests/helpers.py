@@ -1,5 +1,6 @@
 """Small models, an independent derivation of the bound in numpy, and commands in this process."""
 
+import csv
 import importlib
 import inspect
 import io
@@ -17,6 +18,7 @@ from torch import nn
 
 from aevb import MLP, Model, bernoulli, cli, mean_field, standard_normal
 from aevb.data import Rows
+from aevb.storage.metrics import COLUMNS
 
 
 def small_pair(latent=2, width=6, hidden=5, dtype=torch.float64, seed=0, spread=1.0):
@@ -98,13 +100,23 @@ def seeded(make, seed=0):
         return make()
 
 
+TRAIN = ["train", "digits", "--hidden", "8", "--latent-dim", "2"]
+
+
+def command(*arguments):
+    """The exit code of a command, run in this process."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(argument) for argument in arguments])
+    return caught.value.code
+
+
 def call(*arguments):
     """(exit code, stdout, stderr) of a command, run in this process."""
     out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as caught:
-        cli.main([str(argument) for argument in arguments])
+    with redirect_stdout(out), redirect_stderr(err):
+        code = command(*arguments)
     assert "Traceback" not in out.getvalue() + err.getvalue()
-    return caught.value.code, out.getvalue(), err.getvalue()
+    return code, out.getvalue(), err.getvalue()
 
 
 def printed(*arguments):
@@ -132,6 +144,77 @@ def refused(expected, *arguments):
     assert (code, err) == (expected, "")
     assert json.loads(out) == {"error": sentence, "exit_code": expected}
     return sentence
+
+
+HEADER = ["height, cm", "<b>weight</b>", "$visits_1$", "smoker", "city"]
+"""Names that a .csv must quote, that HTML would obey, and that mathtext would."""
+WAYS = {"smoker": {"no", "yes"}, "city": {"Bern", "New York", "Oslo"}}
+SMALL = ["--hidden", "8", "--latent-dim", "2", "--epochs", "3", "--quiet"]
+PNG, GIF = b"\x89PNG", b"GIF89a"
+
+
+def people(rows=80, seed=0):
+    """A table with real, count and text columns that hang together, and missing cells."""
+    rng = np.random.default_rng(seed)
+    town = rng.integers(0, 3, rows)
+    height = 160 + 8 * town + rng.normal(size=rows)
+    cells = [
+        [f"{h:.2f}", f"{h - 100 + w:.1f}", str(v), "yes" if s else "no", sorted(WAYS["city"])[t]]
+        for h, w, v, s, t in zip(
+            height,
+            rng.normal(size=rows),
+            rng.negative_binomial(2, 0.3, rows),
+            rng.random(rows) < 0.2 + 0.3 * town,
+            town,
+            strict=True,
+        )
+    ]
+    for row, column in np.argwhere(rng.random((rows, 5)) < 0.08):
+        cells[row][column] = ["", "NA"][row % 2]
+    return cells
+
+
+def write(path, cells):
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([HEADER, *cells])
+    return path
+
+
+TIMES = ("rows_per_second", "overhead", "seconds")
+
+
+def outcome(folder):
+    """All that two equal runs have in common: metrics without timings, the newest step, files."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    metrics = [json.loads(line) for line in lines]
+    assert_same_table(folder, metrics)
+    for record in metrics:
+        for name in TIMES:
+            del record[name]
+    newest = max((folder / "checkpoints").glob("step-*"))
+    files = [folder / "model.safetensors", *newest.glob("*"), *(folder / "snapshots").glob("*")]
+    return metrics, newest.name, {file.relative_to(folder): file.read_bytes() for file in files}
+
+
+def assert_same_table(folder, metrics):
+    """The table says what the records say, numbers as they are."""
+    table = rows_of(folder / "metrics.csv")
+    assert len(table) == len(metrics)
+    assert tuple(table[0]) == COLUMNS
+    for row, record in zip(table, metrics, strict=True):
+        flat = {name: value for name, value in record.items() if not isinstance(value, dict)}
+        for part in ("train", "validation"):
+            for name, value in (record[part] or {}).items():
+                flat[f"{part}_{name}"] = value
+        assert {name: float(cell) for name, cell in row.items() if cell} == {
+            name: value for name, value in flat.items() if value is not None
+        }
+
+
+def rows_of(path):
+    """The rows of a .csv, each by the names of its header."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 class Memory:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import binary_rows, noise, seeded, small_pair
-from test_gradient_estimators import X, classes, coins, double_pair, line, linear_pair, settled
+from zoo.gradients import X, classes, coins, double_pair, line, linear_pair, settled
 
 import aevb
 from aevb import families

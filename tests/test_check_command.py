@@ -5,8 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import call, good, refused
-from test_commands import people, write
+from helpers import call, good, people, refused, write
 
 import aevb
 from aevb.storage import RunFolder

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import call, good, refused
+from helpers import GIF, HEADER, PNG, SMALL, WAYS, call, good, people, refused, write
 
 import aevb
 from aevb import cli
@@ -16,39 +16,6 @@ from aevb.storage import RunFolder
 from aevb.workflow import pictures
 from aevb.workflow.material import Material
 from aevb.workflow.pictures import KINDS
-
-HEADER = ["height, cm", "<b>weight</b>", "$visits_1$", "smoker", "city"]
-"""Names that a .csv must quote, that HTML would obey, and that mathtext would."""
-WAYS = {"smoker": {"no", "yes"}, "city": {"Bern", "New York", "Oslo"}}
-SMALL = ["--hidden", "8", "--latent-dim", "2", "--epochs", "3", "--quiet"]
-PNG, GIF = b"\x89PNG", b"GIF89a"
-
-
-def people(rows=80, seed=0):
-    """A table with real, count and text columns that hang together, and missing cells."""
-    rng = np.random.default_rng(seed)
-    town = rng.integers(0, 3, rows)
-    height = 160 + 8 * town + rng.normal(size=rows)
-    cells = [
-        [f"{h:.2f}", f"{h - 100 + w:.1f}", str(v), "yes" if s else "no", sorted(WAYS["city"])[t]]
-        for h, w, v, s, t in zip(
-            height,
-            rng.normal(size=rows),
-            rng.negative_binomial(2, 0.3, rows),
-            rng.random(rows) < 0.2 + 0.3 * town,
-            town,
-            strict=True,
-        )
-    ]
-    for row, column in np.argwhere(rng.random((rows, 5)) < 0.08):
-        cells[row][column] = ["", "NA"][row % 2]
-    return cells
-
-
-def write(path, cells):
-    with path.open("w", newline="") as stream:
-        csv.writer(stream).writerows([HEADER, *cells])
-    return path
 
 
 def read(path):

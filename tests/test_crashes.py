@@ -11,18 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_resume import X, outcome
-
-from aevb import cli
+from helpers import command, outcome
 
 PROBE = Path(__file__).with_name("resume_probe.py")
 DIGITS = ["train", "digits", "--hidden", "16", "--latent-dim", "2", "--patience", "300"]
-
-
-def in_process(arguments):
-    with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
-    assert caught.value.code == 0
 
 
 def epochs_written(folder):
@@ -42,12 +34,12 @@ def stop(command, number, when):
 
 def test_the_command_is_stopped_and_killed_and_resumes_exactly(tmp_path):
     options = [*DIGITS, "--epochs", "150"]
-    in_process([*options, "--quiet", "--out", str(tmp_path / "whole")])
+    assert command(*options, "--quiet", "--out", str(tmp_path / "whole")) == 0
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "aevb.cli", *options, "--out", str(run), "--resume"]
+    resuming = [sys.executable, "-m", "aevb.cli", *options, "--out", str(run), "--resume"]
     draw = random.Random(1)
     wait = draw.randint(5, 20)
-    code, said = stop(command, signal.SIGTERM, lambda: epochs_written(run) >= wait)
+    code, said = stop(resuming, signal.SIGTERM, lambda: epochs_written(run) >= wait)
     assert code == 143
     assert re.search(r"aevb: stopped by SIGTERM at step \d+ of 2250, and saved", said)
     assert "Traceback" not in said
@@ -55,10 +47,10 @@ def test_the_command_is_stopped_and_killed_and_resumes_exactly(tmp_path):
     begun = epochs_written(run)
     assert wait <= begun < 150
     more = begun + draw.randint(5, 20)
-    code, _ = stop(command, signal.SIGKILL, lambda: epochs_written(run) >= more)
+    code, _ = stop(resuming, signal.SIGKILL, lambda: epochs_written(run) >= more)
     assert code == -signal.SIGKILL
     assert epochs_written(run) < 150
-    in_process([*options, "--quiet", "--out", str(run), "--resume"])
+    assert command(*options, "--quiet", "--out", str(run), "--resume") == 0
     assert outcome(run) == outcome(tmp_path / "whole")
 
 
@@ -69,7 +61,7 @@ def drive(tmp_path_factory):
     Returns the wait statuses; and the folder, the outcome and the points of the whole run.
     """
     folder = tmp_path_factory.mktemp("driven")
-    np.save(folder / "rows.npy", np.random.default_rng(0).integers(0, 2, (40, X)))
+    np.save(folder / "rows.npy", np.random.default_rng(0).integers(0, 2, (40, 6)))
     options = "--hidden 4 --latent-dim 2 --epochs 4 --batch-size 16 --lr 0.3 --patience 3 --quiet"
 
     def drive(runs):
@@ -135,13 +127,13 @@ def test_a_kill_at_any_point_whatever_leaves_no_trace(drive):
 @pytest.mark.slow
 def test_a_command_killed_at_many_moments_ends_the_same(tmp_path):
     options = [*DIGITS, "--epochs", "300", "--optimizer", "adagrad", "--binarize", "epoch"]
-    in_process([*options, "--quiet", "--out", str(tmp_path / "whole")])
+    assert command(*options, "--quiet", "--out", str(tmp_path / "whole")) == 0
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "aevb.cli", *options, "--out", str(run), "--resume"]
+    resuming = [sys.executable, "-m", "aevb.cli", *options, "--out", str(run), "--resume"]
     draw = random.Random(4)
     for attempt in range(10):
         until = time.monotonic() + draw.uniform(0, 8)
         number = signal.SIGTERM if attempt % 2 else signal.SIGKILL
-        stop(command, number, lambda until=until: time.monotonic() > until)
-    in_process([*options, "--quiet", "--out", str(run), "--resume"])
+        stop(resuming, number, lambda until=until: time.monotonic() > until)
+    assert command(*options, "--quiet", "--out", str(run), "--resume") == 0
     assert outcome(run) == outcome(tmp_path / "whole")

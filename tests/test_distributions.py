@@ -9,6 +9,7 @@ import torch
 from helpers import needs_compiler
 from hypothesis import given
 from hypothesis import strategies as st
+from zoo.families import FAMILIES
 
 from aevb import distributions as zoo
 from aevb.compilation import Compiled
@@ -28,16 +29,6 @@ from aevb.families import (
 )
 
 RNG = np.random.default_rng(0)
-FAMILIES = {
-    "bernoulli": (Bernoulli(), np.array([0.0, 1.0])),
-    "continuous-bernoulli": (ContinuousBernoulli(), None),
-    "categorical": (Categorical(3), np.array([0.0, 1.0, 2.0])),
-    "poisson": (Poisson(), np.arange(200.0)),
-    "negative-binomial": (NegativeBinomial(), np.arange(2000.0)),
-    "normal": (Normal(0.01), None),
-    "normal-sigmoid": (Normal(0.01, sigmoid_mean=True), None),
-    "normal-shared": (Normal(0.0, noise_shape=(1,)), None),
-}
 GRIDS = {
     "continuous-bernoulli": np.linspace(0, 1, 200_001),
     "normal": np.linspace(-30, 30, 400_001),

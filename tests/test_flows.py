@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Independent, Normal
 from torch.func import functional_call
+from zoo.flows import FLOWS, D, X, pair
 
 import aevb
-from aevb.conditional import Conditional, Unconditional
+from aevb.conditional import Unconditional
 from aevb.distributions import reparameterize, route
 from aevb.errors import UsageError
 from aevb.families import (
     Householder,
     InverseAutoregressive,
-    MaskedAutoregressive,
     Planar,
     Radial,
     RealNVP,
@@ -38,7 +38,7 @@ from aevb.flows import (
 from aevb.flows.scalar import solve
 from aevb.networks import MADE, MLP
 from aevb.objectives import elbo_a
-from aevb.posterior import Amortized, Batch, per_datum
+from aevb.posterior import Batch, per_datum
 from aevb.products import products_in
 from aevb.randomness import Stream, generator
 
@@ -320,35 +320,14 @@ def test_shapes_route_and_what_has_no_closed_form():
 
 # --- families ------------------------------------------------------------------------------------
 
-D, X = 3, 6
-FAMILIES = {
-    "planar": lambda context: Planar(D, 3),
-    "radial": lambda context: Radial(D, 3),
-    "householder": lambda context: Householder(D, 2),
-    "sylvester": lambda context: Sylvester(D, 2, 2),
-    "real-nvp": lambda context: RealNVP(D, 2, [5], context),
-    "iaf": lambda context: InverseAutoregressive(D, 2, [5], context),
-    "maf": lambda context: MaskedAutoregressive(D, 2, [5], context),
-}
-
 
 def family_of(name, context=4, seed=0, dtype=torch.float64):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return FAMILIES[name](context).to(dtype)
+        return FLOWS[name](context).to(dtype)
 
 
-def pair(posterior, prior=None, seed=0, dtype=torch.float64):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        family = FAMILIES[posterior](4)
-        q = Amortized(Conditional(MLP(X, [5], family.outputs(D)), family))
-        above = aevb.standard_normal(D) if prior is None else Unconditional(FAMILIES[prior](0), D)
-        model = aevb.Model(above, aevb.bernoulli(MLP(D, [5], X)))
-    return model.to(dtype), q.to(dtype)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FLOWS)
 def test_a_flow_starts_at_the_gaussian_of_the_columns(name):
     """N(m, v) of columns with mean m and variance v, as every other family does."""
     family = family_of(name)
@@ -358,7 +337,7 @@ def test_a_flow_starts_at_the_gaussian_of_the_columns(name):
     near(q.log_prob(x), Normal(mean, deviation).log_prob(x).sum(-1), 1e-9)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FLOWS)
 def test_zeros_are_the_standard_normal(name):
     family = family_of(name)
     raw = torch.zeros(family.outputs(D)).double()
@@ -370,7 +349,7 @@ def test_zeros_are_the_standard_normal(name):
     assert bool(family.inside(z).all())
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FLOWS)
 def test_the_start_is_no_place_where_learning_stands_still(name):
     """After one step along the gradient of E log p(z), every parameter has a gradient."""
     family = family_of(name, context=0)
@@ -394,7 +373,7 @@ def test_the_start_is_no_place_where_learning_stands_still(name):
     assert all(bool((g != 0).any()) for g in found)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FLOWS)
 def test_gradients_equal_finite_differences(name):
     model, posterior = pair(name, "real-nvp")
     rng = np.random.default_rng(4)
@@ -415,7 +394,7 @@ def test_gradients_equal_finite_differences(name):
             assert float(gradient.abs().max()) > 1e-6
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FLOWS)
 def test_free_for_each_datum_and_without_condition(name):
     family = family_of(name, dtype=torch.float32)
     q = per_datum(7, D, family)(Batch(torch.zeros(2, X), torch.tensor([0, 6])))
@@ -426,7 +405,7 @@ def test_free_for_each_datum_and_without_condition(name):
     assert model.sample_prior(5, generator(0, Stream.SAMPLING)).shape == (5, D)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FLOWS)
 def test_networks_in_bfloat16_leave_z_and_its_density_in_float32(name):
     model, posterior = pair(name, "maf", dtype=torch.float32)
     x, eps = binary_rows(4).all().float(), noise((3, 4, D), dtype=torch.float32)

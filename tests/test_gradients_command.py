@@ -5,11 +5,10 @@ import copy
 import numpy as np
 import pytest
 import torch
-from helpers import call, good, refused
+from helpers import PNG, call, good, refused
 from safetensors.numpy import load_file
-from test_commands import PNG
-from test_gradient_estimators import X, double_pair, line, truth
-from test_gradient_estimators import coins as coins_of
+from zoo.gradients import X, double_pair, line, truth
+from zoo.gradients import coins as coins_of
 
 import aevb
 from aevb import plots

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import binary_rows, needs_compiler
-from test_wake_sleep import beta_bernoulli, gamma_poisson, learn
-from zoo.learners import LEARNERS
+from zoo.known import beta_bernoulli, gamma_poisson
+from zoo.learners import LEARNERS, learn
 
 import aevb
 from aevb import families

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from helpers import needs_compiler, noise
-from test_distributions import FAMILIES
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
+from zoo.families import FAMILIES
 from zoo.learners import pair_of
 
 import aevb

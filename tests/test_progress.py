@@ -9,7 +9,7 @@ import sys
 import threading
 
 import pytest
-from test_following import TRAIN, command
+from helpers import TRAIN, command
 
 from aevb import progress
 from aevb.storage import checkpoints

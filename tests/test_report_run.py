@@ -6,9 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import call, good, refused
-from test_commands import HEADER, SMALL, people, write
-from test_report import Reader
+from helpers import HEADER, SMALL, call, good, people, refused, write
+from pages import Reader
 
 import aevb
 from aevb.settings import check_settings

@@ -1,16 +1,15 @@
 """Resume is exact: a run that is stopped anywhere ends in the same bytes as one that never was."""
 
-import csv
-import json
 import math
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import Dropout, binary_rows, small_pair
+from helpers import Dropout, binary_rows, outcome, small_pair
 from laws import dataset
 
 import aevb
@@ -23,13 +22,11 @@ from aevb.objectives import learned_baseline, score_function
 from aevb.posterior import amortized
 from aevb.refinement import Refined
 from aevb.storage import RunFolder, weights
-from aevb.storage.metrics import COLUMNS
 from aevb.training import Callback
 
 X, D, ROWS = 6, 2, 40
 PLAN = aevb.Plan(epochs=5, batch_size=10)
 PER_EPOCH, TOTAL = 4, 20  # 32 training rows in batches of 10
-TIMES = ("rows_per_second", "overhead", "seconds")
 
 
 def data(treatment=Binarization.EPOCH):
@@ -141,36 +138,6 @@ def crash():
     raise Crash
 
 
-def outcome(folder):
-    """All that two equal runs must have in common."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    metrics = [json.loads(line) for line in lines]
-    assert_same_table(folder, metrics)
-    for record in metrics:
-        for name in TIMES:
-            del record[name]
-    newest = max((folder / "checkpoints").glob("step-*"))
-    files = [folder / "model.safetensors", newest / "state.safetensors", newest / "state.json"]
-    files += sorted((folder / "snapshots").glob("*"))
-    return metrics, newest.name, [file.read_bytes() for file in files]
-
-
-def assert_same_table(folder, metrics):
-    """The table says what the records say, numbers as they are."""
-    with (folder / "metrics.csv").open(newline="") as file:
-        table = list(csv.DictReader(file))
-    assert len(table) == len(metrics)
-    assert tuple(table[0]) == COLUMNS
-    for row, record in zip(table, metrics, strict=True):
-        flat = {name: value for name, value in record.items() if not isinstance(value, dict)}
-        for part in ("train", "validation"):
-            for name, value in (record[part] or {}).items():
-                flat[f"{part}_{name}"] = value
-        assert {name: float(cell) for name, cell in row.items() if cell} == {
-            name: value for name, value in flat.items() if value is not None
-        }
-
-
 def go(folder, case, *callbacks, resume=False, checkpoint_seconds=math.inf):
     make, plan = CASES[case]
     run = RunFolder(folder)
@@ -256,7 +223,7 @@ def test_the_model_of_the_best_epoch_is_saved(tmp_path, stop):
 
 
 def test_every_case_is_a_run_of_its_own(whole):
-    files = [whole(case)[2][0] for case in CASES]
+    files = [whole(case)[2][Path("model.safetensors")] for case in CASES]
     assert len(set(files)) == len(files)
 
 

@@ -10,40 +10,16 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
+from zoo.labels import LABELS, X_ALL, K, X, learner_of, small
 
 import aevb
 from aevb import MLP, VAE, Model, SemiSupervisedVAE, bernoulli, elbo_b, standard_normal
 from aevb.algorithms import semi_supervised
 from aevb.algorithms.semi_supervised import Labeled, SemiSupervised, by_class
-from aevb.conditional import Chain, Conditional, Informed, Unconditional
 from aevb.data import Rows
 from aevb.errors import DataError, ModelFileError, UsageError
 from aevb.evaluation import evidence
-from aevb.families import Normal, OneHotCategorical
 from aevb.posterior import Amortized, Batch
-
-K, X = 3, 4
-X_ALL = torch.tensor(np.array(np.meshgrid(*[[0.0, 1.0]] * X)).reshape(X, -1).T)
-"""Every datum that there is, (16, 4)."""
-LABELS = torch.tensor([0, 1, 2, 1] * 4)
-
-
-def small(latent=1, seed=0):
-    """A model of a class and a code, with weights that are not small, in double precision."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        either = [Unconditional(OneHotCategorical(), K), Unconditional(Normal(), latent)]
-        model = Model(Chain(either, [K, latent]), bernoulli(MLP(K + latent, [5], X)))
-        classifier = Conditional(MLP(X, [5], K), OneHotCategorical())
-        encoder = Conditional(MLP(2 + K, [5], 2 * latent), Normal())
-        told = MLP(X, [5], 2)
-        posterior = Amortized(Informed([classifier, encoder], [K, latent], told))
-        for module in (model, posterior):
-            for p in module.parameters():
-                nn.init.normal_(p, std=0.7)
-    model, posterior = model.double(), posterior.double()
-    model.prior.links[0].raw.copy_(torch.tensor([0.5, -0.3, 0.1], dtype=torch.float64))
-    return model, posterior
 
 
 def draws(n, rows=16, latent=1):
@@ -133,12 +109,6 @@ def test_importance_sampling_over_class_and_code_finds_log_p_of_x():
     found = evidence(model, posterior, rows, 20_000).importance
     truth = logsumexp(exact_log_joint(model), axis=0)
     assert (np.abs(found.values - truth) < 5 * found.errors + 1e-3).all()
-
-
-def learner_of(labels, seed=0, **options):
-    model, posterior = small(seed=seed)
-    labels = torch.as_tensor(labels)
-    return SemiSupervised(model, posterior, Labeled(labels, X_ALL[labels >= 0]), **options)
 
 
 def gradients(learner, positions, noise):

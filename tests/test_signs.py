@@ -259,7 +259,7 @@ def test_held_out_rows_that_are_training_rows_are_found(healthy):
 
 def test_copies_are_found_behind_a_treatment_that_draws():
     drawn = digits("once")
-    everything = replace(drawn.train, index=np.arange(len(drawn.source.values)), kept=None)
+    everything = replace(drawn.train, index=np.arange(len(drawn.source.values)))
     values = np.concatenate([drawn.source.values, drawn.source.values])
     twice = replace(everything, values=values)
     n = len(drawn.source.values)

@@ -4,12 +4,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from helpers import seeded, small_pair
-from test_flows import pair as flows
-from test_gradient_estimators import classes, coins, double_pair, line
-from test_semi_supervised import LABELS, learner_of
-from test_wake_sleep import quarters, sigmoid_belief_network
 
 import aevb
 from aevb.algorithms import AEVB, FullBayes, MonteCarloEM, ReweightedWakeSleep, WakeSleep, uncertain
@@ -26,7 +23,13 @@ from aevb.objectives import (
     straight_through,
     vimco,
 )
+from aevb.posterior import Batch
+from aevb.randomness import Stream, generator
 from aevb.refinement import Refined
+from zoo.flows import pair as flows
+from zoo.gradients import classes, coins, double_pair, line
+from zoo.known import quarters, sigmoid_belief_network
+from zoo.labels import LABELS, learner_of
 
 DOUBLE = torch.float64
 
@@ -168,3 +171,16 @@ LEARNERS = {
         partial(learner_of, torch.where(torch.arange(16) < 4, LABELS, -1)), width=4, rows=16
     ),
 }
+
+
+def learn(learner, x, steps, samples, batch=100):
+    """Steps with the cosine schedule; the laws that only torch draws from have a seed too."""
+    state, source = learner.init(), generator(1, Stream.NOISE)
+    law = learner.noise(Batch(x[:2]))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for t in range(steps):
+            some = x[np.random.default_rng(t).integers(len(x), size=batch)]
+            noise = law.draw(source, (samples, batch), x.dtype)
+            learner.step(state, some, noise, rate_factor=aevb.optimizers.cosine(t / steps))
+    return state
