@@ -187,6 +187,28 @@ def test_gradient_of_the_entropy(name, unchecked):
     assert gradcheck(entropy, tuple(given.values()), rtol=1e-3, atol=1e-5)
 
 
+FUNCTIONS = [
+    (name, what)
+    for what in ("cdf", "icdf")
+    for name in names(lambda e, what=what: e.kind != "multivariate" and what not in e.no)
+]
+
+
+@pytest.mark.parametrize(("name", "what"), FUNCTIONS)
+def test_gradient_of_the_distribution_function_and_its_inverse(name, what, unchecked):
+    """In every parameter and, where it is no step, in the value, against finite differences."""
+    entry, given = ENTRIES[name], tensors(ENTRIES[name])
+    at = torch.tensor([0.2, 0.4, 0.7, 0.98], dtype=torch.float64)
+    if what == "cdf":
+        at = some_draws(name) if "icdf" in entry.no else build(entry).icdf(at)
+
+    def value(at, *parameters):
+        return getattr(entry.make(**dict(zip(given, parameters, strict=True))), what)(at)
+
+    at.requires_grad_(entry.kind != "discrete")
+    assert gradcheck(value, (at, *given.values()), rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize(("name", "index"), EXTREMES)
 def test_nothing_is_nan_or_infinite_at_extreme_parameters(name, index):
     """Draws, their density and both gradients at parameters around 1e-6 and 1e6."""

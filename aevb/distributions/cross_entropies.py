@@ -66,7 +66,7 @@ def _truncated_normal(q: Any, p: Any) -> Tensor:
     """log p is a parabola: its mean is that at the mean of z, less the variance in its curve."""
     middle = torch.minimum(torch.maximum(q.mean, p.low), p.high)
     value: Tensor = p.log_prob(middle) - 0.5 * q.variance / p.scale.square()
-    return value
+    return torch.where(value.isnan(), -math.inf, value)
 
 
 def _exponential(q: Any, p: Any) -> Tensor:
