@@ -83,14 +83,14 @@ def test_classes_of_other_numbers_have_no_divergence():
     assert kl(classes(0)[0], other) is None
 
 
-def chain(family, sizes, seed=0):
-    """A prior of two layers of one kind."""
+def chain(family, sizes, seed=0, below_it=None):
+    """A prior of two layers, of one kind if the lower one has none of its own."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         top, below = sizes
         links = [
             Unconditional(family, top, learned=True),
-            Conditional(aevb.MLP(top, [4], below), family),
+            Conditional(aevb.MLP(top, [4], below), below_it or family),
         ]
         return Chain(links, sizes, reverse=True).to(DOUBLE)
 
@@ -101,10 +101,15 @@ CHAINS = {
 }
 
 
-@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("name", [*CHAINS, "coins below a class"])
 def test_all_codes_of_two_layers_are_listed_once(name):
-    family, sizes, count = CHAINS[name]
-    prior = chain(family, sizes).requires_grad_(False)()
+    if name in CHAINS:
+        family, sizes, count = CHAINS[name]
+        prior = chain(family, sizes)
+    else:
+        coins = families.Bernoulli()
+        prior, count = chain(families.OneHotCategoricals(3), [3, 2], below_it=coins), 12
+    prior = prior.requires_grad_(False)()
     codes = listed(prior)
     assert len(codes) == len({tuple(z) for z in codes.tolist()}) == count
     assert abs(float(torch.logsumexp(prior.log_prob(codes), 0))) < 1e-12

@@ -225,6 +225,9 @@ def test_the_center_is_the_mean_or_the_median_or_an_average():
         torch.tensor([2.0, 2.0, 3.0, 3.0], dtype=DOUBLE),
         atol=0.01,
     )
+    skew = Independent(zoo.Gamma(*(torch.full((2,), 0.25, dtype=DOUBLE),) * 2), 1)  # median 0.12
+    found = center(zoo.Chain(skew, [lambda z: skew], [2, 2]))
+    assert torch.allclose(found, torch.ones(4, dtype=DOUBLE), atol=0.5)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
