@@ -38,10 +38,10 @@ from aevb.distributions.discrete import OneHotCategoricals
 from aevb.distributions.expectations import EULER, find, gamma_parameters, weibull_parameters
 from aevb.distributions.inverse_cdf import Logistic, Rayleigh, Reciprocal
 from aevb.distributions.location_scale import Triangular
-from aevb.distributions.reparameterization import ROUTES
-from aevb.distributions.sphere import VonMisesFisher
+from aevb.distributions.reparameterization import ROUTES, base_of
+from aevb.distributions.sphere import HypersphericalUniform, VonMisesFisher
 
-Formula = Callable[[Any, Any], Tensor | None]
+Formula = Callable[[Any, Any], Tensor]
 
 
 def kl_by_dimension(q: Distribution, p: Distribution) -> Tensor | None:
@@ -79,29 +79,30 @@ def kl(q: Distribution, p: Distribution) -> Tensor | None:
     by_dimension = kl_by_dimension(q, p)
     if by_dimension is not None:
         return by_dimension.sum(-1)
-    moved = [d.reinterpreted_batch_ndims if isinstance(d, Independent) else 0 for d in (q, p)]
-    if moved[0] == moved[1] > 0:
-        inner = kl(q.base_dist, p.base_dist)  # type: ignore[attr-defined]
-        return None if inner is None else inner.sum(tuple(range(-moved[0], 0)))
-    bases = [d.base_dist if isinstance(d, Independent) else d for d in (q, p)]
+    bases = base_of(q), base_of(p)
     if len(q.event_shape) == 1 and all(isinstance(d, _GAUSSIANS) for d in bases):
         return _gaussians(*bases)
-    return _of_bases(q, p)
+    moved = [len(d.event_shape) - len(b.event_shape) for d, b in zip((q, p), bases, strict=True)]
+    if moved[0] != moved[1]:
+        return _of_bases(q, p)
+    found = _of_bases(*bases)
+    return found.sum(tuple(range(-moved[0], 0))) if found is not None and moved[0] else found
 
 
 def _of_bases(q: Distribution, p: Distribution) -> Tensor | None:
-    found = _of_the_zoo(q, p)
-    return _of_torch(q, p) if found is None else found
+    for formula in (_of_the_zoo, _of_torch):
+        try:
+            return formula(q, p)
+        except NotImplementedError:  # torch's word for a formula, a moment or a support it lacks
+            continue
+    return None
 
 
-def _of_torch(q: Distribution, p: Distribution) -> Tensor | None:
+def _of_torch(q: Distribution, p: Distribution) -> Tensor:
     if isinstance(q, td.Bernoulli) and isinstance(p, td.Bernoulli):
         shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
         q, p = q.expand(shape), p.expand(shape)  # torch's formula wants one shape
-    try:
-        return kl_divergence(q, p)
-    except NotImplementedError:
-        return None
+    return kl_divergence(q, p)
 
 
 # -- several dimensions ----------------------------------------------------------------------------
@@ -109,7 +110,7 @@ def _of_torch(q: Distribution, p: Distribution) -> Tensor | None:
 _GAUSSIANS = (td.Normal, MultivariateNormal, td.LowRankMultivariateNormal)
 
 
-def _gaussians(q: Any, p: Any) -> Tensor | None:
+def _gaussians(q: Any, p: Any) -> Tensor:
     """Two Gaussian vectors, of which one at most is diagonal, an `Independent` or a batch."""
     if isinstance(p, td.Normal):
         return _against_diagonal(q, p)
@@ -196,28 +197,30 @@ def _reciprocal_reciprocal(q: Any, p: Any) -> Tensor:
     return torch.where(inside, (p.width / q.width).log(), math.inf)
 
 
-def _sphere_sphere(q: Any, p: Any) -> Tensor | None:
+def _sphere_sphere(q: Any, p: Any) -> Tensor:
     """log p is a line in z: its mean is its value at the mean of z, from that at the pole of q."""
     if q.event_shape != p.event_shape:
-        return None
+        raise NotImplementedError
     way = (p.loc * (q.mean - q.loc)).sum(-1)
     divergence: Tensor = -q.entropy() - p.log_prob(q.loc) - p.concentration * way
     return divergence
 
 
-def _classes_classes(q: Any, p: Any) -> Tensor | None:
+def _sphere_uniform(q: Any, p: Any) -> Tensor:
+    """H(p) - H(q). Source: Davidson et al. (2018), equation 4."""
+    divergence: Tensor = p.entropy() - q.entropy()
+    return divergence
+
+
+def _classes_classes(q: Any, p: Any) -> Tensor:
     if q.logits.shape[-2:] != p.logits.shape[-2:]:
-        return None
+        raise NotImplementedError
     divergence: Tensor = (q.probs * (q.logits - p.logits)).sum((-2, -1))
     return divergence
 
 
 _GAMMAS = (td.Gamma, td.Exponential)
 _WEIBULLS = (td.Weibull, Rayleigh)
-
-
-def _none(q: Any, p: Any) -> None:
-    """Torch would compare the transforms of two such laws, and has a number where q is p alone."""
 
 
 _PAIRS: dict[tuple[type[Distribution], type[Distribution]], Formula] = {
@@ -228,9 +231,9 @@ _PAIRS: dict[tuple[type[Distribution], type[Distribution]], Formula] = {
     (Reciprocal, Reciprocal): _reciprocal_reciprocal,
     (LogitNormal, LogitNormal): _normal_normal,
     (VonMisesFisher, VonMisesFisher): _sphere_sphere,
+    (VonMisesFisher, HypersphericalUniform): _sphere_uniform,
     (td.Poisson, td.Poisson): _poisson_poisson,
     (OneHotCategoricals, OneHotCategoricals): _classes_classes,
-    (td.Kumaraswamy, td.Kumaraswamy): _none,
     **{(q, p): _gamma_gamma for q in _GAMMAS for p in _GAMMAS},
     **{(q, p): _weibull_weibull for q in _WEIBULLS for p in _WEIBULLS},
 }
@@ -254,31 +257,27 @@ def _ends(d: Distribution) -> tuple[Any, Any] | None:
     return (-math.inf if low is None else low), (math.inf if high is None else high)
 
 
-def _of_the_zoo(q: Any, p: Any) -> Tensor | None:
-    """The divergence of two laws of numbers; None where there is none, or torch has it."""
+def _of_the_zoo(q: Any, p: Any) -> Tensor:
+    """The divergence of two laws; NotImplementedError where there is none, or torch has it."""
     for pair, formula in _PAIRS.items():
         if isinstance(q, pair[0]) and isinstance(p, pair[1]):
             return formula(q, p)
-    if q.event_shape or p.event_shape:
-        return None
-    if any(isinstance(q, own) and isinstance(p, own) for own in _LEFT_TO_TORCH):
-        return None
-    try:
-        return _of_numbers(q, p)
-    except NotImplementedError:  # torch's word for a moment or a support that is not there
-        return None
+    left = any(isinstance(q, own) and isinstance(p, own) for own in _LEFT_TO_TORCH)
+    if left or q.event_shape or p.event_shape:
+        raise NotImplementedError
+    return _of_numbers(q, p)
 
 
-def _of_numbers(q: Any, p: Any) -> Tensor | None:
-    if q.support.is_discrete != p.support.is_discrete:
-        return None
+def _of_numbers(q: Any, p: Any) -> Tensor:
     inside, expected = _inside(q, p), find(EXPECTED, p)
+    if q.support.is_discrete != p.support.is_discrete:
+        raise NotImplementedError
     if inside is False:
         whole = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
         return torch.full_like(q.mean, math.inf).expand(whole)
     if expected is None or q.support.is_discrete:
-        return None
-    divergence = -expected(q, p) - q.entropy()
+        raise NotImplementedError
+    divergence: Tensor = -expected(q, p) - q.entropy()
     return divergence if inside is True else torch.where(inside, divergence, math.inf)
 
 
@@ -290,17 +289,11 @@ def _inside(q: Distribution, p: Distribution) -> Tensor | bool:
     return (own[0] >= other[0]) & (own[1] <= other[1])
 
 
-def _registered(q: Distribution, p: Distribution) -> Tensor:
-    found = _of_the_zoo(q, p)
-    if found is None:
-        raise NotImplementedError(f"KL({type(q).__name__} || {type(p).__name__}) is not closed")
-    return found
-
-
-_OTHERS = (Logistic, Triangular, VonMisesFisher, td.StudentT, td.Kumaraswamy, td.FisherSnedecor)
-_CLASSES = [ROUTES.get(c, c) for c in (*EXPECTED, *_OTHERS, *_LEFT_TO_TORCH, td.Chi2)]
+_OTHERS = (Logistic, Triangular, td.StudentT, td.Kumaraswamy, td.FisherSnedecor, td.Chi2)
+_SPHERES = (VonMisesFisher, HypersphericalUniform)
+_CLASSES = [ROUTES.get(c, c) for c in (*EXPECTED, *_OTHERS, *_SPHERES, *_LEFT_TO_TORCH)]
 for _q in _CLASSES:
     for _p in _CLASSES:
         # Of exactly our classes: what torch says of its own stays as it is.
         if not any(issubclass(_q, own) and issubclass(_p, own) for own in _LEFT_TO_TORCH):
-            register_kl(_q, _p)(_registered)
+            register_kl(_q, _p)(_of_the_zoo)

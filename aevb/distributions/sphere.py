@@ -3,13 +3,11 @@
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
-from torch.distributions.kl import register_kl
+from torch.distributions import constraints
 
 from aevb.distributions.quadrature import nodes, reach
 from aevb.distributions.reparameterization import Noise, Reparameterized, apart, side_by_side
@@ -148,7 +146,7 @@ class HypersphericalUniform(Reparameterized):
     """
 
     route = "composition"
-    arg_constraints: ClassVar[Any] = {}
+    arg_constraints: ClassVar[Any] = {"log_area": constraints.real}
     support = unit_sphere
 
     def __init__(
@@ -162,47 +160,29 @@ class HypersphericalUniform(Reparameterized):
         if dim < 2:
             raise ValueError(f"HypersphericalUniform expects dim of at least 2, found {dim}")
         self.dim = dim
-        self._entropy = torch.tensor(_log_area(dim), dtype=dtype, device=device).expand(batch_shape)
+        self.log_area = torch.tensor(_log_area(dim), dtype=dtype, device=device).expand(batch_shape)
         super().__init__(torch.Size(batch_shape), torch.Size([dim]), validate_args=validate_args)
 
     def __repr__(self) -> str:
         return f"HypersphericalUniform(dim: {self.dim})"
-
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:
-        new: Any = self._get_checked_instance(type(self), _instance)  # type: ignore[no-untyped-call]
-        new.dim, new._entropy = self.dim, self._entropy.expand(batch_shape)
-        Distribution.__init__(new, torch.Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new  # type: ignore[no-any-return]
-
-    def noise(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor:
-        like = self._entropy
-        drawn = normal(generator, (*shape, *self.batch_shape, self.dim), like.dtype)
-        return drawn.to(like.device)
 
     def transform(self, noise: Tensor) -> Tensor:
         length: Tensor = torch.linalg.vector_norm(noise, dim=-1, keepdim=True)
         return noise / length
 
     def _log_prob(self, value: Tensor) -> Tensor:
-        return -self._entropy.expand(torch.broadcast_shapes(self.batch_shape, value.shape[:-1]))
+        return -self.log_area.expand(torch.broadcast_shapes(self.batch_shape, value.shape[:-1]))
 
     @property
     def mean(self) -> Tensor:
-        return torch.zeros_like(self._entropy).unsqueeze(-1).expand(*self.batch_shape, self.dim)
+        return torch.zeros_like(self.log_area).unsqueeze(-1).expand(*self.batch_shape, self.dim)
 
     @property
     def variance(self) -> Tensor:
         return torch.full_like(self.mean, 1 / self.dim)
 
     def entropy(self) -> Tensor:
-        return self._entropy
-
-
-@register_kl(VonMisesFisher, HypersphericalUniform)  # type: ignore[untyped-decorator]
-def _against_uniform(q: VonMisesFisher, p: HypersphericalUniform) -> Tensor:
-    """KL(q || p) = H(p) - H(q). Source: Davidson et al. (2018), equation 4."""
-    return p.entropy() - q.entropy()
+        return self.log_area
 
 
 def _turn(z: Tensor, loc: Tensor) -> Tensor:
