@@ -9,16 +9,15 @@ from torch import distributions as td
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
+from aevb.distributions.inverse_cdf import InverseCDF
 from aevb.distributions.quadrature import nodes
-from aevb.distributions.reparameterization import ROUTES, Reparameterized
-from aevb.distributions.special import log1mexp
-from aevb.randomness import open_uniform
+from aevb.distributions.reparameterization import ROUTES
+from aevb.distributions.special import HALF_LOG_2PI, inside_unit, log1mexp
 
-_HALF = 0.5 * math.log(2 * math.pi)
 _FAR = 1e15  # standard deviations, in place of an infinite bound
 
 
-class Kumaraswamy(Reparameterized, td.Kumaraswamy):
+class Kumaraswamy(InverseCDF, td.Kumaraswamy):
     """A law on (0, 1) much like Beta's, with an inverse distribution function in closed form.
 
         z = (1 - (1 - u)^(1/b))^(1/a), u ~ U(0, 1);   p(z) = a b z^(a-1) (1 - z^a)^(b-1)
@@ -32,13 +31,8 @@ class Kumaraswamy(Reparameterized, td.Kumaraswamy):
         tensor(0.2500)
     """
 
-    route = "inverse CDF"
-    law = staticmethod(open_uniform)
-
     def transform(self, noise: Tensor) -> Tensor:
-        finite = torch.finfo(noise.dtype)
-        z = (log1mexp(torch.log1p(-noise) / self.concentration0) / self.concentration1).exp()
-        return z.clamp(finite.tiny, 1 - finite.eps / 2)
+        return inside_unit(self.icdf(noise))
 
     def _log_rest(self, value: Tensor) -> Tensor:
         """log(1 - z^a)."""
@@ -67,7 +61,7 @@ class Kumaraswamy(Reparameterized, td.Kumaraswamy):
         return torch.where(inner, ((a - 1) / (a * b - 1)) ** (1 / a), math.nan)
 
 
-class TruncatedNormal(Reparameterized):
+class TruncatedNormal(InverseCDF):
     """The Gaussian given that it lies between low and high, however far out these are.
 
         z = loc + scale Phi^-1((1 - u) Phi(alpha) + u Phi(beta)), u ~ U(0, 1)
@@ -83,8 +77,6 @@ class TruncatedNormal(Reparameterized):
         tensor(30.0333)
     """
 
-    route = "inverse CDF"
-    law = staticmethod(open_uniform)
     arg_constraints: ClassVar[Any] = {
         "loc": constraints.real,
         "scale": constraints.positive,
@@ -226,7 +218,7 @@ def _log_mass(a: Tensor, b: Tensor) -> Tensor:
     between = ~near & ~outside
     far_a, far_b = torch.where(between, a, -3.0), torch.where(between, b, 0.0)
     upper = torch.special.log_ndtr(far_b)
-    across = upper + log1mexp(torch.special.log_ndtr(far_a) - upper) + _HALF
+    across = upper + log1mexp(torch.special.log_ndtr(far_a) - upper) + HALF_LOG_2PI
     at, long = torch.where(near, m, 0.0), torch.where(near, width, 1.0)
     # The nodes go down from b, which is the mode or lies beyond it.
     end = torch.where(near, b, 0.0)
@@ -262,7 +254,8 @@ def _mills_below(t: Tensor) -> Tensor:
 def _log_ndtri(log_p: Tensor) -> Tensor:
     """The t with log Phi(t) = log_p up to log(1/2): Newton's steps, the last with a derivative."""
     start = log_p.detach()
-    far = -torch.sqrt((-2 * start - 2 * _HALF - (-2 * start).clamp(min=1.0).log()).clamp(min=1.0))
+    square = -2 * start - 2 * HALF_LOG_2PI - (-2 * start).clamp(min=1.0).log()
+    far = -torch.sqrt(square.clamp(min=1.0))
     t = torch.where(start < -50, far, torch.special.ndtri(start.clamp(min=-50.0).exp()))
     for _ in range(4):
         value = torch.special.log_ndtr(t)
@@ -274,7 +267,7 @@ def _log_ndtri(log_p: Tensor) -> Tensor:
 
 def _mills(t: Tensor, value: Tensor) -> Tensor:
     """Phi(t) / phi(t), from log Phi(t)."""
-    ratio: Tensor = torch.exp(value + 0.5 * t.square() + _HALF)
+    ratio: Tensor = torch.exp(value + 0.5 * t.square() + HALF_LOG_2PI)
     return ratio
 
 

@@ -27,7 +27,7 @@ from aevb.distributions.reparameterization import (
     route,
     side_by_side,
 )
-from aevb.distributions.special import ndtr
+from aevb.distributions.special import HALF_LOG_2PI, ndtr
 from aevb.randomness import normal, open_uniform
 
 
@@ -135,7 +135,7 @@ class Mixture(Reparameterized, td.MixtureSameFamily):
         loc = parts.loc.unsqueeze(-1) if flat else parts.loc
         scale = parts.scale.unsqueeze(-1) if flat else parts.scale
         x = (z.unsqueeze(-2) - loc) / scale  # (..., K, D)
-        log_density = -0.5 * x.square() - scale.log() - 0.9189385332046727
+        log_density = -0.5 * x.square() - scale.log() - HALF_LOG_2PI
         before = torch.cumsum(log_density[..., :-1], -1)
         before = torch.cat([torch.zeros_like(x[..., :1]), before], -1)
         logits = self.mixture_distribution.logits.unsqueeze(-1)

@@ -12,33 +12,24 @@ from torch.distributions.utils import broadcast_all
 from aevb.distributions import dirichlet
 from aevb.distributions.reparameterization import ROUTES, Noise, Reparameterized
 from aevb.distributions.special import (
+    HALF_LOG_2PI,
     digamma_minus_log,
     gamma_cdf,
     gamma_quantile,
+    inside_unit,
     log_gamma_density,
     log_gamma_quantile,
+    log_normal_density,
     ndtr,
     stirling,
 )
 from aevb.randomness import open_uniform
-
-_HALF = 0.5 * math.log(2 * math.pi)
 
 
 def _exp(x: Tensor) -> Tensor:
     """e^x, which neither underflows to 0 nor overflows: a draw stays inside the support."""
     finite = torch.finfo(x.dtype)
     return x.clamp(math.log(finite.tiny), math.log(finite.max) * (1 - finite.eps)).exp()
-
-
-def _sigmoid(x: Tensor) -> Tensor:
-    """A logistic sigmoid that stays inside (0, 1)."""
-    finite = torch.finfo(x.dtype)
-    return torch.sigmoid(x).clamp(finite.tiny, 1 - finite.eps / 2)
-
-
-def _normal_log_prob(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    return -0.5 * ((x - loc) / scale).square() - scale.log() - _HALF
 
 
 class LogNormal(Reparameterized, td.LogNormal):
@@ -62,7 +53,7 @@ class LogNormal(Reparameterized, td.LogNormal):
 
     def _log_prob(self, value: Tensor) -> Tensor:
         y = value.log()
-        return _normal_log_prob(y, self.loc, self.scale) - y
+        return log_normal_density(y, self.loc, self.scale) - y
 
     def _cdf(self, value: Tensor) -> Tensor:
         return ndtr((value.log() - self.loc) / self.scale)
@@ -98,11 +89,11 @@ class LogitNormal(Reparameterized):
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def transform(self, noise: Tensor) -> Tensor:
-        return _sigmoid(self.loc + self.scale * noise)
+        return inside_unit(torch.sigmoid(self.loc + self.scale * noise))
 
     def _log_prob(self, value: Tensor) -> Tensor:
         log_z, log_rest = value.log(), torch.log1p(-value)
-        return _normal_log_prob(log_z - log_rest, self.loc, self.scale) - log_z - log_rest
+        return log_normal_density(log_z - log_rest, self.loc, self.scale) - log_z - log_rest
 
     def _cdf(self, value: Tensor) -> Tensor:
         return ndtr((value.log() - torch.log1p(-value) - self.loc) / self.scale)
@@ -149,7 +140,7 @@ class Gamma(Reparameterized, td.Gamma):
 
     def entropy(self) -> Tensor:
         a = self.concentration
-        spread = 0.5 * a.log() + _HALF + stirling(a)
+        spread = 0.5 * a.log() + HALF_LOG_2PI + stirling(a)
         return spread - self.rate.log() + (1 - a) * digamma_minus_log(a)
 
 
@@ -230,7 +221,7 @@ class Beta(Reparameterized, td.Beta):
 
     def transform(self, noise: Tensor) -> Tensor:
         y = log_gamma_quantile(self._dirichlet.concentration, noise)
-        return _sigmoid(y[..., 0] - y[..., 1]).to(noise.dtype).clamp(*_open(noise.dtype))
+        return inside_unit(torch.sigmoid(y[..., 0] - y[..., 1]).to(noise.dtype))
 
     def _log_prob(self, value: Tensor) -> Tensor:
         a, b = self.concentration1, self.concentration0
@@ -259,10 +250,6 @@ class Beta(Reparameterized, td.Beta):
         inner = a.clamp(min=0) / torch.where((a > 0) | (b > 0), a.clamp(min=0) + b.clamp(min=0), 1)
         ends = torch.where(a < b, 0.0, 1.0)
         return torch.where((a < 0) & (b < 0), ends, torch.where((a == 0) & (b == 0), 0.5, inner))
-
-
-def _open(dtype: torch.dtype) -> tuple[float, float]:
-    return torch.finfo(dtype).tiny, 1 - torch.finfo(dtype).eps / 2
 
 
 class Dirichlet(Reparameterized, td.Dirichlet):

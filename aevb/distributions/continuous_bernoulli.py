@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch import distributions as td
 
-from aevb.distributions.reparameterization import ROUTES, Reparameterized
-from aevb.randomness import open_uniform
+from aevb.distributions.inverse_cdf import InverseCDF
+from aevb.distributions.reparameterization import ROUTES
+from aevb.distributions.series import horner
 
 
-class ContinuousBernoulli(Reparameterized, td.ContinuousBernoulli):
+class ContinuousBernoulli(InverseCDF, td.ContinuousBernoulli):
     """The continuous Bernoulli, with digits at every logit.
 
         x = log(1 + u (exp(l) - 1)) / l, u ~ U(0, 1);   p(x) = C(l) exp(x l) / (1 + exp(l))
@@ -29,9 +30,6 @@ class ContinuousBernoulli(Reparameterized, td.ContinuousBernoulli):
         >>> ContinuousBernoulli(logits=torch.tensor([-2.0, 0.0, 2.0])).mean
         tensor([0.3435, 0.5000, 0.6565])
     """
-
-    route = "inverse CDF"
-    law = staticmethod(open_uniform)
 
     def transform(self, noise: Tensor) -> Tensor:
         return _quantile(self.logits, noise)
@@ -52,9 +50,6 @@ class ContinuousBernoulli(Reparameterized, td.ContinuousBernoulli):
         below = x * _exprel(n * x) / _exprel(n)
         return torch.where(self.logits > 0, torch.exp(n * (1 - x)) * below, below)
 
-    def icdf(self, value: Tensor) -> Tensor:
-        return _quantile(self.logits, value)
-
     def entropy(self) -> Tensor:
         return _entropy(self.logits)
 
@@ -69,12 +64,11 @@ def log_normalizer(logits: Tensor) -> Tensor:
     # log tanh(l/2) = log(1 - exp(-l)) - log(1 + exp(-l)), without overflow for large l
     exact = safe.log() - torch.log(-torch.expm1(-safe)) + torch.log1p(torch.exp(-safe))
     square = torch.where(small, logits, torch.zeros_like(logits)).square()
-    series = 0.6931471805599453 + square * (
-        1 / 12 - square * (7 / 1440 - square * (31 / 90720 - square * (127 / 4838400)))
-    )
-    return torch.where(small, series, exact)
+    return torch.where(small, horner(NORMALIZER, square), exact)
 
 
+NORMALIZER = (0.6931471805599453, 1 / 12, -7 / 1440, 31 / 90720, -127 / 4838400)
+"""Of log C in the powers 0, 2, 4, ... of l."""
 SERIES = (1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160, -691 / 1307674368000)
 """B_2k / (2k)!: the mean is 1/2 + sum_k SERIES_k l^(2k - 1); here the last term is 1e-15."""
 
@@ -91,17 +85,10 @@ def _split(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return small, near, torch.where(small, -torch.ones_like(logits), _folded(logits))
 
 
-def _polynomial(square: Tensor, coefficients: list[float]) -> Tensor:
-    total = torch.zeros_like(square)
-    for coefficient in reversed(coefficients):
-        total = total * square + coefficient
-    return total
-
-
 def _mean(logits: Tensor) -> Tensor:
     """1 / (1 - exp(-l)) - 1 / l, the derivative of the log of (exp(l) - 1) / l."""
     small, near, n = _split(logits)
-    series = 0.5 + near * _polynomial(near.square(), list(SERIES))
+    series = 0.5 + near * horner(SERIES, near.square())
     tail = torch.exp(n) / torch.expm1(n)
     exact = torch.where(logits > 0, 1 / n - 1 / torch.expm1(n), tail - 1 / n)
     return torch.where(small, series, exact)
@@ -110,7 +97,7 @@ def _mean(logits: Tensor) -> Tensor:
 def _variance(logits: Tensor) -> Tensor:
     """1 / l^2 - 1 / (4 sinh(l / 2)^2), the derivative of the mean."""
     small, near, n = _split(logits)
-    series = _polynomial(near.square(), [(2 * k + 1) * c for k, c in enumerate(SERIES)])
+    series = horner([(2 * k + 1) * c for k, c in enumerate(SERIES)], near.square())
     return torch.where(small, series, 1 / n.square() - torch.exp(n) / torch.expm1(n).square())
 
 
@@ -119,7 +106,7 @@ def _entropy(logits: Tensor) -> Tensor:
     small, near, n = _split(logits)
     square = near.square()
     shares = [(2 * k + 1) / (2 * k + 2) * c for k, c in enumerate(SERIES)]
-    series = -square * _polynomial(square, shares)
+    series = -square * horner(shares, square)
     log_mass = torch.log(-torch.expm1(n)) - torch.log(-n)
     return torch.where(small, series, log_mass + 1 - n * torch.exp(n) / torch.expm1(n))
 
@@ -133,7 +120,7 @@ def _exprel(y: Tensor) -> Tensor:
     """(exp(y) - 1) / y for y <= 0, and at 0 as its series has it."""
     small = y > -0.5
     safe = torch.where(small, -torch.ones_like(y), y)
-    series = _polynomial(torch.where(small, y, torch.zeros_like(y)), EXPREL)
+    series = horner(EXPREL, torch.where(small, y, torch.zeros_like(y)))
     return torch.where(small, series, torch.expm1(safe) / safe)
 
 
@@ -169,10 +156,7 @@ def _series_quantile(logits: Tensor, u: Tensor) -> Tensor:
         v * (1 - v * (30 - 120 * v)) / 720,
         v * skew * (1 - v * (60 - 360 * v)) / 5040,
     )
-    total = torch.zeros_like(logits * u)
-    for cumulant in reversed(cumulants):
-        total = (total + cumulant) * logits
-    return u + total
+    return u + horner(cumulants, logits) * logits
 
 
 ROUTES |= {td.ContinuousBernoulli: ContinuousBernoulli}

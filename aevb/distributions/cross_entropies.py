@@ -26,6 +26,7 @@ from aevb.distributions.expectations import (
     weibull_parameters,
 )
 from aevb.distributions.inverse_cdf import Gompertz, Rayleigh, Reciprocal
+from aevb.distributions.special import HALF_LOG_2PI
 
 Formula = Callable[[Any, Any], Tensor]
 
@@ -50,7 +51,7 @@ def _mean_log(q: Any) -> Tensor:
 
 def _parabola(square: Tensor, scale: Tensor) -> Tensor:
     """The mean of a Gaussian's log-density, where E (y - loc)^2 is `square`."""
-    return -0.5 * square / scale.square() - (scale.log() + 0.5 * math.log(2 * math.pi))
+    return -0.5 * square / scale.square() - (scale.log() + HALF_LOG_2PI)
 
 
 def _normal(q: Any, p: Any) -> Tensor:

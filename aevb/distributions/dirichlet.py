@@ -1,6 +1,5 @@
 """What Dirichlet, Beta and F share: their normalizer, and Beta's distribution function by scipy."""
 
-import math
 import warnings
 from typing import Any
 
@@ -8,9 +7,9 @@ import torch
 from torch import Tensor
 
 from aevb.distributions.by_scipy import Elementwise, by_scipy
-from aevb.distributions.special import digamma_minus_log, stirling
+from aevb.distributions.quadrature import exponential
+from aevb.distributions.special import HALF_LOG_2PI, digamma_minus_log, stirling
 
-_HALF = 0.5 * math.log(2 * math.pi)
 _DEEP = -460.0  # of log F, from which down scipy's own value loses digits, five at 1e-295
 _TERMS = 12
 
@@ -30,7 +29,7 @@ def log_beta(a: Tensor) -> Tensor:
 def _remainder(a: Tensor, total: Tensor) -> Tensor:
     halves = 0.5 * (total.log().squeeze(-1) - a.log().sum(-1))
     corrections = stirling(a).sum(-1) - stirling(total).squeeze(-1)
-    return halves + (a.shape[-1] - 1) * _HALF + corrections
+    return halves + (a.shape[-1] - 1) * HALF_LOG_2PI + corrections
 
 
 def log_density(a: Tensor, x: Tensor, log_x: Tensor) -> Tensor:
@@ -169,9 +168,8 @@ def _derivatives(a: Tensor, b: Tensor, logit: Tensor) -> tuple[Tensor, Tensor, T
     side = torch.where(s < a.log() - b.log(), -1.0, 1.0)
     lean = side * ((a + b) * x - a)
     scale = 2 / (lean + torch.sqrt(lean.square() + 4 * (a + b) * x * (1 - x)) + 1e-300)
-    t = torch.arange(-4.0, 4.6, 0.05, dtype=a.dtype, device=a.device)
-    node = scale.unsqueeze(-1) * torch.exp(t - torch.exp(-t))
-    weight = 0.05 * node * (1 + torch.exp(-t))
+    place, weight = exponential(-4.0, 4.6, 0.05, a)
+    node, weight = scale.unsqueeze(-1) * place, scale.unsqueeze(-1) * weight
     moved = s.unsqueeze(-1) + side.unsqueeze(-1) * node
     log_t, log_not = (torch.nn.functional.logsigmoid(v) for v in (moved, -moved))
     gain_a, gain_b = log_t - log_x.unsqueeze(-1), log_not - log_rest.unsqueeze(-1)

@@ -187,10 +187,14 @@ def straight_coin(logits: Tensor, noise: Tensor) -> Tensor:
 
 def straight_class(logits: Tensor, noise: Tensor) -> Tensor:
     """Draws of `OneHotCategoricalStraightThrough`, likewise."""
-    chosen = (logits - torch.log(-torch.log(noise))).argmax(-1, keepdim=True)
-    classes = torch.arange(logits.shape[-1], device=noise.device)
+    chosen = (logits - torch.log(-torch.log(noise))).argmax(-1)
     probs = torch.softmax(logits, -1)
-    return (classes == chosen).to(noise.dtype) + (probs - probs.detach())
+    return one_hot(chosen, logits.shape[-1], noise.dtype) + (probs - probs.detach())
+
+
+def one_hot(index: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Vectors (..., classes) of zeros with a one at index (...)."""
+    return (torch.arange(classes, device=index.device) == index.unsqueeze(-1)).to(dtype)
 
 
 class _HardCoin(Reparameterized, td.Bernoulli):
@@ -226,8 +230,7 @@ class _HardOneHot(Reparameterized, td.OneHotCategorical):
         return Noise(torch.Size(()), open_uniform, False)
 
     def transform(self, noise: Tensor) -> Tensor:
-        classes = torch.arange(self.event_shape[0], device=noise.device)
-        return (classes == _class_of(noise, self.probs).unsqueeze(-1)).to(self.probs.dtype)
+        return one_hot(_class_of(noise, self.probs), self.event_shape[0], self.probs.dtype)
 
 
 class _OneHots(constraints.Constraint):
@@ -291,9 +294,8 @@ class OneHotCategoricals(Reparameterized):
         return Noise(self.logits.shape[-2:-1], open_uniform, False)
 
     def transform(self, noise: Tensor) -> Tensor:
-        classes = torch.arange(self.logits.shape[-1], device=noise.device)
-        chosen = classes == _class_of(noise, self.probs).unsqueeze(-1)
-        return chosen.to(self.logits.dtype).flatten(-2)
+        chosen = _class_of(noise, self.probs)
+        return one_hot(chosen, self.logits.shape[-1], self.logits.dtype).flatten(-2)
 
     def _log_prob(self, value: Tensor) -> Tensor:
         each: Tensor = value.unflatten(-1, self.logits.shape[-2:]) * self.logits

@@ -59,7 +59,8 @@ class Elliptical(Reparameterized):
         # Without need it is not expanded: that cannot be traced into a compiled step.
         self.radial = radial if radial.batch_shape == batch else radial.expand(batch)
         super().__init__(batch, d, validate_args=validate_args)
-        if self._validate_args and _support_of(radial).check(-torch.ones_like(loc[..., 0])).any():
+        support: Any = radial.support
+        if self._validate_args and support.check(-torch.ones_like(loc[..., 0])).any():
             raise ValueError(f"expected a radial law of positive numbers, found {radial}")
 
     @property
@@ -115,8 +116,3 @@ class Elliptical(Reparameterized):
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, radial: {self.radial})"
-
-
-def _support_of(law: Distribution) -> constraints.Constraint:
-    support: Any = law.support
-    return support  # type: ignore[no-any-return]

@@ -15,12 +15,8 @@ from torch.distributions.utils import broadcast_all, euler_constant
 
 from aevb.distributions.by_scipy import scaled_exp1
 from aevb.distributions.reparameterization import ROUTES, Reparameterized
-from aevb.distributions.series import (
-    lgamma_bend,
-    log1p_square,
-    log_ratio,
-    log_uniform_spread,
-)
+from aevb.distributions.series import log1p_square, log_ratio, log_uniform_spread
+from aevb.distributions.special import lgamma_bend
 from aevb.randomness import open_uniform
 
 

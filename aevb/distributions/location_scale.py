@@ -10,6 +10,7 @@ from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
 from aevb.distributions.by_scipy import student_cdf, student_log_density, student_quantile
+from aevb.distributions.inverse_cdf import InverseCDF
 from aevb.distributions.reparameterization import ROUTES, Noise, Reparameterized
 from aevb.distributions.series import digamma_half_step, lgamma_half_step
 from aevb.distributions.special import ndtr
@@ -62,7 +63,7 @@ class MultivariateNormal(Reparameterized, td.MultivariateNormal):
             return self.loc + (self.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
 
 
-class Laplace(Reparameterized, td.Laplace):
+class Laplace(InverseCDF, td.Laplace):
     """The Laplace distribution, an exponential to either side.
 
         z = loc + scale e, e = log(2 u) for u < 1/2, else -log(2 (1 - u))
@@ -76,7 +77,6 @@ class Laplace(Reparameterized, td.Laplace):
     """
 
     route = "location-scale"
-    law = staticmethod(open_uniform)
 
     def transform(self, noise: Tensor) -> Tensor:
         lower = noise < 0.5
@@ -87,9 +87,6 @@ class Laplace(Reparameterized, td.Laplace):
         y = (value - self.loc) / self.scale
         tail = 0.5 * torch.exp(-y.abs())
         return torch.where(y < 0, tail, 1 - tail)
-
-    def icdf(self, value: Tensor) -> Tensor:
-        return self.transform(value)
 
 
 class HalfNormal(Reparameterized, td.HalfNormal):
@@ -199,7 +196,7 @@ class Uniform(Reparameterized, td.Uniform):
         return torch.where(within, -(self.high - self.low).log(), -math.inf)
 
 
-class Triangular(Reparameterized):
+class Triangular(InverseCDF):
     """The triangular distribution: a density that rises from low to the mode and falls to high.
 
         z = low + sqrt(u (high - low) (mode - low))            for u < (mode - low) / (high - low),
@@ -214,7 +211,6 @@ class Triangular(Reparameterized):
     """
 
     route = "location-scale"
-    law = staticmethod(open_uniform)
     mode: Tensor = torch.empty(0)  # a parameter here, in place of torch's read-only property
 
     def __init__(
@@ -269,9 +265,6 @@ class Triangular(Reparameterized):
         depth, leg, left = self._side(inside)
         area = depth / leg * (depth / (self.high - self.low))
         return torch.where(left, area, 1 - area)
-
-    def icdf(self, value: Tensor) -> Tensor:
-        return self.transform(value)
 
     def entropy(self) -> Tensor:
         return 0.5 + ((self.high - self.low) / 2).log()

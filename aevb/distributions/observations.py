@@ -12,7 +12,7 @@ from torch.distributions.utils import broadcast_all
 
 from aevb.distributions.dirichlet import beta_cdf
 from aevb.distributions.reparameterization import expand_parameters
-from aevb.distributions.special import gamma_cdf
+from aevb.distributions.special import gamma_cdf, log1mexp
 
 
 class BernoulliVector(td.Independent):  # type: ignore[type-arg]  # a class of torch's, at run time
@@ -467,7 +467,4 @@ def _log_interval(lower: Tensor, upper: Tensor, gap: Tensor) -> Tensor:
 
     log s(a) + log s(-b) + log(1 - exp(-gap)): nothing cancels, in no tail.
     """
-    narrow = torch.log(-torch.expm1(-gap.clamp_max(1.0)))
-    wide = torch.log1p(-torch.exp(-gap.clamp_min(0.5)))
-    share = torch.where(gap < 0.7, narrow, wide)
-    return F.logsigmoid(upper) + F.logsigmoid(-lower) + share
+    return F.logsigmoid(upper) + F.logsigmoid(-lower) + log1mexp(-gap)

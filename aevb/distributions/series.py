@@ -1,6 +1,8 @@
 """Differences of functions, each by a form in which nothing cancels."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,12 +39,17 @@ _SERIES_FROM = 10.0
 """From here on, seven terms of either series are exact to rounding."""
 
 
-def _odd_series(coefficients: tuple[float, ...], a: Tensor) -> Tensor:
-    """c_0 / a + c_1 / a^3 + c_2 / a^5 + ... by Horner's rule."""
-    result = torch.zeros_like(a)
-    for coefficient in reversed(coefficients):
-        result = result * a.pow(-2) + coefficient
-    return result / a
+def horner(coefficients: Sequence[Any], x: Tensor) -> Tensor:
+    """c_0 + c_1 x + c_2 x^2 + ..., the last term first, of numbers or tensors."""
+    *rest, total = coefficients
+    for coefficient in reversed(rest):
+        total = total * x + coefficient
+    return total  # type: ignore[no-any-return]
+
+
+def _odd_series(coefficients: Sequence[float], a: Tensor) -> Tensor:
+    """c_0 / a + c_1 / a^3 + c_2 / a^5 + ..."""
+    return horner(coefficients, a.pow(-2)) / a
 
 
 def lgamma_half_step(a: Tensor) -> Tensor:
@@ -63,37 +70,10 @@ def digamma_half_step(a: Tensor) -> Tensor:
     )
 
 
-_ZETA = (
-    math.pi**2 / 6,
-    1.2020569031595942,
-    math.pi**4 / 90,
-    1.0369277551433699,
-    math.pi**6 / 945,
-    1.0083492773819228,
-    math.pi**8 / 9450,
-    1.0020083928260822,
-    1.0009945751278181,
-    1.0004941886041195,
-)
-"""Riemann's zeta(2) to zeta(11)."""
-
-
-def lgamma_bend(x: Tensor) -> Tensor:
-    """log Gamma(1 + 2 x) - 2 log Gamma(1 + x), about zeta(2) x^2 for small x."""
-    small = x.clamp(max=0.02)
-    series = torch.zeros_like(x)
-    for n in range(len(_ZETA) + 1, 1, -1):
-        series = -series * small + _ZETA[n - 2] * (2**n - 2) / n
-    direct = torch.lgamma(1 + 2 * x) - 2 * torch.lgamma(1 + x)
-    return torch.where(x < 0.02, series * small.square(), direct)
-
-
 def log_uniform_spread(width: Tensor) -> Tensor:
     """sinh(w) / w - (sinh(w / 2) / (w / 2))^2, about w^2 / 12 for small w."""
     small = width.clamp(max=1.0)
-    series = torch.zeros_like(width)
-    for n in range(9, 0, -1):
-        series = series * small.square() + n / (n + 1) / math.factorial(2 * n + 1)
+    series = horner([n / (n + 1) / math.factorial(2 * n + 1) for n in range(1, 10)], small.square())
     large = width.clamp(min=1.0)
     direct = torch.sinh(large) / large - (2 * torch.sinh(large / 2) / large).square()
     return torch.where(width < 1, series * small.square(), direct)

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from aevb.distributions.quadrature import exponential
+from aevb.distributions.series import horner
+
 
 class _Effort(NamedTuple):
     """How a quantile is found: how many steps of either kind, and how its derivative is summed."""
@@ -33,30 +36,47 @@ _SPLIT = 0.1  # of log x: below it P(a, x) by its power series, above it by quad
 _LARGE = 1e5  # a shape from which the first guess is within 1e-8, and torch's gammainc no better
 _CHUNK = 1024  # quantiles at once, whose nodes then stay in the cache
 _TERMS = tuple((-1.0) ** n / math.factorial(n) for n in range(1, 23))
-_ZETA = (
-    1.0838659214896955e-08,
-    -2.2711094608943164e-08,
-    4.7698101693639804e-08,
-    -1.0043224823968099e-07,
-    2.1207184805554665e-07,
-    -4.492469198764566e-07,
-    9.55141213040742e-07,
-    -2.039215753801366e-06,
-    4.374866789907488e-06,
-    -9.439488275268397e-06,
-    2.050721277567069e-05,
-    -4.492623673813314e-05,
-    9.945751278180853e-05,
-    -0.00022315475845357939,
-    0.0005096695247430425,
-    -0.001192753911703261,
-    0.0028905103307415234,
-    -0.007385551028673986,
-    0.020580808427784546,
-    -0.0673523010531981,
+_TAYLOR = (
+    0.42278433509846713,
     0.3224670334241132,
+    -0.0673523010531981,
+    0.020580808427784546,
+    -0.007385551028673986,
+    0.0028905103307415234,
+    -0.001192753911703261,
+    0.0005096695247430425,
+    -0.00022315475845357939,
+    9.945751278180853e-05,
+    -4.492623673813314e-05,
+    2.050721277567069e-05,
+    -9.439488275268397e-06,
+    4.374866789907488e-06,
+    -2.039215753801366e-06,
+    9.55141213040742e-07,
+    -4.492469198764566e-07,
+    2.1207184805554665e-07,
+    -1.0043224823968099e-07,
+    4.7698101693639804e-08,
+    -2.2711094608943164e-08,
+    1.0838659214896955e-08,
 )
-"""(-1)^k (zeta(k) - 1) / k from k = 22 down to 2: Taylor coefficients of log Gamma(2 + a)."""
+"""Of log Gamma(2 + a), from a to a^22: 1 less Euler's constant, then (-1)^k (zeta(k) - 1) / k."""
+_STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156)
+"""B_2k / (2k (2k - 1)), of log Gamma(a) in the powers -1, -3, -5, ... of a."""
+_BERNOULLI = (1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760)
+"""B_2k / (2k), of log a - psi(a) in the powers -2, -4, -6, ... of a."""
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def log_normal_density(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """The log-density of N(loc, scale^2) at x."""
+    return -0.5 * ((x - loc) / scale).square() - scale.log() - HALF_LOG_2PI
+
+
+def inside_unit(z: Tensor) -> Tensor:
+    """Numbers of [0, 1] held between the least normal one and the last below 1."""
+    finite = torch.finfo(z.dtype)
+    return z.clamp(finite.tiny, 1 - finite.eps / 2)
 
 
 def ndtr(x: Tensor) -> Tensor:
@@ -70,11 +90,16 @@ def lgamma1p(a: Tensor) -> Tensor:
     Source: Abramowitz & Stegun (1964), 6.1.33.
     """
     small = a.clamp(max=0.3)
-    series = torch.zeros_like(small)
-    for coefficient in _ZETA:
-        series = (series + coefficient) * small
-    near = (series + 0.42278433509846713) * small - torch.log1p(small)
+    near = horner(_TAYLOR, small) * small - torch.log1p(small)
     return torch.where(a < 0.3, near, torch.lgamma(1 + a.clamp(min=0.3)))
+
+
+def lgamma_bend(x: Tensor) -> Tensor:
+    """log Gamma(1 + 2 x) - 2 log Gamma(1 + x), about zeta(2) x^2 for small x."""
+    small = x.clamp(max=0.1)
+    series = horner([(2**k - 2) * c for k, c in enumerate(_TAYLOR, 1)], small) * small
+    near = series + torch.log1p(small.square() / (1 + 2 * small))
+    return torch.where(x < 0.1, near, torch.lgamma(1 + 2 * x) - 2 * torch.lgamma(1 + x))
 
 
 def stirling(a: Tensor) -> Tensor:
@@ -83,12 +108,9 @@ def stirling(a: Tensor) -> Tensor:
     Source: Abramowitz & Stegun (1964), 6.1.40.
     """
     large = a.clamp(min=10.0)
-    r = large**-2
-    series = r * (1 / 1188 - r * (691 / 360360 - r / 156))
-    series = 1 / 12 - r * (1 / 360 - r * (1 / 1260 - r * (1 / 1680 - series)))
     small = a.clamp(max=10.0)
-    direct = lgamma1p(small) - (small + 0.5) * small.log() + small - 0.5 * math.log(2 * math.pi)
-    return torch.where(a < 10, direct, series / large)
+    direct = lgamma1p(small) - (small + 0.5) * small.log() + small - HALF_LOG_2PI
+    return torch.where(a < 10, direct, horner(_STIRLING, large**-2) / large)
 
 
 def log_gamma_density(a: Tensor, y: Tensor) -> Tensor:
@@ -109,11 +131,9 @@ def digamma_minus_log(a: Tensor) -> Tensor:
     """psi(a) - log a, about -1 / (2 a). Source: Abramowitz & Stegun (1964), 6.3.18."""
     large = a.clamp(min=12.0)
     r = large**-2
-    series = 1 / 12 - r * (
-        1 / 120 - r * (1 / 252 - r * (1 / 240 - r * (1 / 132 - r * 691 / 32760)))
-    )
     small = a.clamp(max=12.0)
-    return torch.where(a < 12, torch.digamma(small) - small.log(), -0.5 / large - r * series)
+    far = -0.5 / large - r * horner(_BERNOULLI, r)
+    return torch.where(a < 12, torch.digamma(small) - small.log(), far)
 
 
 def log1mexp(x: Tensor) -> Tensor:
@@ -349,13 +369,9 @@ def _integral(
         int_0^inf exp(side a w - z (e^(side w) - 1)) dw
 
     and with the factor |y + side w - center| where a center is given. By the double exponential
-    rule, whose nodes crowd to 0 and thin out to infinity, in w below z and in z' / z - 1 above,
-    where either integrand falls off as e^-v.
-    Source: Takahasi & Mori (1974), section 3.
+    rule in w below z and in z' / z - 1 above, where either integrand falls off as e^-v.
     """
-    t = torch.arange(*rule, dtype=a.dtype, device=a.device)
-    place = torch.exp(t - torch.exp(-t))
-    weight = rule[2] * place * (1 + torch.exp(-t))
+    place, weight = exponential(*rule, a)
     x, below = y.exp(), (side < 0).unsqueeze(-1)
     lean = side * (x - a)
     scale = 2 / (lean + torch.sqrt(lean.square() + 4 * x))

@@ -17,6 +17,7 @@ from torch.distributions import Distribution
 from aevb import distributions as zoo
 from aevb.distributions import kl
 from aevb.distributions.discrete import (
+    one_hot,
     relaxed_class,
     relaxed_coin,
     straight_class,
@@ -113,8 +114,7 @@ def _hardened(q: Distribution, z: Tensor) -> Tensor:
     """The corner of the cube, or of the simplex, that is nearest to z."""
     if isinstance(base_of(q), _COINS):
         return (z > 0.5).to(z.dtype)
-    classes = torch.arange(z.shape[-1], device=z.device)
-    return (classes == z.argmax(-1, keepdim=True)).to(z.dtype)
+    return one_hot(z.argmax(-1), z.shape[-1], z.dtype)
 
 
 def gumbel_softmax(temperature: float = 0.5) -> Relaxed:
