@@ -287,6 +287,10 @@ def test_independent_is_seen_through_on_both_sides():
     assert torch.equal(kl_by_dimension(Independent(q, 1), Independent(p, 1)), each)
     wide = Independent(p.expand((3, 2)), 2)
     assert torch.allclose(kl(Independent(q, 2), wide), each.sum((-1, -2)))
+    full, diagonal = GAUSSIANS["full"](), GAUSSIANS["diagonal"]()
+    both = kl(Independent(full, 1), Independent(diagonal, 1))
+    assert torch.allclose(both, kl(full, diagonal).sum())
+    assert kl(full, diagonal.base_dist) is None
 
 
 @pytest.mark.parametrize(

@@ -80,13 +80,17 @@ def kl(q: Distribution, p: Distribution) -> Tensor | None:
     if by_dimension is not None:
         return by_dimension.sum(-1)
     bases = base_of(q), base_of(p)
-    if len(q.event_shape) == 1 and all(isinstance(d, _GAUSSIANS) for d in bases):
-        return _gaussians(*bases)
     moved = [len(d.event_shape) - len(b.event_shape) for d, b in zip((q, p), bases, strict=True)]
-    if moved[0] != moved[1]:
+    found: Tensor | None
+    if all(isinstance(b, _GAUSSIANS) for b in bases) and any(b.event_shape for b in bases):
+        if len(q.event_shape) != len(p.event_shape):
+            return None
+        found, axes = _gaussians(*bases), len(q.event_shape) - 1
+    elif moved[0] == moved[1]:
+        found, axes = _of_bases(*bases), moved[0]
+    else:
         return _of_bases(q, p)
-    found = _of_bases(*bases)
-    return found.sum(tuple(range(-moved[0], 0))) if found is not None and moved[0] else found
+    return found.sum(tuple(range(-axes, 0))) if found is not None and axes else found
 
 
 def _of_bases(q: Distribution, p: Distribution) -> Tensor | None:
