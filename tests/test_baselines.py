@@ -53,17 +53,18 @@ def test_the_signals_so_far_have_a_weighted_mean_and_deviation():
     assert [float(number) for number in baseline.seen()] == pytest.approx([7.0, 1.0])
 
 
-def test_each_sample_hears_of_the_others_alone():
-    f = np.random.default_rng(0).normal(0, 2, (4, 3))
-    others = [np.delete(f, s, 0).mean(0) for s in range(4)]
-    torch.testing.assert_close(mean_of_others(torch.from_numpy(f)), torch.tensor(np.array(others)))
-    wanted = []
-    for s in range(4):
-        replaced = f.copy()
-        replaced[s] = others[s]
-        wanted.append(np.log(np.exp(replaced).mean(0)))
-    found = log_mean_without(torch.from_numpy(f))
-    torch.testing.assert_close(found, torch.tensor(np.array(wanted)))
+def test_what_the_other_samples_say_is_written_out():
+    """Their mean, and VIMCO's log-mean with their geometric mean in the place of each one."""
+    log_w = np.random.default_rng(0).normal(size=(4, 3))
+    means, without = np.empty((4, 3)), np.empty((4, 3))
+    for s, n in np.ndindex(4, 3):
+        others = np.delete(log_w[:, n], s)
+        means[s, n] = others.sum() / 3
+        replaced = np.exp([*others, others.sum() / 3])
+        without[s, n] = np.log(replaced.sum() / 4)
+    found = torch.from_numpy(log_w)
+    assert np.allclose(mean_of_others(found), means, rtol=1e-12)
+    assert np.allclose(log_mean_without(found), without, rtol=1e-12)
 
 
 def test_a_learned_baseline_learns_what_the_signal_is_for_each_datum():

@@ -165,6 +165,12 @@ def test_what_the_survey_settles_is_not_read_again(
         check_domain(model, unknown)
 
 
+def test_classes_are_as_many_as_the_largest_says() -> None:
+    values = np.random.default_rng(0).integers(0, 5, (400, 5)).astype(np.float32)
+    family = prepared(values, "categorical")[0].family
+    assert getattr(family, "classes", None) == 5
+
+
 @pytest.mark.parametrize(("bad", "likelihood"), [(0.5, "bernoulli"), (-1, "poisson")])
 def test_a_cell_outside_gets_the_sentence_of_a_full_look(bad: float, likelihood: str) -> None:
     values = np.random.default_rng(0).integers(0, 2, (40, 5)).astype(np.float32)

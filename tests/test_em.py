@@ -375,6 +375,18 @@ def test_where_generalized_em_rests_the_gradient_is_zero(make, prior):
     assert slope() < before / (1000 if prior else 5)  # likelihood has flat ways to infinity
 
 
+@pytest.mark.parametrize("prior", [False, True], ids=["likelihood", "map"])
+def test_the_objective_is_the_mean_evidence_and_a_share_of_the_prior(prior):
+    x, model = coins(n=40), mixture_of_coins()
+    theta = torch.cat([p.detach().flatten() for p in model.parameters()])
+    log_prior = torch.distributions.Normal(0.0, 1.0).log_prob(theta).sum()
+    expected = evidence(model, x).detach() + (log_prior / 40 if prior else 0)
+    learner = GeneralizedEM(model, 40, steps=1, weight_prior=prior)
+    state = learner.init()
+    learner.step(state, x)
+    assert float(state.extra["floor"]) == pytest.approx(float(expected), abs=1e-12)
+
+
 def test_no_generalized_step_lowers_the_evidence_over_random_problems():
     for seed in range(10):
         x = coins(seed, n=30)

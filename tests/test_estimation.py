@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -222,14 +223,26 @@ def test_unfinished_work_is_found_by_all_that_it_depends_on(tmp_path):
     place.remove()
 
 
+class Opened:
+    """Where it is unpickled, a file is left at a path."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"\0" * 200])
 def test_damaged_unfinished_work_begins_anew(tmp_path, content):
     place = Unfinished(tmp_path, {"seed": 0})
     place.save(np.ones((2, 2)))
     place.path.write_bytes(content)
     assert place.load() is None
-    np.save(place.path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    opened = np.array([Opened(tmp_path / "opened")], dtype=object)
+    np.save(place.path, opened, allow_pickle=True)
     assert place.load() is None
+    assert not (tmp_path / "opened").exists()
     np.save(place.path, np.ones(3, np.int8))
     assert place.load() is None
 

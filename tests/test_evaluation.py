@@ -25,6 +25,7 @@ from aevb.evaluation import (
 )
 from aevb.evaluation.case import Case
 from aevb.evaluation.signs import learning
+from aevb.evaluation.weights import Weights
 
 
 def test_no_number_depends_on_the_chunking(monkeypatch):
@@ -91,6 +92,16 @@ def test_certificate_is_plain_statistics():
     assert set(json.loads(json.dumps(c.as_dict()))) == expected
     assert "(a lower bound on log p(x), m, 5 samples" in str(c)
     assert "(the value itself, m" in str(dataclasses.replace(c, direction="exact"))
+
+
+def test_the_error_of_a_mean_of_weights_is_the_delta_methods():
+    """That of log f(mean) for independent weights: sd / (sqrt(K) mean), with K - 1 in the sd."""
+    w = np.random.default_rng(0).gamma(2.0, size=(7, 3))
+    found = Weights.of(torch.from_numpy(np.log(w))).summary()
+    assert np.allclose(found.value, np.log(w.mean(0)), rtol=1e-12)
+    assert np.allclose(found.error, w.std(0, ddof=1) / np.sqrt(7) / w.mean(0), rtol=1e-10)
+    assert np.allclose(found.ess, w.sum(0) ** 2 / (w**2).sum(0), rtol=1e-12)
+    assert Weights.of(torch.zeros(1, 2)).summary().error.isnan().all()
 
 
 def test_effective_sample_size_is_k_at_the_exact_posterior():

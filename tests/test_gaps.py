@@ -187,18 +187,19 @@ def test_the_generalization_gap_is_the_difference_of_the_means():
     assert whole == pytest.approx(of_log_p.mean - of_bound.mean)
 
 
-def test_errors_are_those_of_paired_differences():
-    truth = Linear(1)
-    posterior, _ = truth.wrong_diagonal()
-    rows = truth.rows(30)
-    parts = gaps(truth.model(), posterior, rows, rows, samples=200).test
-    mean = parts.mean("amortization")
-    apart = parts.values["best"] - parts.values["encoder"]
-    assert mean.mean == pytest.approx(apart.mean())
-    assert mean.standard_error == pytest.approx(apart.std(ddof=1) / math.sqrt(30))
-    assert mean.standard_error < parts.mean("best").standard_error
-    noise = np.sqrt(parts.errors["best"] ** 2 + parts.errors["encoder"] ** 2)
-    assert mean.monte_carlo_error == pytest.approx(math.sqrt((noise**2).sum()) / 30)
+def test_errors_are_those_of_paired_differences_and_of_means_apart():
+    rng = np.random.default_rng(1)
+    best = rng.normal(-50, 5, 30)  # of each datum, and what the encoder loses
+    values = {"log_p": best + 1, "best": best, "encoder": best - rng.gamma(2.0, size=30)}
+    errors = {column: rng.gamma(2.0, size=30) for column in values}
+    parts = GAPS.Parts(values, errors, np.zeros(30), "given", "lower")
+    mean, apart = parts.mean("amortization"), values["best"] - values["encoder"]
+    noise = np.sqrt(errors["best"] ** 2 + errors["encoder"] ** 2)
+    spread = apart.std(ddof=1) / math.sqrt(30)
+    assert mean == pytest.approx((apart.mean(), spread, math.sqrt((noise**2).sum()) / 30))
+    assert mean.standard_error < parts.mean("best").standard_error / 3
+    one, other = GAPS.Mean(-1.0, 0.3, 0.03), GAPS.Mean(-3.0, 0.4, 0.04)
+    assert one.less(other) == pytest.approx((2.0, 0.5, 0.05))
 
 
 def test_monte_carlo_errors_cover_the_truth():
