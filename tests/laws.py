@@ -399,15 +399,15 @@ def visits(learner, x, n, batch_size=None, samples=1, schedule=lambda done: 1.0)
 
 def chains_have_the_posterior():
     """z ~ Gamma(2, 1), x ~ Poisson(3 z): z given x is Gamma(2 + x, 4)."""
-    counts, copies = torch.tensor([0.0, 3.0, 20.0]).double(), 30
+    counts, copies = torch.tensor([0.0, 3.0, 20.0]).double(), 80
     prior = Unconditional(Elementwise(distributions.Gamma), 1)
     prior.raw[0] = math.log(2.0)
     law = Fixed(lambda z: Independent(Poisson(3 * z), 1))
     model = aevb.Model(prior, law).double()
     learner = MonteCarloEM(model, per_datum(3 * copies, 1), optimizer=aevb.SGD(1e-12))
     x = counts.repeat(copies)[:, None]
-    _, seen = visits(learner, x, 120)
-    u = torch.stack([places[-1] for places in seen[40:]])
+    _, seen = visits(learner, x, 45)
+    u = torch.stack([places[-1] for places in seen[15:]])
     z = learner._map(u).reshape(len(u), copies, 3)
     for k, count in enumerate(counts):
         truth = scipy.stats.gamma(2 + float(count), scale=1 / (1 + 3))
