@@ -94,7 +94,7 @@ BUGS = [
     ),
     bug(
         full_bayes.FullBayes.terms,
-        "divergence / self.rows",
+        "divergence / self.weight_prior_rows",
         "divergence",
         test_full_bayes.test_the_divergence_of_the_weights_is_shared_by_the_data,
     ),

@@ -68,6 +68,10 @@ class Labeled(NamedTuple):
     Shapes: `labels` (N,) the classes from 0 of all rows, by their place in the data set, with -1
     where it is not known; `x` (N_l, X) those rows that have one, in their order, as the model sees
     them.
+    Example:
+        >>> labels = torch.tensor([1, -1, 0])
+        >>> Labeled(labels, torch.eye(3)[labels >= 0]).x.shape
+        torch.Size([2, 3])
     """
 
     labels: Tensor
