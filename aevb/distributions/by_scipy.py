@@ -11,7 +11,7 @@ from torch.autograd import Function
 from aevb.distributions.series import lgamma_half_step, log1p_square
 
 
-class Elementwise(Function):
+class ScipyFunction(Function):
     """A function of numbers that scipy has; its arguments come broadcast to one shape."""
 
     @staticmethod
@@ -46,7 +46,7 @@ _FAR = 1e9
 """From df + 1 times this on, F(-x) = x p(x) / df to rounding; scipy may be lost out there."""
 
 
-class _StudentCdf(Elementwise):
+class _StudentCdf(ScipyFunction):
     @staticmethod
     def forward(df: Tensor, x: Tensor) -> Tensor:
         nu, y = df.double(), x.double().clamp(min=-torch.finfo(torch.float64).max)
@@ -65,7 +65,7 @@ class _StudentCdf(Elementwise):
         return None if slope is None else grad * slope, grad * student_log_density(df, x).exp()
 
 
-class _StudentQuantile(Elementwise):
+class _StudentQuantile(ScipyFunction):
     @staticmethod
     def forward(df: Tensor, u: Tensor) -> Tensor:
         nu, tail = df.double(), torch.minimum(u, 1 - u).double()
@@ -107,7 +107,7 @@ def student_quantile(df: Tensor, u: Tensor) -> Tensor:
     return _StudentQuantile.over(df, u)
 
 
-class _ScaledExp1(Elementwise):
+class _ScaledExp1(ScipyFunction):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         # From 50 on scipy's E_1 goes under, and its hyperu, the same function, is exact there.

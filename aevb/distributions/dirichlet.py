@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aevb.distributions.by_scipy import Elementwise, by_scipy
+from aevb.distributions.by_scipy import ScipyFunction, by_scipy
 from aevb.distributions.quadrature import exponential
 from aevb.distributions.special import HALF_LOG_2PI, digamma_minus_log, stirling
 
@@ -114,7 +114,7 @@ def _log_density(a: Tensor, b: Tensor, logit: Tensor) -> Tensor:
     return log_density(torch.stack([a, b], -1), torch.sigmoid(pair), logs)
 
 
-class _BetaCdf(Elementwise):
+class _BetaCdf(ScipyFunction):
     @staticmethod
     def forward(a: Tensor, b: Tensor, logit: Tensor) -> Tensor:
         return _cumulative(a, b, logit)[0].exp()
@@ -126,7 +126,7 @@ class _BetaCdf(Elementwise):
         return gradient * by_a * density, gradient * by_b * density, gradient * density
 
 
-class _BetaQuantile(Elementwise):
+class _BetaQuantile(ScipyFunction):
     @staticmethod
     def forward(a: Tensor, b: Tensor, u: Tensor) -> Tensor:
         with warnings.catch_warnings():

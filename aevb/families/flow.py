@@ -4,7 +4,7 @@
 
 Numbers that are zero give maps that are the identity, or turn the Gaussian: each family begins as
 the diagonal Gaussian that it refines. Where a map has few parameters, each condition has maps of
-its own: a number is what is learned for all of them plus a share of what the condition says. Where
+its own: a number is what is learned for all of them plus a tenth of what the condition says. Where
 a network is the map, the condition gives it a context.
 """
 
