@@ -117,8 +117,8 @@ class Stopped(Callback):
 def test_an_algorithm_resumes_to_the_same_bytes(tmp_path, algorithm):
     own = {"em": {"covariance": "spherical"}, "reweighted-wake-sleep": {"samples": 2}}
     asked = check_settings(
-        {"algorithm": algorithm, "latent_dim": 2, "hidden": (4,), "epochs": 2, "data_limit": 60}
-        | {"threads": 1, "step": "eager", **own.get(algorithm, {"batch_size": 20})}
+        {"algorithm": algorithm, "latent_dim": 2, "epochs": 2, "data_limit": 60}
+        | {"threads": 1, "step": "eager", **own.get(algorithm, {"batch_size": 20, "hidden": (4,)})}
     )
     whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
     with whole.locked():

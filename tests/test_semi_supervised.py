@@ -337,3 +337,11 @@ def test_what_is_no_semi_supervised_problem_is_refused(tmp_path):
         m1.analogies(x)
     with pytest.raises(UsageError, match="y must be one of the classes 0, 1, 2"):
         SemiSupervisedVAE(TINY, model="m2").fit(x, y).sample(1, y=11)
+
+
+def test_the_levels_of_the_data_are_not_the_classes_of_the_labels():
+    grey = aevb.data.load("digits").train.all().numpy()[:60].reshape(60, -1)
+    vae = aevb.VAE(likelihood="discretized-logistic", classes=17, epochs=1, hidden=(4,))
+    fitted = SemiSupervisedVAE(vae, model="m2").fit(grey, np.arange(60) % 3)
+    assert fitted.joint_.settings_.classes == 17
+    assert fitted.joint_.model_.family.bins == 17

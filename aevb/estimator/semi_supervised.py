@@ -40,16 +40,16 @@ class _ClassAndCode(VAE):
     """A `VAE` whose code begins with a class, which is known for some rows: M2."""
 
     labels: NDArray[np.intp]
-    classes: int
+    class_count: int
     classification: float
 
     def with_classes(self, labels: NDArray[np.intp], classes: int, classification: float) -> Self:
         """This model for rows of these classes (N,), numbered from 0, -1 where one is not known."""
-        self.labels, self.classes, self.classification = labels, classes, classification
+        self.labels, self.class_count, self.classification = labels, classes, classification
         return self
 
     def _built(self, data: Dataset) -> tuple[Model, Posterior]:
-        return build_with_class(self.settings_, data, self.classes)
+        return build_with_class(self.settings_, data, self.class_count)
 
     def _learner(self, settings: Settings, rows: Rows) -> Learner:
         device = tensor_of(self.model_).device
