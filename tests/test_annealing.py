@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import Memory, binary_rows, quadrature, small_pair
+from helpers import binary_rows, quadrature, small_pair
 from scipy.stats import multivariate_normal, norm
 from torch.distributions import Independent, Normal
 
@@ -13,7 +13,7 @@ import aevb
 from aevb.data import Rows
 from aevb.distributions import Gamma
 from aevb.errors import UsageError
-from aevb.evaluation import Annealing, annealed, annealing, batches, bidirectional, simulate
+from aevb.evaluation import Annealing, annealed, annealing, bidirectional, simulate
 from aevb.families import Elementwise
 from aevb.linear_gaussian import linear_gaussian
 from aevb.posterior import FromPrior, everywhere
@@ -147,36 +147,6 @@ def test_errors_cover_the_truth_as_often_as_they_claim():
     assert 0.92 < covered < 0.985
 
 
-def test_no_number_depends_on_the_chunking(monkeypatch):
-    pair, rows = small_pair(), binary_rows(7)
-    whole = annealed(*pair, rows, 4, Annealing(6))
-    monkeypatch.setattr(batches, "CELLS_AT_ONCE", {"cpu": 1})
-    alone = annealed(*pair, rows, 4, Annealing(6))
-    assert np.allclose(whole.values, alone.values, atol=1e-12)
-    assert np.allclose(whole.errors, alone.errors, atol=1e-12)
-    assert (annealed(*pair, rows, 4, Annealing(6), seed=1).values != whole.values).all()
-
-
-def test_what_was_stopped_goes_on_to_the_same_numbers(monkeypatch):
-    monkeypatch.setattr(batches, "CELLS_AT_ONCE", {"cpu": 48})  # two rows at a time
-    pair, rows, place = small_pair(), binary_rows(7), Memory()
-    whole = annealed(*pair, rows, 4, Annealing(6))
-
-    def stop(done, total):
-        if done == 4:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        annealed(*pair, rows, 4, Annealing(6), kept=place, progress=stop)
-    assert place.table[-1].tolist() == [1, 1, 1, 1, 0, 0, 0]
-    again = []
-    went_on = annealed(
-        *pair, rows, 4, Annealing(6), kept=place, progress=lambda *now: again.append(now)
-    )
-    assert (went_on.values == whole.values).all()
-    assert again[-1] == (7, 7)
-
-
 def test_chains_that_carry_weights_do_not_tune_their_steps(monkeypatch):
     seen = []
     original = annealing._Chunk._noise
@@ -220,8 +190,6 @@ def test_what_makes_no_sense_is_refused():
         Annealing(temperatures=1)
     with pytest.raises(UsageError, match="leapfrog steps must be at least 1, found 0"):
         Annealing(leapfrogs=0)
-    with pytest.raises(UsageError, match="at least 1, found 0"):
-        annealed(*pair, rows, 0)
     with pytest.raises(UsageError, match="at least 1, found 0"):
         simulate(pair[0], 0)
     positive = aevb.Model(

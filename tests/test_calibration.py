@@ -146,18 +146,6 @@ def test_any_number_of_draws_has_its_bins(draws):
     assert found.calibrated, str(found)
 
 
-def test_the_numbers_are_those_of_the_seed_and_leave_torch_as_it_was():
-    state = torch.get_rng_state()
-    model, posterior = small_pair()
-    model.train()
-    one = calibrate(model, posterior, 60, 19, seed=3)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert model.training
-    torch.rand(5)
-    assert (calibrate(model, posterior, 60, 19, seed=3).ranks == one.ranks).all()
-    assert (calibrate(model, posterior, 60, 19, seed=4).ranks != one.ranks).any()
-
-
 class WithoutRoute(nn.Module):
     """A posterior whose law has no known map of noise is drawn from by its own sample."""
 

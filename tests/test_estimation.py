@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import Memory, binary_rows, good, quadrature, small_pair
+from helpers import binary_rows, good, quadrature, small_pair
 
 import aevb
 from aevb.data import Rows
@@ -21,7 +21,6 @@ from aevb.evaluation import (
     Certificate,
     Estimates,
     Sandwich,
-    batches,
     check_methods,
     estimate,
     estimates,
@@ -252,28 +251,6 @@ def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path):
     place = Unfinished(tmp_path / "file", {})
     place.save(np.ones(3))
     assert place.load() is None
-
-
-def test_importance_is_taken_up_where_it_stopped(monkeypatch):
-    monkeypatch.setattr(batches, "CELLS_AT_ONCE", {"cpu": 1})  # a row at a time
-    pair, rows = small_pair(), binary_rows(5)
-    whole = evidence(*pair, rows, 50)
-    place = Memory()
-
-    def stop(done, total):
-        if done == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        evidence(*pair, rows, 50, kept=place, progress=stop)
-    assert place.table[-1].tolist() == [1, 1, 1, 0, 0]
-    calls = []
-    original = estimates.Pass.__call__
-    monkeypatch.setattr(estimates.Pass, "__call__", lambda *a: calls.append(1) or original(*a))
-    again = evidence(*pair, rows, 50, kept=place)
-    assert len(calls) == 2
-    assert (again.importance.values == whole.importance.values).all()
-    assert (again.importance.pareto_k == whole.importance.pareto_k).all()
 
 
 # -- trained models -------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ from aevb.data import Binarization, Rows
 from aevb.errors import UsageError
 from aevb.evaluation import (
     Certificate,
-    batches,
     bound_parts,
     diagnose,
     evidence,
@@ -26,19 +25,6 @@ from aevb.evaluation import (
 from aevb.evaluation.case import Case
 from aevb.evaluation.signs import learning
 from aevb.evaluation.weights import Weights
-
-
-def test_no_number_depends_on_the_chunking(monkeypatch):
-    model, posterior = small_pair()
-    rows = binary_rows(23)
-    results = []
-    for cells in (1, 40_000, 10**9):
-        monkeypatch.setattr(batches, "CELLS_AT_ONCE", {"cpu": cells})
-        results.append(evidence(model, posterior, rows, 700))
-    for other in results[1:]:
-        assert np.allclose(results[0].importance.values, other.importance.values, atol=1e-12)
-        assert np.allclose(results[0].elbo.values, other.elbo.values, atol=1e-12)
-        assert np.allclose(results[0].importance.errors, other.importance.errors, atol=1e-12)
 
 
 def test_errors_cover_the_truth_as_often_as_they_claim():

@@ -15,7 +15,7 @@ import aevb
 from aevb import families
 from aevb.conditional import Chain, Conditional
 from aevb.data import Rows
-from aevb.errors import DataError, UsageError
+from aevb.errors import UsageError
 from aevb.evaluation import Certificate, batches, evidence, gaps, posterior_for, refit
 from aevb.posterior import Amortized, Ladder
 from aevb.storage import RunFolder
@@ -278,24 +278,6 @@ def test_the_table_and_the_dictionary_say_the_same(few_steps):
 # -- the same numbers in any company --------------------------------------------------------------
 
 
-def test_no_number_depends_on_the_chunks(monkeypatch, few_steps):
-    model, posterior = small_pair()
-    rows = binary_rows(11)
-    results, tables = [], []
-    for cells in (1, 200, 10**9):
-        monkeypatch.setattr(batches, "CELLS_AT_ONCE", {"cpu": cells})
-        results.append(gaps(model, posterior, rows, rows, samples=30).test)
-        tables.append(refit(model, posterior, rows, steps=40).conditional.network.table)
-    alone = refit(model, posterior, rows.pick(np.arange(4)), steps=40).conditional.network.table
-    assert torch.allclose(alone, tables[0][:4], atol=1e-12)
-    for other, table in zip(results[1:], tables[1:], strict=True):
-        assert torch.allclose(table, tables[0], atol=1e-12)
-        assert np.allclose(other.gains, results[0].gains, atol=1e-10)
-        for column in ("log_p", "best", "encoder"):
-            assert np.allclose(other.values[column], results[0].values[column], atol=1e-10)
-            assert np.allclose(other.errors[column], results[0].errors[column], atol=1e-10)
-
-
 def test_work_that_was_stopped_is_taken_up_again(monkeypatch, few_steps):
     monkeypatch.setattr(batches, "CELLS_AT_ONCE", {"cpu": 8 * 6 * 3})
     model, posterior = small_pair()
@@ -394,15 +376,6 @@ def test_a_ladder_has_no_numbers_of_its_own():
     ladder = Amortized(Ladder(rungs, heads, prior))
     with pytest.raises(UsageError, match=r"one network and a family, .* found Ladder"):
         gaps(model, ladder, binary_rows(3), binary_rows(3))
-
-
-def test_rows_outside_the_domain_are_named_by_their_number(monkeypatch):
-    monkeypatch.setattr(batches, "CELLS_AT_ONCE", {"cpu": 1})
-    model, posterior = small_pair()
-    x = np.zeros((4, 6))
-    x[2, 1] = 0.5
-    with pytest.raises(DataError, match="row 3, column 2"):
-        refit(model, posterior, Rows(x, np.arange(4), (6,)), steps=3)
 
 
 def test_a_datum_that_overflows_leaves_the_others_alone():

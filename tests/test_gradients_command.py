@@ -120,17 +120,6 @@ def test_several_weights_are_best_reparameterized_twice():
     assert twice.phi.variance == min(e.phi.variance for e in found.estimators if e.unbiased)
 
 
-def test_the_modules_are_left_as_they_were():
-    model, posterior = double_pair(line)
-    model.train()
-    posterior.eval()
-    before = copy.deepcopy(model.state_dict())
-    compare_gradients(model, posterior, ROWS, replicates=20)
-    assert model.training
-    assert not posterior.training
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-
-
 def test_a_large_model_is_gone_through_one_by_one():
     model, posterior = double_pair(line)
     draws = GradientDraws(model, posterior, Batch(X))

@@ -7,14 +7,14 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
-from helpers import Memory, binary_rows, noise, quadrature, small_pair
+from helpers import binary_rows, noise, quadrature, small_pair
 from scipy.integrate import quad
 from scipy.stats import multivariate_normal, norm
 
 import aevb
 from aevb.data import Rows
-from aevb.errors import DataError, UsageError
-from aevb.evaluation import batches, reciprocal
+from aevb.errors import UsageError
+from aevb.evaluation import reciprocal
 
 home = import_module("aevb.evaluation.reciprocal")  # its function has its name
 
@@ -112,38 +112,6 @@ def test_the_fitted_density_integrates_to_one():
 # -- what is promised of every estimate -----------------------------------------------------------
 
 
-def test_no_number_depends_on_the_chunking(monkeypatch):
-    model, posterior = small_pair()
-    rows, results = binary_rows(7), []
-    for cells in (1, 150, 10**9):
-        monkeypatch.setattr(batches, "CELLS_AT_ONCE", {"cpu": cells})
-        results.append(reciprocal(model, posterior, rows, 80, seed=3))
-    for other in results[1:]:
-        assert np.allclose(results[0].values, other.values, rtol=0, atol=1e-10)
-        assert np.allclose(results[0].errors, other.errors, rtol=0, atol=1e-10)
-        assert results[0].details == pytest.approx(other.details)
-    again = reciprocal(model, posterior, rows, 80, seed=3)
-    assert (again.values == results[-1].values).all()
-    assert (reciprocal(model, posterior, rows, 80, seed=4).values != again.values).all()
-
-
-def test_work_is_kept_and_progress_told(monkeypatch):
-    model, posterior = small_pair()
-    monkeypatch.setattr(batches, "CELLS_AT_ONCE", {"cpu": 1})
-    rows, memory, told = binary_rows(4), Memory(), []
-
-    def stop(done, total):
-        told.append((done, total))
-        if done == 2 and memory.table is None:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        reciprocal(model, posterior, rows, 40, kept=memory, progress=stop)
-    resumed = reciprocal(model, posterior, rows, 40, kept=memory, progress=stop)
-    assert told == [(1, 4), (2, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
-    assert (resumed.values == reciprocal(model, posterior, rows, 40).values).all()
-
-
 def test_single_precision_says_the_same():
     rows = binary_rows(5)
     single = reciprocal(*small_pair(dtype=torch.float32), rows, 1000)
@@ -234,16 +202,3 @@ def test_what_cannot_be_estimated_is_said_in_a_sentence():
 
     with pytest.raises(UsageError, match="they must be free real numbers"):
         reciprocal(aevb.Model(Positive(), model.likelihood), posterior, rows)
-    grey = rows_of(np.full((2, 6), 0.5))
-    with pytest.raises(DataError, match=r"found 0\.5 in row 1"):
-        reciprocal(model, posterior, grey)
-
-
-def test_nothing_is_left_behind():
-    model, posterior = small_pair()
-    state = torch.get_rng_state()
-    model.train()
-    reciprocal(model, posterior, binary_rows(2), 40)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert model.training
-    assert all(p.grad is None for p in (*model.parameters(), *posterior.parameters()))
