@@ -16,6 +16,9 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.distributions import Distribution
+from zoo.pairs import small
+
+import aevb
 
 torch.set_num_threads(1)
 settings.register_profile(
@@ -64,6 +67,14 @@ def numbers(tmp_path_factory):
     options = ["--hidden", 4, "--latent-dim", 3, "--epochs", 2, "--quiet"]
     helpers.good("train", folder / "rows.csv", *options, "--out", folder / "run")
     return folder / "rows.csv", folder / "run"
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """The folder of a small saved model."""
+    folder = tmp_path / "model"
+    aevb.save(folder, *small())
+    return folder
 
 
 @pytest.fixture

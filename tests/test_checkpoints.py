@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from crafted import flipped, nothing, put, replaced
-from helpers import small_pair
+from zoo.pairs import small
 
 import aevb
 from aevb.errors import ModelFileError, TrainingError
@@ -23,18 +23,6 @@ from aevb.storage import RunFolder, checkpoints
 from aevb.storage.files import to_json
 
 BIAS = "posterior.conditional.network.head.bias"
-
-
-def small():
-    return small_pair(latent=3, width=20, dtype=torch.float32)
-
-
-@pytest.fixture
-def saved(tmp_path):
-    """The folder of a small saved model."""
-    folder = tmp_path / "model"
-    aevb.save(folder, *small())
-    return folder
 
 
 # --- checkpoints ---------------------------------------------------------------------------------

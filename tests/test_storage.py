@@ -41,14 +41,6 @@ from aevb.storage.description import ACTIVATIONS, CLASSES, describe, restore
 from aevb.storage.files import read_json
 
 
-@pytest.fixture
-def saved(tmp_path):
-    """The folder of a small saved model."""
-    folder = tmp_path / "model"
-    aevb.save(folder, *small())
-    return folder
-
-
 def refusal(folder, modules=None):
     """The one sentence that a folder is refused with."""
     with pytest.raises(ModelFileError) as caught:

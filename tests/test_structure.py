@@ -51,6 +51,15 @@ def test_a_file_is_read_in_one_go(path):
             assert count <= MOST_PARAMETERS, f"line {function.lineno}: {count} parameters"
 
 
+def test_no_test_imports_another_but_to_plant_bugs_before_it():
+    for path in SCRIPTS:
+        if "planted" not in path.name:
+            tree = ast.parse(path.read_text())
+            asked = {node.module or "" for node in defined(tree, ast.ImportFrom)}
+            asked |= {name.name for node in defined(tree, ast.Import) for name in node.names}
+            assert not [name for name in asked if name.startswith("test_")], path
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_every_public_class_and_function_has_a_docstring(path):
     tree = ast.parse(path.read_text())
