@@ -87,10 +87,16 @@ def test_verdict():
     assert verdict(k, 1000)["verdict"] == "reliable"
     assert verdict(k, 1000)["limit"] == pytest.approx(2 / 3)
     assert verdict(k, 10_000)["limit"] == 0.7
+    assert verdict(k, 11)["limit"] == pytest.approx(1 - 1 / math.log10(11))
     k[:20] = 0.9
     assert verdict(k, 1000)["share_above"] == 0.02
     assert verdict(k, 1000)["verdict"] == "doubtful"
     k[:600] = 0.9
     assert verdict(k, 1000)["verdict"] == "unreliable"
     assert verdict(np.array([math.nan]), 1000)["share_above"] is None
-    assert verdict(k, 5)["verdict"].startswith("unknown")
+    for samples in (5, 10):
+        assert verdict(k, samples)["verdict"].startswith("unknown")
+    told = verdict(np.array([-math.inf, 0.1, 0.5, 0.6, math.inf, math.nan]), 1000)
+    assert (told["median"], told["largest"], told["share_above"]) == (0.5, 0.6, 0.2)
+    told = verdict(np.array([-math.inf, -math.inf]), 1000)
+    assert (told["median"], told["largest"], told["verdict"]) == (None, None, "reliable")
