@@ -214,6 +214,12 @@ def test_samples_follow_the_model():
     assert (np.abs(counts - probability) < 5 * error + 1e-9).all()
 
 
+def test_the_spherical_way_turns_evenly_at_the_distances_of_its_ends():
+    way = codes.interpolate(np.array([2.0, 0.0]), np.array([-1.0, 3**0.5]), 5, spherical=True)
+    assert np.allclose(np.hypot(*way.T), 2)
+    assert np.allclose(np.arctan2(way[:, 1], way[:, 0]), np.linspace(0, 2 / 3 * np.pi, 5))
+
+
 def test_interpolation_is_a_straight_line_with_both_ends():
     line = codes.interpolate(np.array([0.0, 2.0]), np.array([4.0, 0.0]), 5)
     assert line.tolist() == [[0, 2], [1, 1.5], [2, 1], [3, 0.5], [4, 0]]

@@ -25,6 +25,7 @@ from aevb.distributions import (
     discrete,
     elliptical,
     expectations,
+    location_scale,
     observations,
     quadrature,
     series,
@@ -229,6 +230,21 @@ BUGS = [
         3.0,
         0.5,
         1.0,
+    ),
+    bug(
+        location_scale.Triangular.variance,
+        "a * b",
+        "2 * a * b",
+        test_zoo.test_moments_equal_scipy,
+        "triangular",
+        "variance",
+    ),
+    bug(
+        location_scale.StudentT._log_prob,
+        "- self.scale.log()",
+        "+ self.scale.log()",
+        test_zoo.test_integrates_to_one,
+        "student-t",
     ),
 ]
 

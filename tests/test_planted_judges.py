@@ -6,6 +6,7 @@ import test_calibration
 import test_checkpoints
 import test_combinators
 import test_data_survey
+import test_detector
 import test_discrete_latents
 import test_estimation
 import test_evaluation
@@ -15,12 +16,15 @@ import test_following
 import test_gaps
 import test_gradient_estimators as estimators
 import test_gradients_command
+import test_imputation
 import test_information
 import test_learners
 import test_pareto
 import test_reciprocal
 from plants import bug, caught, named
 
+from aevb import codes, imputation
+from aevb.estimator import detector
 from aevb.evaluation import (
     annealing,
     calibration,
@@ -227,6 +231,33 @@ BUGS = [
         "int(largest) + 1",
         "int(largest)",
         test_data_survey.test_classes_are_as_many_as_the_largest_says,
+    ),
+    bug(
+        imputation._importance,
+        "model.log_joint(holes.x, z) - q.log_prob(z), model",
+        "model.log_joint(holes.x, z), model",
+        test_imputation.test_denoising_is_the_mean_of_the_signal_given_the_row,
+    ),
+    bug(
+        imputation.impute,
+        "np.where(np.isnan(data), inferred, data)",
+        "inferred",
+        test_imputation.test_a_linear_model_is_filled_as_algebra_says,
+        "importance",
+        "exact",
+    ),
+    bug(
+        codes.interpolate,
+        "np.sin(t * angle) * stop",
+        "np.sin(t * angle) * start",
+        test_evaluation.test_the_spherical_way_turns_evenly_at_the_distances_of_its_ends,
+    ),
+    bug(
+        detector.VAEDetector._draw_the_line,
+        "self.contamination)",
+        "1 - self.contamination)",
+        test_detector.test_the_threshold_is_the_quantile_of_the_scores,
+        0.1,
     ),
 ]
 
