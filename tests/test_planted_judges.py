@@ -12,6 +12,7 @@ import test_estimation
 import test_evaluation
 import test_exact
 import test_exact_models
+import test_examination
 import test_following
 import test_gaps
 import test_gradient_estimators as estimators
@@ -40,6 +41,9 @@ from aevb.evaluation import (
     weights,
     work,
 )
+from aevb.evaluation.examination import domain, elements, objective, recognition, shapes, vectors
+from aevb.evaluation.examination import estimators as estimators_of
+from aevb.evaluation.examination import gradients as reaching
 from aevb.storage import (
     checkpoints,
     exact_models,
@@ -51,6 +55,12 @@ from aevb.storage import (
     unfinished,
 )
 from aevb.storage import gradients as settings_gradients
+
+
+def sick(found):
+    """The first model of the table of mistakes in which this is to be found."""
+    return next(made for made in test_examination.PLANTS if made.found == found)
+
 
 BUGS = [
     bug(
@@ -258,6 +268,111 @@ BUGS = [
         "1 - self.contamination)",
         test_detector.test_the_threshold_is_the_quantile_of_the_scores,
         0.1,
+    ),
+    bug(
+        domain.outside,
+        "return 1 - float(within",
+        "return 0 * float(within",
+        test_examination.test_a_planted_mistake_is_found,
+        sick("outside-support"),
+    ),
+    bug(
+        domain.examine_precision,
+        "(torch.float16, torch.bfloat16)",
+        "(torch.float16,)",
+        test_examination.test_a_planted_mistake_is_found,
+        sick("half-precision"),
+    ),
+    bug(
+        domain._not_finite,
+        "share > 0",
+        "share > 1",
+        test_examination.test_a_planted_mistake_is_found,
+        sick("not-finite"),
+    ),
+    bug(
+        elements.misfit,
+        "p < LEVEL / 2",
+        "p > 1 - LEVEL / 2",
+        test_examination.test_a_planted_mistake_is_found,
+        sick("posterior-draws"),
+    ),
+    bug(
+        elements._continuous,
+        "wrong = known & ((total - 1)",
+        "wrong = known & ((total - total)",
+        test_examination.test_a_planted_mistake_is_found,
+        sick("posterior-integral"),
+    ),
+    bug(
+        estimators_of.examine_joint,
+        "difference.abs() > limit",
+        "-difference > limit",
+        test_examination.test_a_planted_mistake_is_found,
+        sick("log-joint"),
+    ),
+    bug(
+        reaching.unreached,
+        "data.add_(step)",
+        "data.add_(0)",
+        test_examination.test_a_planted_mistake_is_found,
+        sick("no-gradient"),
+    ),
+    bug(
+        reaching.examine_paths,
+        "z.detach().std(0)",
+        "z.detach().std(1)",
+        test_examination.test_a_planted_mistake_is_found,
+        sick("noise-unused"),
+    ),
+    bug(
+        objective._judged,
+        "not same(found, again)",
+        "same(found, again)",
+        test_examination.test_a_planted_mistake_is_found,
+        sick("objective-noise"),
+    ),
+    bug(
+        objective._slopes,
+        "+ 0.02 * size",
+        "+ 20 * size",
+        test_examination.test_a_planted_mistake_is_found,
+        sick("objective-gradient"),
+    ),
+    bug(
+        recognition.recognized,
+        ', (-1, "minus ")',
+        ",",
+        test_examination.test_a_planted_mistake_is_found,
+        sick("objective-sign"),
+    ),
+    bug(
+        recognition.reference,
+        "standard = normal + drawn",
+        "standard = drawn",
+        test_examination.test_a_planted_mistake_is_found,
+        sick("objective-prior"),
+    ),
+    bug(
+        recognition._weighted,
+        "sign * ours.log_w",
+        "ours.log_w",
+        test_examination.test_a_planted_mistake_is_found,
+        sick("objective-weights"),
+    ),
+    bug(
+        shapes.examine_repeats,
+        "(one - other)",
+        "(one - one)",
+        test_examination.test_a_planted_mistake_is_found,
+        sick("random-at-evaluation"),
+    ),
+    bug(
+        vectors.jacobian,
+        ".logabsdet",
+        ".sign",
+        test_examination.test_the_healthy_twin_is_silent,
+        "a flow",
     ),
 ]
 
