@@ -1,5 +1,6 @@
 """Bugs of one line in objectives, algorithms and chains, each with its law."""
 
+import laws
 import pytest
 import test_aevb
 import test_baselines
@@ -13,6 +14,7 @@ import test_latents
 import test_mcmc
 import test_mean_field_mixture
 import test_oracle
+import test_planted_bugs
 import test_randomness
 import test_refinement
 import test_semi_supervised
@@ -39,9 +41,12 @@ from aevb.algorithms import (
     learner,
     mean_field,
     monotone,
+    monte_carlo_em,
     semi_supervised,
 )
-from aevb.objectives import baselines, exact, relaxed, score
+from aevb.evaluation import estimates
+from aevb.families import gaussian
+from aevb.objectives import baselines, bounds, exact, relaxed, score
 
 BUGS = [
     bug(
@@ -298,9 +303,38 @@ BUGS = [
         "noise",
         test_full_bayes.test_at_the_exact_posterior_the_objective_is_the_evidence,
     ),
+    bug(
+        bounds.Draw.log_weights,
+        "+ temper * log_ratio",
+        "- temper * log_ratio",
+        laws.estimators_agree_in_the_mean,
+    ),
+    bug(
+        estimates._propose,
+        "prior.log_prob(z) - laws[0].log_prob(z)",
+        "-laws[0].log_prob(z)",
+        laws.importance_agrees_with_quadrature,
+    ),
+    bug(
+        monte_carlo_em._tune,
+        "log_size + (acceptance",
+        "log_size - (acceptance",
+        laws.chains_are_persistent,
+    ),
+    bug(
+        gaussian._deviation,
+        "clamp_max(MAX)) + least)",
+        "clamp_max(MAX))) + least",
+        laws.gaussian_density_equals_scipy,
+    ),
 ]
 
 
 @pytest.mark.parametrize("one", BUGS, ids=named)
 def test_a_planted_line_is_caught(one, tmp_path_factory):
     caught(one, tmp_path_factory)
+
+
+def test_each_law_has_a_bug_that_it_catches():
+    planted = [*BUGS, *test_planted_bugs.BUGS.values()]
+    assert set(laws.LAWS) <= {one.law for one in planted}
