@@ -67,12 +67,11 @@ def impute(
     problem", for what is integrated out; Neal (2011), "MCMC using Hamiltonian dynamics".
     Example:
         >>> import aevb
-        >>> digits = aevb.data.load("digits")
-        >>> model = aevb.Model(
-        ...     aevb.standard_normal(2), aevb.continuous_bernoulli(aevb.MLP(2, [8], 64)))
-        >>> holes = Rows(np.full((1, 64), np.nan), np.arange(1), (64,))
-        >>> impute(model, aevb.mean_field(aevb.MLP(64, [8], 4)), holes, samples=9).shape
-        (1, 64)
+        >>> model = aevb.Model(aevb.standard_normal(1), aevb.bernoulli(torch.nn.Linear(1, 3)))
+        >>> holes = Rows(np.array([[1.0, np.nan, 0.0]]), np.arange(1), (3,))
+        >>> filled = impute(model, aevb.mean_field(torch.nn.Linear(3, 2)), holes, samples=5)
+        >>> bool(filled[0, 0] == 1), bool(0 < filled[0, 1] < 1)
+        (True, True)
     """
     discrete = not route(model.prior()).noise.differentiable
     method = method or ("importance" if discrete else "hmc")

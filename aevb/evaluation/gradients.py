@@ -231,10 +231,10 @@ def compare_gradients(
     "Monte Carlo gradient estimation in machine learning".
     Example:
         >>> import aevb
-        >>> model = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(aevb.MLP(2, [4], 6)))
-        >>> data = Rows(np.eye(6, dtype=np.uint8), np.arange(6), (6,))
-        >>> found = compare_gradients(model, aevb.mean_field(aevb.MLP(6, [4], 4)), data,
-        ...                           replicates=40)
+        >>> model = aevb.Model(aevb.standard_normal(1), aevb.bernoulli(torch.nn.Linear(1, 3)))
+        >>> encoder = aevb.mean_field(torch.nn.Linear(3, 2))
+        >>> rows = Rows(np.eye(3, dtype=np.uint8), np.arange(3), (3,))
+        >>> found = compare_gradients(model, encoder, rows, replicates=20)
         >>> found.best.unbiased
         True
     """

@@ -91,11 +91,9 @@ def reciprocal(
     Geweke (1999), "Using simulation methods for Bayesian econometric models", for f.
     Example:
         >>> import aevb
-        >>> digits = aevb.data.load("digits")
-        >>> model = aevb.Model(
-        ...     aevb.standard_normal(2), aevb.continuous_bernoulli(aevb.MLP(2, [8], 64)))
-        >>> posterior = aevb.mean_field(aevb.MLP(64, [8], 4))
-        >>> reciprocal(model, posterior, digits.test.limit(3), 80).direction
+        >>> model = aevb.Model(aevb.standard_normal(1), aevb.bernoulli(torch.nn.Linear(1, 3)))
+        >>> rows = Rows(np.eye(3), np.arange(3), (3,))
+        >>> reciprocal(model, aevb.mean_field(torch.nn.Linear(3, 2)), rows, 40).direction
         'upper'
     """
     if samples < FEWEST or samples % CHAINS:

@@ -91,10 +91,9 @@ def posterior_for(model: Model, posterior: Posterior, rows: Rows, *, seed: int =
     Errors: those of `refit`; UsageError for missing cells and a likelihood of anyone else's make.
     Example:
         >>> import aevb
-        >>> digits = aevb.data.load("digits").test.limit(3)
-        >>> decoder = aevb.MLP(2, [8], 64)
-        >>> model = aevb.Model(aevb.standard_normal(2), aevb.continuous_bernoulli(decoder))
-        >>> posterior_for(model, aevb.per_datum(100, 2), digits).n
+        >>> model = aevb.Model(aevb.standard_normal(1), aevb.bernoulli(torch.nn.Linear(1, 3)))
+        >>> rows = Rows(np.eye(3), np.arange(3), (3,))
+        >>> posterior_for(model, aevb.per_datum(100, 1), rows).n
         3
     """
     if not has_rows(posterior):
