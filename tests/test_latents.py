@@ -312,7 +312,7 @@ def test_the_estimator_takes_them_too(asked):
     assert vae.transform(x).shape == (60, width)
     assert len(vae.get_feature_names_out()) == width
     assert vae.sample(3).shape == vae.reconstruct(x[:3]).shape == (3, 5)
-    assert np.isfinite(vae.score_samples(x, samples=3)).all()
+    assert np.isfinite(vae.score_samples(x[:4], samples=3)).all()
     with pytest.raises(ValueError, match="is a density of"):
         aevb.VAE(posterior="gamma", prior="standard-normal").fit(x)
 

@@ -80,6 +80,7 @@ def test_a_report_is_the_same_twice_and_tells_of_the_last_evaluation(reported, t
     assert "7" in Reader(pages[0]).texts("dd")
 
 
+@pytest.mark.parametrize("reported", ["table"], indirect=True)
 def test_a_report_takes_its_seed_and_each_estimate_once(reported, tmp_path, monkeypatch):
     """Its evaluation is under the seed that was asked for; the doctor, the pictures and the table
     of unusual rows read one estimate of the test rows and one of as many training rows."""
@@ -122,6 +123,7 @@ def test_the_command_of_a_report_makes_the_same_run(reported, tmp_path):
     assert (tmp_path / "again" / weights).read_bytes() == (folder / weights).read_bytes()
 
 
+@pytest.mark.parametrize("reported", ["signal"], indirect=True)
 def test_a_report_needs_a_run_and_a_place(reported, tmp_path):
     _, folder, _ = reported
     assert "holds no run" in refused(4, "report", tmp_path)
