@@ -431,7 +431,7 @@ def test_the_command_tells_the_gaps_behind_the_findings(trained):
     assert "leave DATA out" in refused(2, "check", trained, "digits", "--gaps")
 
 
-def test_gaps_that_were_stopped_go_on(trained, monkeypatch):
+def test_gaps_that_were_stopped_go_on(trained, monkeypatch, few_steps):
     folder = RunFolder(trained)
     whole = measure_gaps(folder, 6)
 

@@ -200,7 +200,7 @@ def test_an_encoder_that_was_trained_on_holes_sees_them():
 
 def test_rows_do_not_depend_on_how_many_are_done_at_once(monkeypatch):
     model, posterior = linear_pair()
-    x = with_holes(draws(9))
+    x = with_holes(draws(4))
     whole = imputation.impute(model, posterior, rows_of(x), samples=300)
     monkeypatch.setattr(imputation, "CELLS_AT_ONCE", 300 * 10 * D * 2)
     parts = imputation.impute(model, posterior, rows_of(x), samples=300)

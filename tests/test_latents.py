@@ -295,6 +295,12 @@ def test_rules_of_what_goes_together():
             check_latents(posterior, prior, layers, size)
 
 
+@pytest.fixture
+def few_steps(monkeypatch):
+    """Where it does not matter how near its best the posterior of a row comes."""
+    monkeypatch.setitem(refit.__kwdefaults__, "steps", 12)
+
+
 @pytest.mark.parametrize(
     "asked",
     [
@@ -305,14 +311,14 @@ def test_rules_of_what_goes_together():
     ],
     ids=lambda asked: "-".join(map(str, asked.values())),
 )
-def test_the_estimator_takes_them_too(asked):
+def test_the_estimator_takes_them_too(few_steps, asked):
     x = np.random.default_rng(0).random((60, 5))
     vae = aevb.VAE(4, hidden=(8,), epochs=2, **asked).fit(x)
     width = 6 if "layers" in asked else 4
     assert vae.transform(x).shape == (60, width)
     assert len(vae.get_feature_names_out()) == width
     assert vae.sample(3).shape == vae.reconstruct(x[:3]).shape == (3, 5)
-    assert np.isfinite(vae.score_samples(x[:4], samples=3)).all()
+    assert np.isfinite(vae.score_samples(x, samples=3)).all()
     with pytest.raises(ValueError, match="is a density of"):
         aevb.VAE(posterior="gamma", prior="standard-normal").fit(x)
 
@@ -362,7 +368,7 @@ def test_every_prior_trains_on_digits(tmp_path, prior):
     ],
     ids=lambda options: "-".join(options).replace("--", ""),
 )
-def test_constructions_train_on_digits(tmp_path, options):
+def test_constructions_train_on_digits(few_steps, tmp_path, options):
     assert "NaN" not in train_briefly(tmp_path, *options)
 
 
