@@ -52,7 +52,7 @@ def test_gaussian_classes_give_quadratic_discriminant_analysis(priors):
 
 
 def test_classes_are_told_apart():
-    estimator = VAE(1, hidden=(16,), epochs=300, lr=0.003)
+    estimator = VAE(1, hidden=(16,), epochs=150, lr=0.01)
     classifier = VAEClassifier(estimator).fit(IRIS[::2], NAMES[::2])
     assert classifier.score(IRIS[1::2], NAMES[1::2]) > 0.9
     assert list(classifier.classes_) == ["setosa", "versicolor", "virginica"]

@@ -230,7 +230,9 @@ def test_interpolation_is_a_straight_line_with_both_ends():
 
 
 @needs_compiler
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, pytest.param(torch.float32, marks=pytest.mark.slow)], ids=str
+)
 def test_the_compiled_estimate_equals_the_plain_one(dtype):
     pair, rows = small_pair(dtype=dtype), binary_rows(7)
     plain = evidence(*pair, rows, 1100, seed=3, compiled=False)
