@@ -18,7 +18,7 @@ from aevb.algorithms import MeanField, NormalWishart
 from aevb.algorithms.em import start_at_clusters
 from aevb.algorithms.mean_field import divergence
 from aevb.data import Rows
-from aevb.errors import TrainingError, UsageError
+from aevb.errors import DataError, TrainingError, UsageError
 from aevb.gaussian_mixture import GaussianMixture
 
 
@@ -268,3 +268,9 @@ def test_other_covariances_are_refused_in_one_sentence(kind):
     with pytest.raises(UsageError, match="full covariances") as caught:
         MeanField(GaussianMixture(2, 2, kind), len(x), NormalWishart.prior_for(x, 2))
     assert "\n" not in str(caught.value)
+
+
+def test_a_column_that_does_not_vary_has_no_prior_of_its_size():
+    x = torch.cat([torch.randn(20, 1).double(), torch.ones(20, 1).double()], 1)
+    with pytest.raises(DataError, match="leave out columns that do not vary"):
+        NormalWishart.prior_for(x, 2)

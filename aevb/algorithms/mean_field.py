@@ -20,7 +20,7 @@ from torch.distributions import Dirichlet, kl_divergence
 from aevb.algorithms.em import moments, responsibilities
 from aevb.algorithms.learner import State
 from aevb.algorithms.monotone import Expectation, Monotone
-from aevb.errors import UsageError
+from aevb.errors import DataError, UsageError
 from aevb.gaussian_mixture import GaussianMixture
 from aevb.posterior import ExactPosterior, Posterior
 
@@ -47,6 +47,7 @@ class NormalWishart(NamedTuple):
 
         It is that of scikit-learn's `BayesianGaussianMixture`, with W0^-1 the covariance of the
         rows (N, X) by N - 1. In float64.
+        Errors: DataError where that covariance is singular.
         Example:
             >>> prior = NormalWishart.prior_for(torch.tensor([[0.0], [2.0]]), 4)
             >>> float(prior.concentration), prior.means.tolist(), prior.covariances.tolist()
@@ -56,6 +57,11 @@ class NormalWishart(NamedTuple):
         width = x.shape[1]
         number = torch.ones((), dtype=x.dtype, device=x.device)
         covariance = torch.cov(x.mT).reshape(width, width)
+        if not bool(torch.linalg.cholesky_ex(covariance).info == 0):
+            raise DataError(
+                "the rows have a singular covariance, and the prior is of their size: leave out "
+                "columns that do not vary or follow from others, or choose EM"
+            )
         return cls(number / components, number, x.mean(0), number * width, covariance / width)
 
     @property
