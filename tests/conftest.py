@@ -20,6 +20,8 @@ from zoo.pairs import small
 
 import aevb
 
+from aevb.evaluation import refit
+
 torch.set_num_threads(1)
 settings.register_profile(
     "aevb", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow]
@@ -39,6 +41,12 @@ def _own_cache(tmp_path_factory, monkeypatch):
 def _arguments_are_checked():
     """Whatever a test compiles, torch then leaves the arguments of all distributions unchecked."""
     Distribution.set_default_validate_args(True)
+
+
+@pytest.fixture
+def quick_refits(monkeypatch):
+    """For what holds however near its best the posterior of a row comes."""
+    monkeypatch.setitem(refit.__kwdefaults__, "steps", 12)
 
 
 @pytest.fixture(scope="session")

@@ -295,12 +295,6 @@ def test_rules_of_what_goes_together():
             check_latents(posterior, prior, layers, size)
 
 
-@pytest.fixture
-def few_steps(monkeypatch):
-    """Where it does not matter how near its best the posterior of a row comes."""
-    monkeypatch.setitem(refit.__kwdefaults__, "steps", 12)
-
-
 @pytest.mark.parametrize(
     "asked",
     [
@@ -311,7 +305,7 @@ def few_steps(monkeypatch):
     ],
     ids=lambda asked: "-".join(map(str, asked.values())),
 )
-def test_the_estimator_takes_them_too(few_steps, asked):
+def test_the_estimator_takes_them_too(quick_refits, asked):
     x = np.random.default_rng(0).random((60, 5))
     vae = aevb.VAE(4, hidden=(8,), epochs=2, **asked).fit(x)
     width = 6 if "layers" in asked else 4
@@ -368,7 +362,7 @@ def test_every_prior_trains_on_digits(tmp_path, prior):
     ],
     ids=lambda options: "-".join(options).replace("--", ""),
 )
-def test_constructions_train_on_digits(few_steps, tmp_path, options):
+def test_constructions_train_on_digits(quick_refits, tmp_path, options):
     assert "NaN" not in train_briefly(tmp_path, *options)
 
 

@@ -221,7 +221,7 @@ def test_the_command_refuses_what_has_no_meaning(tmp_path, options):
 # --- the command line ----------------------------------------------------------------------------
 
 
-def test_a_run_is_trained_judged_and_examined(tmp_path):
+def test_a_run_is_trained_judged_and_examined(tmp_path, quick_refits):
     folder = tmp_path / "run"
     command = [
         "train",

@@ -50,7 +50,7 @@ def digits(name, **_):
 
 
 @pytest.fixture
-def tiny(monkeypatch):
+def tiny(monkeypatch, quick_refits):
     """Settings whose runs take a second, and digits in place of every data set."""
     for module in ("experiment", "iwae_table", "performing"):
         monkeypatch.setattr(f"aevb.reproduce.{module}.open_source", digits)
