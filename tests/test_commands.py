@@ -124,7 +124,7 @@ def test_holes_of_binarized_pixels_are_filled_with_probabilities(tmp_path):
     assert ((filled[:, 2] > 0) & (filled[:, 2] < 1)).all()
 
 
-def test_rows_of_free_parameters_are_imputed_too(table, tmp_path):
+def test_rows_of_free_parameters_are_imputed_too(quick_refits, tmp_path):
     rows = np.random.default_rng(0).normal(size=(30, 3))
     np.save(tmp_path / "rows.npy", rows)
     options = ["--posterior", "per-datum", *SMALL, "--out", tmp_path / "run"]

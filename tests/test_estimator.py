@@ -105,7 +105,7 @@ def test_names_of_outputs(fitted):
         assert same(answers(vae, IRIS)[1:], answers(fitted, IRIS)[1:])
 
 
-def test_settings_of_every_kind_fit():
+def test_settings_of_every_kind_fit(quick_refits):
     for changed in (
         {"posterior": "full-covariance"},
         {"posterior": "per-datum"},

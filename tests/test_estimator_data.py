@@ -95,7 +95,7 @@ def test_filling_beats_the_mean_of_the_column():
     assert ours < 0.5 * np.abs(means - x)[holes].mean()
 
 
-def test_free_parameters_can_be_found_for_rows_with_holes():
+def test_free_parameters_can_be_found_for_rows_with_holes(quick_refits):
     vae = VAE(**SMALL, posterior="per-datum").fit(IRIS)
     got = vae.impute(HOLED, samples=5)
     assert np.isfinite(got).all()

@@ -41,7 +41,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_is_loaded_answers_as_what_was_saved(tmp_path, case):
+def test_what_is_loaded_answers_as_what_was_saved(quick_refits, tmp_path, case):
     make, changed = CASES[case]
     x = make()
     vae = VAE(**SMALL, **changed).fit(x)

@@ -75,7 +75,7 @@ def full_gaussian():
 
 slow = pytest.mark.slow
 MODELS = {
-    "bernoulli": (PAIRS["bernoulli"][0], "binary", ()),
+    "bernoulli": (PAIRS["bernoulli"][0], "binary", slow),
     "convolutional": (convolutional, "binary", ()),
     "negative-binomial": (
         full_covariance(lambda: aevb.negative_binomial(decoder(2 * X))),
