@@ -175,7 +175,7 @@ def test_a_folder_from_python_is_no_run(tmp_path):
     aevb.save(tmp_path / "saved", *small_pair(dtype=torch.float32))
     with pytest.raises(ModelFileError, match="has no settings"):
         hub_of_run(RunFolder(tmp_path / "saved"), tmp_path / "hub")
-    with pytest.raises(ModelFileError, match="no folder"):
+    with pytest.raises(ModelFileError, match="does not exist: name a folder"):
         hub_of_run(RunFolder(tmp_path / "nowhere"), tmp_path / "hub")
     assert names(tmp_path) == ["saved"]
 
