@@ -19,7 +19,6 @@ from torch.distributions import Distribution
 from zoo.pairs import small
 
 import aevb
-
 from aevb.evaluation import refit
 
 torch.set_num_threads(1)

@@ -377,7 +377,7 @@ SAID = {
         "settings: an unknown setting": settings(run=RUN),
         "settings: an unknown setting with a line break": settings(**{"a\nb" * 500: 1}),
     },
-    "hidden: input should be a valid tuple": {
+    "hidden: expected whole numbers": {
         "settings: hidden is a long text": settings(hidden=LONG),
     },
     "network: input should be 'mlp', 'convolutional' or 'linear'": {
@@ -387,8 +387,8 @@ SAID = {
     "beta: input should be greater than or equal to 0": {
         "settings: a beta below zero": settings(beta=-1),
     },
-    "data: input should be a valid string": {"settings: data are a number": settings(data=5)},
-    "epochs: input should be a valid integer": {
+    "data: expected a name": {"settings: data are a number": settings(data=5)},
+    "epochs: expected a whole number": {
         "settings: epochs beyond all": settings(epochs="1e999"),
     },
     "config.json: data must be an object": {

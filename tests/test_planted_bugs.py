@@ -157,9 +157,9 @@ BUGS = {
         laws.layers_are_in_evaluation_mode_when_evaluating,
     ),
     "weight prior not divided by N": bug(
-        GradientLearner._loss,
-        " / self.weight_prior_rows",
-        "",
+        GradientLearner._log_prior,
+        "log_weight_prior(parameters) / rows",
+        "log_weight_prior(parameters)",
         laws.weight_prior_is_scaled_by_the_number_of_data,
     ),
     "weight prior on the encoder too": bug(

@@ -65,7 +65,7 @@ def open_source(
         raise UsageError(
             f"a label is a column of a table in a file, found {label[:40]!r} and no table"
         )
-    if image_size is not None and not (path is not None and path.is_dir()):
+    if image_size is not None and not (path is not None and os.path.isdir(path)):
         what = str(data)[:200] if path is not None else "what lies in memory"
         raise UsageError(f"--resize is for a folder of images, and {what} is none: leave it out")
     if path is None:

@@ -3,7 +3,6 @@
 import difflib
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from aevb.data import Column, Source, open_source
@@ -38,7 +37,7 @@ def source_of(
 ) -> Source:
     """The data of the settings, or others, read as the settings say."""
     data = settings.data if data is None else data
-    is_folder = isinstance(data, str | os.PathLike) and Path(data).is_dir()
+    is_folder = isinstance(data, str | os.PathLike) and os.path.isdir(data)
     return open_source(
         data,
         allow_nan=settings.allow_nan or allow_nan,
