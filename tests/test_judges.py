@@ -129,7 +129,7 @@ def over(table):
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
     """No law here asks how good the best of a family is."""
-    monkeypatch.setattr(GAPS, "Refiner", partial(REFIT.Refiner, steps=12))
+    monkeypatch.setattr(GAPS, "STEPS", 12)
 
 
 @over(JUDGES)

@@ -73,7 +73,7 @@ LINEAR = {  # the learner; the latent dimensions, the shape of the noise, the st
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_linear_gaussian_models_reach_the_maximum_of_the_likelihood(name):
-    """And their encoders the exact posterior: within 0.02 nats of both."""
+    """And their encoders the exact posterior: within 0.01 and 0.02 nats."""
     latent, noise_shape, steps = LINEAR[name]
     source = np.random.default_rng(2)
     rows = source.normal(size=(400, 1)) @ [[1.5, -1.0, 0.5]] + 0.5 * source.normal(size=(400, 3))
@@ -89,7 +89,7 @@ def test_linear_gaussian_models_reach_the_maximum_of_the_likelihood(name):
     learn(learner, x, steps, 5)
     best = maximum_likelihood(rows, latent, noise_shape).log_prob(x).mean()
     reached = as_linear_gaussian(model).log_prob(x).mean()
-    assert best - 0.02 < reached <= best + 1e-9
+    assert best - 0.01 < reached <= best + 1e-9
     noise = torch.from_numpy(source.normal(size=(200, 400, latent)))
     with torch.no_grad():
         bound = aevb.elbo_a(model, posterior, x, noise).mean()

@@ -48,7 +48,9 @@ def _fail(error: Exception, as_json: bool, code: int | None = None) -> int:
     if isinstance(error, AevbError):
         sentence, exit_code = str(error), error.exit_code
     elif isinstance(error, typer.TyperException):
-        sentence = " ".join(error.format_message().split()).replace(": Value error, ", ": ")
+        sentence = (
+            " ".join(error.format_message().split()).replace(": Value error, ", ": ").rstrip(".")
+        )
         for found in getattr(error.__cause__, "errors", list)():
             sentence += f", found {shortly(found['input'])}"
         exit_code = 2

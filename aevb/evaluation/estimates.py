@@ -305,6 +305,7 @@ def bound_sums(model: Model, posterior: Posterior, batch: Batch, noise: Tensor) 
     Units: nats. Errors: as `bound_parts`. Source: Kingma & Welling (2013), equations 6 and 7.
     Example:
         >>> from aevb.linear_gaussian import linear_gaussian
+        >>> from aevb.posterior import ExactPosterior
         >>> model = linear_gaussian([[0.6], [0.8]], [0.0, 0.0], 1.0)
         >>> noise = torch.zeros(1, 3, 1)
         >>> sums = bound_sums(model, ExactPosterior(model), Batch(torch.zeros(3, 2)), noise)
