@@ -30,9 +30,7 @@ from aevb.evaluation import (
 from aevb.evaluation.information import information
 from aevb.posterior import FromPrior
 
-REFIT, GAPS, ROOM = (
-    import_module(f"aevb.evaluation.{name}") for name in ("refit", "gaps", "exact")
-)
+GAPS, ROOM = (import_module(f"aevb.evaluation.{name}") for name in ("gaps", "exact"))
 SHORT = Annealing(4, 2)
 
 
