@@ -259,3 +259,20 @@ def test_a_compiled_log_probability_is_that_of_torch_with_its_gradient():
     for found, expected in zip(made("k", raw, x), value_and_gradient(raw, x), strict=True):
         assert torch.allclose(found, expected, rtol=1e-13, atol=1e-13)
     assert made.note is None
+
+
+@pytest.mark.parametrize("u", [0.3, 1e-3, 1e-20, 1e-100, 1e-200])
+def test_students_quantile_is_the_formula_for_one_and_for_two_degrees_of_freedom(u):
+    df, at = torch.tensor([1.0, 2.0]).double(), torch.tensor(u, dtype=torch.float64)
+    found = zoo.StudentT(df, torch.zeros(2).double(), torch.ones(2).double()).icdf(at)
+    truth = [-1 / np.tan(np.pi * u), (2 * u - 1) / np.sqrt(2 * u * (1 - u))]
+    assert found.tolist() == pytest.approx(truth, rel=1e-12)
+
+
+@pytest.mark.parametrize(("df", "u"), [(0.05, 1e-12), (0.3, 1e-50), (3.0, 1e-200), (10.0, 1e-300)])
+def test_far_out_students_quantile_is_that_of_the_power_law_of_its_tail(df, u):
+    """F(x) = G((v + 1)/2) v^((v - 1)/2) / (sqrt(v pi) G(v/2)) |x|^-v, all else below rounding."""
+    constant = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - math.log(df * math.pi) / 2
+    truth = -math.exp((constant + (df - 1) / 2 * math.log(df) - math.log(u)) / df)
+    law = zoo.StudentT(torch.tensor(df, dtype=torch.float64))
+    assert float(law.icdf(torch.tensor(u, dtype=torch.float64))) == pytest.approx(truth, rel=1e-10)

@@ -289,5 +289,8 @@ def test_the_error_of_an_epochs_bound_is_that_of_one_draw_for_each_row():
     counts = {"train": 10**9, "validation": len(rows)}
     case = Case(model, posterior, rows, (posterior, rows), kept=kept, counts=counts)
     noise = learning._gaps(case)[-1][2] ** 2 - np.var(case.evidence.elbo.values) / len(rows)
+    assert case.evidence.kl_by == "closed form"
+    error = (np.var(bounds) / len(bounds) + case.evidence.elbo.monte_carlo_error**2) ** 0.5
+    assert np.mean(bounds) == pytest.approx(case.evidence.elbo.mean, abs=5 * error)
     k = case.evidence.elbo.samples
     assert noise == pytest.approx(np.var(bounds) * (k - 1) / k, rel=0.25)
