@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import binary_rows, needs_compiler, quadrature, small_pair
+from helpers import binary_rows, needs_compiler, quadrature, seeded, small_pair
 
 import aevb
 from aevb import codes, evaluation
@@ -294,3 +294,13 @@ def test_the_error_of_an_epochs_bound_is_that_of_one_draw_for_each_row():
     assert np.mean(bounds) == pytest.approx(case.evidence.elbo.mean, abs=5 * error)
     k = case.evidence.elbo.samples
     assert noise == pytest.approx(np.var(bounds) * (k - 1) / k, rel=0.25)
+
+
+def test_a_bound_by_samples_lies_below_the_evidence_and_its_divergence_above_zero():
+    family = aevb.families.Mixture(2, 3)
+    encoder = seeded(lambda: aevb.MLP(6, [5], family.outputs(2)))
+    posterior = aevb.amortized(encoder, family).double()
+    found = evidence(small_pair()[0], posterior, binary_rows(), 500)
+    assert found.kl_by == "samples"
+    assert (found.elbo.values < found.importance.values).all()
+    assert (found.kl > 0).all()
