@@ -167,10 +167,9 @@ class Settings:
         return self.components is not None or self.algorithm == "em"
 
 
-_WHOLE = "expected a whole number"
 _WORDS = {
     "tuple_type": "expected whole numbers, like (200, 200)",
-    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), _WHOLE),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "expected a whole number"),
     **dict.fromkeys(("float_type", "float_parsing"), "expected a number"),
     **dict.fromkeys(("bool_type", "bool_parsing"), "expected true or false"),
     "string_type": "expected a name",

@@ -4,6 +4,7 @@ import os
 import shutil
 from copy import deepcopy
 from dataclasses import replace
+from importlib import import_module
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -46,6 +47,7 @@ def _arguments_are_checked():
 def quick_refits(monkeypatch):
     """For what holds however near its best the posterior of a row comes."""
     monkeypatch.setitem(refit.__kwdefaults__, "steps", 12)
+    monkeypatch.setattr(import_module("aevb.evaluation.gaps"), "STEPS", 12)
 
 
 @pytest.fixture(scope="session")

@@ -25,12 +25,6 @@ DOUBLE = torch.float64
 REFIT, GAPS = (import_module(f"aevb.evaluation.{name}") for name in ("refit", "gaps"))
 
 
-@pytest.fixture
-def few_steps(monkeypatch):
-    """Where it does not matter how good the best of the family is."""
-    monkeypatch.setattr(GAPS, "STEPS", 12)
-
-
 class Linear:
     """p(x, z) = N(z; 0, I) N(x; W z + b, diag(noise)), with all its answers in closed form."""
 
@@ -238,7 +232,7 @@ def certificate(rows, value, direction):
     return Certificate(*about, 1.0, 6, "data", "none")
 
 
-def test_the_highest_lower_bound_is_taken_and_others_as_they_are(few_steps):
+def test_the_highest_lower_bound_is_taken_and_others_as_they_are(quick_refits):
     model, posterior = small_pair()
     rows = binary_rows(6)
     own = gaps(model, posterior, rows, rows, samples=20)
@@ -260,7 +254,7 @@ def test_the_highest_lower_bound_is_taken_and_others_as_they_are(few_steps):
         assert ("is a lower bound" in str(found)) == (direction == "lower")
 
 
-def test_the_table_and_the_dictionary_say_the_same(few_steps):
+def test_the_table_and_the_dictionary_say_the_same(quick_refits):
     model, posterior = small_pair()
     found = gaps(model, posterior, binary_rows(9), binary_rows(7, seed=1), samples=20)
     table = json.loads(json.dumps(found.as_dict()))
@@ -278,7 +272,7 @@ def test_the_table_and_the_dictionary_say_the_same(few_steps):
 # -- the same numbers in any company --------------------------------------------------------------
 
 
-def test_work_that_was_stopped_is_taken_up_again(monkeypatch, few_steps):
+def test_work_that_was_stopped_is_taken_up_again(monkeypatch, quick_refits):
     monkeypatch.setattr(batches, "CELLS_AT_ONCE", {"cpu": 8 * 6 * 3})
     model, posterior = small_pair()
     train, test = binary_rows(9), binary_rows(7, seed=1)
@@ -431,7 +425,7 @@ def test_the_command_tells_the_gaps_behind_the_findings(trained):
     assert "leave DATA out" in refused(2, "check", trained, "digits", "--gaps")
 
 
-def test_gaps_that_were_stopped_go_on(trained, monkeypatch, few_steps):
+def test_gaps_that_were_stopped_go_on(trained, monkeypatch, quick_refits):
     folder = RunFolder(trained)
     whole = measure_gaps(folder, 6)
 

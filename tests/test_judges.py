@@ -30,7 +30,8 @@ from aevb.evaluation import (
 from aevb.evaluation.information import information
 from aevb.posterior import FromPrior
 
-GAPS, ROOM = (import_module(f"aevb.evaluation.{name}") for name in ("gaps", "exact"))
+ROOM = import_module("aevb.evaluation.exact")
+pytestmark = pytest.mark.usefixtures("quick_refits")  # no law asks how good the best of a family is
 SHORT = Annealing(4, 2)
 
 
@@ -122,12 +123,6 @@ JUDGES = KEPT | CHUNKED | SEEDED | OF_CODES
 
 def over(table):
     return pytest.mark.parametrize("judge", table.values(), ids=table.keys())
-
-
-@pytest.fixture(autouse=True)
-def few_steps(monkeypatch):
-    """No law here asks how good the best of a family is."""
-    monkeypatch.setattr(GAPS, "STEPS", 12)
 
 
 @over(JUDGES)

@@ -35,7 +35,7 @@ from aevb.objectives import (
 from aevb.randomness import Stream, generator, torch_seeded
 from aevb.settings import Settings
 from aevb.storage.latents import has_closed_divergence, laws_of
-from aevb.storage.settings import pick, refuse
+from aevb.storage.settings import pick, refuse, refuse_unless
 
 OBJECTIVES: dict[str, Objective] = {"elbo-b": elbo_b, "elbo-a": elbo_a, "iwae": iwae}
 """The usual one first, then what suits where KL(q || p) has no closed form."""
@@ -59,9 +59,9 @@ OWN = {
 BASELINES = ("none", "running-mean", "learned", "leave-one-out")
 TEMPERATURE = 0.5
 OPTIONS_OF = {
-    "baseline": "score-function",
-    "temperature": "gumbel-softmax",
-    "free_bits": "reparameterized",
+    "baseline": ("score-function",),
+    "temperature": ("gumbel-softmax",),
+    "free_bits": ("reparameterized",),
 }
 """Options, each of one gradient."""
 
@@ -87,9 +87,7 @@ def settle_gradient(settings: Settings) -> Settings:
         baseline = "leave-one-out" if settings.samples > 1 else "running-mean"
     objective = _objective(settings, gradient)
     settled = replace(settings, objective=objective, gradient=gradient, baseline=baseline)
-    for name, only in OPTIONS_OF.items():
-        if gradient != only:
-            refuse(settled, [name], f"--gradient {gradient}, but to {only}")
+    refuse_unless(settled, "gradient", OPTIONS_OF)
     _estimator(settled, 1).check(q, p, settings.samples)
     return settled
 

@@ -23,7 +23,7 @@ from aevb.networks import MLP
 from aevb.posterior import Amortized, FreeParameters, Global, Ladder, PerDatum, Posterior
 from aevb.priors import VampPrior
 from aevb.settings import POSTERIOR_DEFAULTS, Settings
-from aevb.storage.settings import pick, refuse
+from aevb.storage.settings import pick, refuse_unless
 
 STEPS = 8
 """Of a flow made of small maps; the larger ones take a quarter."""
@@ -40,9 +40,9 @@ WIDTH = 128
 CLASSES = 10
 """Of a latent that is one of several."""
 OPTIONS_OF = {
-    "weight_draws": "full-bayes",
-    "refine": "semi-amortized, and to aevb evaluate",
-    "covariance": "em, or with --components",
+    "weight_draws": ("full-bayes",),
+    "refine": ("semi-amortized", "and to aevb evaluate"),
+    "covariance": ("em", "or with --components"),
 }
 """Options, each of one algorithm."""
 LEARNT = "learned-"
@@ -231,9 +231,7 @@ def check_latents(posterior: str, prior: str, layers: int, size: int) -> None:
 def check_algorithm(settings: Settings) -> None:
     """UsageError for a posterior, or an option, that the algorithm has no use for."""
     algorithm, posterior = settings.algorithm, settings.posterior
-    for name, only in OPTIONS_OF.items():
-        if algorithm != only.split(",")[0]:
-            refuse(settings, [name], f"--algorithm {algorithm}, but to {only}")
+    refuse_unless(settings, "algorithm", OPTIONS_OF)
     if algorithm == "semi-amortized" and way_and_family(posterior)[1] == "mixture":
         raise UsageError(
             "--algorithm semi-amortized goes through its steps by second derivatives, and draws of "

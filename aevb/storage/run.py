@@ -359,14 +359,11 @@ class RunFolder:
 
     def require(self) -> "RunFolder":
         """This folder, or a ModelFileError where no run was begun."""
-        if not self.path.is_dir():
-            what = "is a file" if self.path.exists() else "does not exist"
-            raise ModelFileError(f"{self.path} {what}: name a folder that `aevb train` wrote")
         if not self.exists:
-            raise ModelFileError(
-                f"{self.path} holds no run, since it has no {weights.CONFIG}: name a folder that "
-                "`aevb train` wrote"
-            )
+            what = "is a file" if self.path.exists() else "does not exist"
+            if self.path.is_dir():
+                what = f"holds no run, since it has no {weights.CONFIG}"
+            raise ModelFileError(f"{self.path} {what}: name a folder that `aevb train` wrote")
         return self
 
 

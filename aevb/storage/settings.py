@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aevb.data import Column, Source, open_source
@@ -26,6 +26,15 @@ def refuse(settings: Settings, names: Iterable[str], whom: str, but: tuple[str, 
         if given not in (getattr(Settings, name), "auto", *but):
             said = ",".join(map(str, given)) if isinstance(given, tuple) else given
             raise UsageError(f"{as_option(name)} {said} says nothing to {whom}: leave it out")
+
+
+def refuse_unless(settings: Settings, option: str, owners: Mapping[str, tuple[str, ...]]) -> None:
+    """UsageError for a setting that another choice of `option`, the first of its owner's words,
+    would obey."""
+    chosen = getattr(settings, option)
+    for name, owner in owners.items():
+        if chosen != owner[0]:
+            refuse(settings, [name], f"{as_option(option)} {chosen}, but to {', '.join(owner)}")
 
 
 def source_of(

@@ -15,7 +15,6 @@ from aevb.workflow.cards import line, row
 from aevb.workflow.training import kept_record
 
 ROWS = 1000
-NOTHING = {True: "nothing is wrong", False: "nothing is wrong with what was looked at"}
 NO_DATA = (
     "The model was fitted in Python, on data that no file holds: only its parameters and its "
     "history were looked at; name DATA to look further."
@@ -49,9 +48,8 @@ class Checkup(NamedTuple):
         """The findings as a person reads them, one on a line, under the figures."""
         findings = self.examination.findings
         count = len(findings)
-        verdict = (
-            f"{count} finding{'s' if count > 1 else ''}" if count else NOTHING[not self.remark]
-        )
+        whole = "nothing is wrong with what was looked at" if self.remark else "nothing is wrong"
+        verdict = f"{count} finding{'s' if count > 1 else ''}" if count else whole
         lines = [f"{self.run}: {verdict}", *_figures(self.measured)]
         lines += [f"{finding.name}: {finding}" for finding in findings]
         return "\n".join([*lines, self.remark] if self.remark else lines)
