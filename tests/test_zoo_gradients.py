@@ -209,6 +209,19 @@ def test_gradient_of_the_distribution_function_and_its_inverse(name, what, unche
     assert gradcheck(value, (at, *given.values()), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", names(lambda e: e.kind == "continuous" and "cdf" not in e.no))
+def test_the_distribution_function_has_the_slope_of_the_density_far_out(name):
+    """In both tails, up to 4 times as far from the middle as any draw of thousands, to 1e-6."""
+    d, z = build(ENTRIES[name]), draws(name).double()
+    middle, (low, high) = z.median(), bounds(d)
+    far = torch.linspace(0.2, 4.0, 15, dtype=torch.float64)
+    x = torch.cat([middle + far * (z.min() - middle), middle + far * (z.max() - middle)])
+    x = x[(x > low) & (x < high)].requires_grad_()
+    density = d.log_prob(x).exp().detach()
+    (slope,) = torch.autograd.grad(d.cdf(x).sum(), x)
+    assert ((slope - density).abs() <= 1e-6 * density + 1e-300).all(), (slope / density).tolist()
+
+
 @pytest.mark.parametrize(("name", "index"), EXTREMES)
 def test_nothing_is_nan_or_infinite_at_extreme_parameters(name, index):
     """Draws, their density and both gradients at parameters around 1e-6 and 1e6."""

@@ -12,7 +12,7 @@ from torch.distributions.utils import broadcast_all
 from aevb.distributions.inverse_cdf import InverseCDF
 from aevb.distributions.quadrature import nodes
 from aevb.distributions.reparameterization import ROUTES
-from aevb.distributions.special import HALF_LOG_2PI, inside_unit, log1mexp
+from aevb.distributions.special import HALF_LOG_2PI, inside_unit, log1mexp, one_minus_exp
 
 _FAR = 1e15  # standard deviations, in place of an infinite bound
 
@@ -47,7 +47,7 @@ class Kumaraswamy(InverseCDF, td.Kumaraswamy):
         return a.log() + b.log() + torch.where(edge, outside, inside)
 
     def _cdf(self, value: Tensor) -> Tensor:
-        return -torch.expm1(self.concentration0 * self._log_rest(value))
+        return one_minus_exp(-self.concentration0 * self._log_rest(value))
 
     def icdf(self, value: Tensor) -> Tensor:
         rest = torch.log1p(-value) / self.concentration0

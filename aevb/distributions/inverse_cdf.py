@@ -16,7 +16,7 @@ from torch.distributions.utils import broadcast_all, euler_constant
 from aevb.distributions.by_scipy import scaled_exp1
 from aevb.distributions.reparameterization import ROUTES, Reparameterized
 from aevb.distributions.series import log1p_square, log_ratio, log_uniform_spread
-from aevb.distributions.special import lgamma_bend
+from aevb.distributions.special import lgamma_bend, one_minus_exp
 from aevb.randomness import open_uniform
 
 
@@ -56,7 +56,7 @@ class Exponential(InverseCDF, td.Exponential):
         return -torch.log1p(-noise) / self.rate
 
     def _cdf(self, value: Tensor) -> Tensor:
-        return -torch.expm1(-self.rate * value)
+        return one_minus_exp(self.rate * value)
 
 
 class Cauchy(InverseCDF, td.Cauchy):
@@ -158,7 +158,9 @@ class Logistic(InverseCDF, Distribution):
         return 2 * torch.nn.functional.logsigmoid(y) - y - self.scale.log()
 
     def _cdf(self, value: Tensor) -> Tensor:
-        return torch.sigmoid((value - self.loc) / self.scale)
+        y = (value - self.loc) / self.scale
+        # 1 - sigmoid(-y) has the slope of its tail, which sigmoid(y) (1 - sigmoid(y)) loses.
+        return torch.where(y < 0, torch.sigmoid(y), 1 - torch.sigmoid(-y))
 
     def entropy(self) -> Tensor:
         return self.scale.log() + 2
@@ -204,7 +206,7 @@ class Rayleigh(InverseCDF, Distribution):
         return y.log() - 0.5 * y.square() - self.scale.log()
 
     def _cdf(self, value: Tensor) -> Tensor:
-        return -torch.expm1(-0.5 * (value / self.scale).square())
+        return one_minus_exp(0.5 * (value / self.scale).square())
 
     def entropy(self) -> Tensor:
         return 1 + self.scale.log() - 0.5 * math.log(2) + 0.5 * euler_constant
@@ -232,7 +234,7 @@ class Pareto(InverseCDF, td.Pareto):
         return height - (self.alpha + 1) * log_ratio(value, self.scale)
 
     def _cdf(self, value: Tensor) -> Tensor:
-        return -torch.expm1(-self.alpha * log_ratio(value, self.scale))
+        return one_minus_exp(self.alpha * log_ratio(value, self.scale))
 
 
 class Weibull(InverseCDF, td.Weibull):
@@ -272,7 +274,7 @@ class Weibull(InverseCDF, td.Weibull):
         return k.log() - self.scale.log() + (k - 1) * y - torch.exp(k * y)
 
     def _cdf(self, value: Tensor) -> Tensor:
-        return -torch.expm1(-torch.exp(self.concentration * log_ratio(value, self.scale)))
+        return one_minus_exp(torch.exp(self.concentration * log_ratio(value, self.scale)))
 
 
 class Reciprocal(InverseCDF, Distribution):
@@ -382,7 +384,7 @@ class Gompertz(InverseCDF, Distribution):
         return c.log() - self.scale.log() + y - c * torch.expm1(y)
 
     def _cdf(self, value: Tensor) -> Tensor:
-        return -torch.expm1(-self.concentration * torch.expm1(value / self.scale))
+        return one_minus_exp(self.concentration * torch.expm1(value / self.scale))
 
     def entropy(self) -> Tensor:
         c = self.concentration

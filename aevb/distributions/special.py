@@ -149,6 +149,11 @@ def log1mexp(x: Tensor) -> Tensor:
     return torch.where(near, torch.log(-torch.expm1(close)), torch.log1p(-far.exp()))
 
 
+def one_minus_exp(x: Tensor) -> Tensor:
+    """1 - exp(-x) for x >= 0: exact near 0, and of slope exp(-x) however far out."""
+    return torch.where(x < 1, -torch.expm1(-x), 1 - torch.exp(-x))
+
+
 def gamma_cdf(concentration: Tensor, x: Tensor, upper: bool = False) -> Tensor:
     """P(concentration, x), the distribution function of Gamma(concentration, 1), in all its tails.
 
