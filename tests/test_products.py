@@ -95,11 +95,13 @@ def test_precisions_are_checked():
         products_in("half")
 
 
-def test_bfloat16_is_for_processors_that_have_it(monkeypatch):
+def test_bfloat16_is_for_processors_that_are_faster_in_it(monkeypatch):
     for known, expected in (
         ({}, False),
-        ({"avx512_bf16": True}, True),
-        ({"avx512_bf16": False, "amx_bf16": True}, True),
+        ({"avx512_bf16": True, "cpu_name": "AMD Zen 5"}, True),
+        ({"avx512_bf16": False, "cpu_name": "AMD Zen 3"}, False),
+        ({"avx512_bf16": True, "cpu_name": "Intel Xeon"}, False),
+        ({"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, True),
     ):
         monkeypatch.setattr(products, "processor", lambda known=known: known)
         assert has_bfloat16() is expected

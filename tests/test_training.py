@@ -209,7 +209,7 @@ def test_how_a_run_is_computed_depends_on_sizes_alone(monkeypatch):
     assert large.steps == 500 * 100
     assert large.worth_compiling
     assert large.worth_threads
-    for known, precision in ({}, "float32"), ({"avx512_bf16": True}, "bfloat16"):
+    for known, precision in ({}, "float32"), ({"amx_bf16": True}, "bfloat16"):
         monkeypatch.setattr("aevb.products.processor", lambda known=known: known)
         assert large.precision == precision
     assert not work_of(*paper, rows.limit(1000), Plan(epochs=2)).worth_compiling
