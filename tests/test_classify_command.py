@@ -215,7 +215,7 @@ def test_what_is_no_class_is_said_in_a_sentence(capsys, tmp_path):
         ((table, "--label", "petals"), "no column is called 'petals'"),
         (
             (table, "--label", "length"),
-            "expected classes, texts or whole numbers, found 5.1 in row 2",
+            "expected classes, texts or whole numbers, found 5.1 in line 2",
         ),
         ((headless, "--label", "kind"), "which of the columns 1 to 3 holds the class"),
         ((headless, "--label", "4"), "which of the columns 1 to 3 holds the class"),

@@ -298,7 +298,7 @@ def test_bad_data_are_named(numbers, digits, tmp_path):
     assert "counts" in refused(3, "train", numbers[0], "--likelihood", "poisson", *out)
     damaged = tmp_path / "rows.csv"
     damaged.write_text("1,2\n3,x\n")
-    assert "row 2, column 2" in refused(3, "train", damaged, *out)
+    assert "line 2, column 2" in refused(3, "train", damaged, *out)
     assert not (tmp_path / "run" / "config.json").exists()
 
 

@@ -143,7 +143,7 @@ def test_sentences_name_the_line_of_the_file(tmp_path: Path) -> None:
             read(strange, like=fitted)
         said.append(str(caught.value))
     assert said[0] == said[1] == said[2]
-    assert "row 7" in said[0]
+    assert "line 7" in said[0]
 
 
 def test_stricter_rules_serve_looser_ones_and_never_the_other_way(tmp_path: Path) -> None:

@@ -87,11 +87,11 @@ def check_nan(tmp_path: Path, seed: int) -> None:
     lines += [",".join(repr(float(cell)) for cell in cells) for cells in array]
     (tmp_path / "rows.csv").write_text("\n".join(lines))
     np.save(tmp_path / "rows.npy", array)
-    for name, line in (("rows.csv", row + 1 + header), ("rows.npy", row + 1)):
+    for name, place in (("rows.csv", f"line {row + 1 + header}"), ("rows.npy", f"row {row + 1}")):
         with pytest.raises(DataError) as caught:
             open_source(tmp_path / name)
         cells = "1 such cell" if len(marks) == 1 else f"{len(marks)} such cells"
-        said = f"{tmp_path / name}, row {line}, column {column + 1}: found nan ({cells} in all)"
+        said = f"{tmp_path / name}, {place}, column {column + 1}: found nan ({cells} in all)"
         assert str(caught.value).startswith(said)
 
 
@@ -135,9 +135,9 @@ CRAFTED: list[tuple[str, str, Callable[[], bytes], str]] = [
     ("header-only", "a.csv", lambda: b"a,b,c\n", "found none"),
     ("blank", "a.csv", lambda: b"\n\n\n", "found none"),
     ("bom-only", "a.csv", lambda: b"\xef\xbb\xbf", "found none"),
-    ("ragged-long", "a.csv", lambda: b"1,2\n3,4,5\n", "row 2, column 3: expected 2 cells"),
-    ("ragged-short", "a.csv", lambda: b"a,b\n1,2\n3\n", "row 3, column 2: expected 2 cells"),
-    ("hole-in-rows", "a.csv", lambda: b"1,2\n\n3,4\n", "row 2, column 1: expected a number"),
+    ("ragged-long", "a.csv", lambda: b"1,2\n3,4,5\n", "line 2, column 3: expected 2 cells"),
+    ("ragged-short", "a.csv", lambda: b"a,b\n1,2\n3\n", "line 3, column 2: expected 2 cells"),
+    ("hole-in-rows", "a.csv", lambda: b"1,2\n\n3,4\n", "line 2, column 1: expected a number"),
     ("utf-16", "a.csv", lambda: "a,b\n1,2\n".encode("utf-16"), "in UTF-8, found UTF-16"),
     ("utf-16-be", "a.csv", lambda: b"\xfe\xff\0a\0\n\x001", "in UTF-8, found UTF-16"),
     ("utf-32", "a.csv", lambda: "a,b\n1,2\n".encode("utf-32"), "in UTF-8, found UTF-32"),
@@ -145,7 +145,7 @@ CRAFTED: list[tuple[str, str, Callable[[], bytes], str]] = [
         "utf-16-bare",
         "a.csv",
         lambda: "1,2\n".encode("utf-16-le"),
-        "row 1: expected text, found",
+        "line 1: expected text, found",
     ),
     (
         "latin-1",
@@ -153,21 +153,21 @@ CRAFTED: list[tuple[str, str, Callable[[], bytes], str]] = [
         lambda: "größe\n1\n2\n".encode("latin-1"),
         "in UTF-8, found the byte 0xf6",
     ),
-    ("nul", "a.csv", lambda: b"1,2\n3,\x004\n", "row 2: expected text, found a NUL byte"),
-    ("zeros", "a.csv", lambda: bytes(5000), "row 1: expected text, found a NUL byte"),
+    ("nul", "a.csv", lambda: b"1,2\n3,\x004\n", "line 2: expected text, found a NUL byte"),
+    ("zeros", "a.csv", lambda: bytes(5000), "line 1: expected text, found a NUL byte"),
     ("semicolons", "a.csv", lambda: b"a;b\n1;2\n", "separated by commas, found semicolons"),
     ("tabs", "a.csv", lambda: b"1\t2\n3\t4\n", "separated by commas, found tabs"),
     ("bars", "a.csv", lambda: b"a|b\n1|2\n", "separated by commas, found bars"),
     ("spaces", "a.csv", lambda: b"1.0 2.0\n3.0 4.0\n", "separated by commas, found spaces"),
     ("german", "a.csv", lambda: b"1,5;2,5\n3,5;4,5\n", "separated by commas, found semicolons"),
-    ("decimal-comma", "a.csv", lambda: b'a,b\n"1,5",2\n', "row 2, column 1: expected a number"),
+    ("decimal-comma", "a.csv", lambda: b'a,b\n"1,5",2\n', "line 2, column 1: expected a number"),
     ("thousands", "a.csv", lambda: b'a\n1\n"1,000"\n', "write a point before the decimals"),
-    ("open-quote", "a.csv", lambda: b'1,2\n3,"4\n', "found something else after row"),
+    ("open-quote", "a.csv", lambda: b'1,2\n3,"4\n', "found something else after line"),
     ("long-cell", "a.csv", lambda: b"a,b\n1," + b"x" * 200_000 + b"\n", "field larger than"),
-    ("long-row", "a.csv", lambda: b"1," * (9 << 20), "row 1: expected at most 16,777,216"),
-    ("long-quote", "a.csv", lambda: b'"' + b"x\n" * (9 << 20), "found something else after row 0"),
-    ("infinity", "a.csv", lambda: b"1,2\n3,inf\n", "row 2, column 2: found inf"),
-    ("nan", "a.csv", lambda: b"a,b\n1,2\nnan,3\n", "row 3, column 1: found nan (1 such cell"),
+    ("long-row", "a.csv", lambda: b"1," * (9 << 20), "line 1: expected at most 16,777,216"),
+    ("long-quote", "a.csv", lambda: b'"' + b"x\n" * (9 << 20), "found something else after line 0"),
+    ("infinity", "a.csv", lambda: b"1,2\n3,inf\n", "line 2, column 2: found inf"),
+    ("nan", "a.csv", lambda: b"a,b\n1,2\nnan,3\n", "line 3, column 1: found nan (1 such cell"),
     ("twice", "a.csv", lambda: b"a,a\n1,2\n", "columns 1 and 2 have the same name 'a'"),
     ("index", "a.csv", lambda: b",a\n0,2\n", "column 1 has no name, as when pandas"),
     (
@@ -315,4 +315,4 @@ def test_sentences_do_not_repeat_what_is_long(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         open_source(tmp_path / "a.csv")
     assert len(str(caught.value)) < 300
-    assert re.search(r"row 3, column 1: expected a number, found 'x{40}'", str(caught.value))
+    assert re.search(r"line 3, column 1: expected a number, found 'x{40}'", str(caught.value))

@@ -39,12 +39,12 @@ def test_every_spelling_of_a_missing_cell_is_nan(tmp_path: Path, hole: str) -> N
     np.testing.assert_array_equal(source.values, [[1.5, 2], [np.nan, 3], [-1, np.nan]])
     assert source.missing == 2
     assert source.values.dtype == np.float32
-    assert source.reason.endswith("; 2 cells (33 %) are missing, the first in row 3, column 1")
+    assert source.reason.endswith("; 2 cells (33 %) are missing, the first in line 3, column 1")
 
 
 def test_one_missing_cell_is_said_in_the_singular(tmp_path: Path) -> None:
     source = open_source(write(tmp_path, "1.5,2\n,3.5\n"))
-    assert source.reason.endswith("; 1 cell (25 %) is missing, in row 2, column 1")
+    assert source.reason.endswith("; 1 cell (25 %) is missing, in line 2, column 1")
 
 
 def test_a_row_may_be_missing_and_a_column_may_not(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_row_may_be_missing_and_a_column_may_not(tmp_path: Path) -> None:
 def test_nan_is_refused_and_then_allowed(tmp_path: Path) -> None:
     table = write(tmp_path, "a,b\n,2\n1,NaN\nnan,4.5\n3,1\n")
     sentence = refusal(table)
-    assert "row 3, column 2: found nan (2 such cells in all)" in sentence
+    assert "line 3, column 2: found nan (2 such cells in all)" in sentence
     assert "--allow-nan" in sentence
     assert open_source(table, allow_nan=True).missing == 3
 
@@ -66,13 +66,13 @@ def test_nan_is_refused_and_then_allowed(tmp_path: Path) -> None:
 def test_infinity_is_always_refused(tmp_path: Path, cell: str) -> None:
     table = write(tmp_path, f"a,b\n1,2\n{cell},4\n,{cell}\n")
     for allow_nan in (False, True):
-        assert "row 3, column 1: found" in refusal(table, allow_nan=allow_nan)
+        assert "line 3, column 1: found" in refusal(table, allow_nan=allow_nan)
         assert "(2 such cells in all)" in refusal(table, allow_nan=allow_nan)
 
 
-def test_the_row_of_a_cell_is_its_line_even_after_a_line_break_in_a_cell(tmp_path: Path) -> None:
+def test_a_cell_is_named_by_its_line_even_after_a_line_break_in_a_cell(tmp_path: Path) -> None:
     table = write(tmp_path, 'a,b\n1,"x\ny"\n2,z\ninf,z\n1,"x\ny"\n')
-    assert "row 5, column 1: found inf" in refusal(table)
+    assert "line 5, column 1: found inf" in refusal(table)
 
 
 def test_a_missing_cell_is_not_binarized(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_codes_stand_for_sorted_levels(cells: list[str]) -> None:
 
 
 def test_half_numbers_are_numbers_with_a_mistake(tmp_path: Path) -> None:
-    assert "row 4, column 1: expected a number, found 'x'" in refusal(
+    assert "line 4, column 1: expected a number, found 'x'" in refusal(
         write(tmp_path, "a,b\n1,1\n,1\nx,1\n2,1\ny,1\n")
     )
     source = open_source(write(tmp_path, "a,b\n1,2\n,3\nx,1\nx,0\ny,.5\n"))
@@ -273,9 +273,12 @@ SCHEMA_REFUSALS = [
     ("size,color,age\n1,red,2\n", "found unseen 'age'; give"),
     ("age,color\n1,red\n", "found missing 'size' and unseen 'age'; give"),
     ("color,size\nred,1\n", "found 'color' in place of 'size' as column 1; reorder"),
-    ("size,color\n1,red\n1,pink\n", "row 3, column 2 ('color'): expected one of 'blue', 'green', "),
-    ("size,color\n1,7\n", "row 2, column 2 ('color'): expected one of 'blue'"),
-    ("size,color\nbig,red\n", "row 2, column 1 ('size'): expected a number"),
+    (
+        "size,color\n1,red\n1,pink\n",
+        "line 3, column 2 ('color'): expected one of 'blue', 'green', ",
+    ),
+    ("size,color\n1,7\n", "line 2, column 2 ('color'): expected one of 'blue'"),
+    ("size,color\nbig,red\n", "line 2, column 1 ('size'): expected a number"),
     ("1,2,3\n4,5,6\n", "expected 2 columns as the model was fitted on, found 3"),
 ]
 

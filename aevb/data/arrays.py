@@ -63,7 +63,12 @@ def lay_out(
         values = values[:, np.newaxis]
     elif values.ndim == 4 and values.shape[1] not in _CHANNELS and values.shape[3] in _CHANNELS:
         values = values.transpose(0, 3, 1, 2)
-    elif values.ndim != 2 and not (values.ndim == 4 and values.shape[1] in _CHANNELS):
+    elif values.ndim > 4:
+        raise DataError(
+            f"{where}: expected rows of 1 to 3 axes, found an array of shape {values.shape}; "
+            f"reshape it to (N, {math.prod(values.shape[1:])})"
+        )
+    elif values.ndim == 4 and values.shape[1] not in _CHANNELS:
         if isinstance(values, np.memmap) and not values.flags.c_contiguous:
             raise DataError(
                 f"{where}: expected an array of this size in C order, found Fortran order; "

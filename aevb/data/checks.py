@@ -32,18 +32,18 @@ _KINDS = {
 }
 
 
-def next_number(index: int) -> int:
-    """Rows are counted from 1."""
-    return index + 1
+def row_place(index: int) -> str:
+    """Rows are counted from 1; those of a file that people open by its lines have a line."""
+    return f"row {index + 1}"
 
 
 class Table(NamedTuple):
     """Rows as a reader found them, before the checks and the suggestion that all formats share.
 
     Shapes: `values` (N, ...); `names` and `levels` have X entries or none. `checked` says that a
-    NaN in the values is a missing cell, since the reader refused all others. `line` gives the
-    number of a row, 1-based, where the reader of a sentence would look for it; label k is that of
-    `classes`[k], where these have names.
+    NaN in the values is a missing cell, since the reader refused all others. `place` says where a
+    row stands, for one who would look for it: "row 5", or "line 6" of a file with a header; label
+    k is that of `classes`[k], where these have names.
     """
 
     values: NDArray[np.generic]
@@ -52,7 +52,7 @@ class Table(NamedTuple):
     levels: tuple[tuple[str, ...], ...] = ()
     scale: float | None = None
     checked: bool = False
-    line: Callable[[int], int] = next_number
+    place: Callable[[int], str] = row_place
     classes: tuple[str, ...] = ()
 
 
@@ -198,7 +198,7 @@ def check_array(where: object, values: NDArray[np.generic]) -> None:
         )
 
 
-def not_finite(where: object, row: int, column: int, found: object, count: int) -> DataError:
+def not_finite(where: object, place: str, column: int, found: object, count: int) -> DataError:
     """The sentence for NaN and infinity."""
     cells = "1 such cell" if count == 1 else f"{count} such cells"
     cure = (
@@ -207,7 +207,7 @@ def not_finite(where: object, row: int, column: int, found: object, count: int) 
         else " that fit 32 bits; fill or remove them"
     )
     return DataError(
-        f"{where}, row {row}, column {column}: found {found} ({cells} in all), expected finite "
+        f"{where}, {place}, column {column}: found {found} ({cells} in all), expected finite "
         f"numbers{cure}"
     )
 

@@ -24,7 +24,7 @@ def number(cell: str) -> float | None:
         return None
 
 
-def not_a_number(where: object, row: int, column: int, cell: str) -> DataError:
+def not_a_number(where: object, place: str, column: int, cell: str) -> DataError:
     """The sentence for a text among numbers."""
     cure = "mend or remove the row"
     if has_comma(cell):
@@ -32,7 +32,7 @@ def not_a_number(where: object, row: int, column: int, cell: str) -> DataError:
     elif {";", "\t"} & set(cell):
         cure = "separate cells by commas"
     return DataError(
-        f"{where}, row {row}, column {column}: expected a number, found {cell[:40]!r}; {cure}"
+        f"{where}, {place}, column {column}: expected a number, found {cell[:40]!r}; {cure}"
     )
 
 

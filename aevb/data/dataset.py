@@ -205,6 +205,25 @@ class Rows:
         return torch.from_numpy(draws)
 
 
+def require_rows(rows: Rows) -> Rows:
+    """The rows, where they are some.
+
+    Errors: UsageError for what is no `Rows`, and for none.
+    Example:
+        >>> require_rows(np.zeros((3, 2)))
+        Traceback (most recent call last):
+        aevb.errors.UsageError: expected Rows, as load(...).test or all_rows(open_source(...)) ...
+    """
+    if not isinstance(rows, Rows):
+        raise UsageError(
+            "expected Rows, as load(...).test or all_rows(open_source(...)) of aevb.data give them "
+            f"for a file or an array, found {type(rows).__name__}"
+        )
+    if not len(rows):
+        raise UsageError("expected at least 1 row, found none")
+    return rows
+
+
 def _keeping(rows: Rows, kept: NDArray[np.uint8]) -> Rows:
     """New rows whose bits are known; `replace`, which may ask for other cells, forgets them."""
     object.__setattr__(rows, "kept", kept)

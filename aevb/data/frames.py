@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aevb.data.checks import Rules, Table, check_names, column_label, first_cell, not_finite
+from aevb.data.checks import (
+    Rules,
+    Table,
+    check_names,
+    column_label,
+    first_cell,
+    not_finite,
+    row_place,
+)
 from aevb.data.columns import code_by_level, not_a_number, number
 from aevb.errors import DataError
 
@@ -99,7 +107,8 @@ def assemble(
         values[cells.null, at] = np.nan
         written[:, at] = np.isnan(values[:, at]) & ~cells.null
     if written.any() and not rules.allow_nan:
-        raise not_finite(where, *first_cell(written), "nan", int(written.sum()))
+        row, column = first_cell(written)
+        raise not_finite(where, row_place(row - 1), column, "nan", int(written.sum()))
     return Table(values, names=names, levels=tuple(levels) if any(levels) else (), checked=True)
 
 
@@ -118,7 +127,7 @@ def _numbers(where: str, at: int, cells: Cells) -> NDArray[Any] | None:
         return None
     if texts:
         row = int(np.argmax(is_text[cells.values]))
-        raise not_a_number(where, row + 1, at + 1, cells.texts[cells.values[row]])
+        raise not_a_number(where, row_place(row), at + 1, cells.texts[cells.values[row]])
     return np.asarray(values[cells.values])
 
 

@@ -31,7 +31,7 @@ def split_off(where: str, table: Table, label: str) -> Table:
     labels, classes = (
         (_coded(cells), levels[at])
         if any(levels[at : at + 1])
-        else _whole(where, found, cells, table.line)
+        else _whole(where, found, cells, table.place)
     )
     if not 2 <= len(classes) <= MOST_CLASSES:
         raise DataError(
@@ -78,7 +78,7 @@ def _coded(codes: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _whole(
-    where: str, found: str, cells: NDArray[np.float64], line: Callable[[int], int]
+    where: str, found: str, cells: NDArray[np.float64], place: Callable[[int], str]
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Labels and classes of a column of numbers."""
     known = ~np.isnan(cells)
@@ -87,7 +87,7 @@ def _whole(
         row = int(np.flatnonzero(known & (cells != np.round(cells)))[0])
         raise DataError(
             f"{where}, {found}: expected classes, texts or whole numbers, found {cells[row]:g} in "
-            f"row {line(row)}; name the column that says the class"
+            f"{place(row)}; name the column that says the class"
         )
     labels = np.full(len(cells), UNLABELED)
     labels[known] = codes

@@ -236,7 +236,7 @@ def _source(
         kind=kind,
         extremes=lay_out(where, found.extremes)[0].astype(np.float32),
     )
-    return source if like is None else conform(source, like, where, table.line)
+    return source if like is None else conform(source, like, where, table.place)
 
 
 def _columns(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from aevb.data.checks import column_label, listed, next_number
+from aevb.data.checks import column_label, listed, row_place
 from aevb.data.source import Column, Source
 from aevb.errors import DataError
 
@@ -18,13 +18,13 @@ def conform(
     source: Source,
     columns: tuple[Column, ...],
     where: str,
-    line: Callable[[int], int] = next_number,
+    place: Callable[[int], str] = row_place,
 ) -> Source:
     """The source with its columns held to those that a model was fitted on, texts recoded to them.
 
     Shapes: `columns` has one entry for each of X columns, or none for a model of numbers without
     names; the names are compared where both sides have them, and else the width alone.
-    `line` gives the number of a row, 1-based, as it is named in a sentence.
+    `place` says where a row stands, as it is named in a sentence.
     Errors: DataError for missing, unseen and reordered columns, for text where numbers were and
     the other way round, and for an unknown text.
     Example:
@@ -47,7 +47,7 @@ def conform(
             f"give the same columns"
         )
     changed = {
-        at: _recoded(where, at, source.values, (was, now), names or fitted_names, line)
+        at: _recoded(where, at, source.values, (was, now), names or fitted_names, place)
         for at, (was, now) in enumerate(zip(columns, given, strict=True))
         if was.levels != now.levels
     }
@@ -102,7 +102,7 @@ def _recoded(
     values: NDArray[np.generic],
     was_now: tuple[Column, Column],
     names: tuple[str, ...],
-    line: Callable[[int], int],
+    place: Callable[[int], str],
 ) -> NDArray[np.float32]:
     """A column in the codes of the fitted levels."""
     column = values[:, at].astype(np.float32)
@@ -110,24 +110,24 @@ def _recoded(
     label = column_label(at, names)
     was, now = _same_truths(*was_now, column[seen])
     if not was.levels or (not now.levels and seen.any()):
-        row = line(int(np.argmax(seen)))
+        first = place(int(np.argmax(seen)))
         found = repr(now.levels[int(column[seen][0])][:40]) if now.levels else "a number"
         wanted = f"one of {listed(was.levels)}" if was.levels else "a number"
         raise DataError(
-            f"{where}, row {row}, {label}: expected {wanted} as the model was fitted on, found "
+            f"{where}, {first}, {label}: expected {wanted} as the model was fitted on, found "
             f"{found}; convert the column"
         )
     if not now.levels:
         return column
-    place = np.array(
+    codes = np.array(
         [was.levels.index(text) if text in was.levels else -1 for text in now.levels], np.float32
     )
-    column[seen] = place[column[seen].astype(np.int64)]
+    column[seen] = codes[column[seen].astype(np.int64)]
     if (column < 0).any():
         index = int(np.argmax(column < 0))
         text = now.levels[int(values[index, at])]
         raise DataError(
-            f"{where}, row {line(index)}, {label}: expected one of {listed(was.levels)} as the "
+            f"{where}, {place(index)}, {label}: expected one of {listed(was.levels)} as the "
             f"model was fitted on, found {text[:40]!r}; mend or remove the row"
         )
     return column

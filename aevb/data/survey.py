@@ -20,7 +20,7 @@ class Survey(NamedTuple):
     """What a pass over a table found.
 
     Shapes: `extremes` (3, ...), for each column as `Source` says it. `missing` counts the cells
-    that are missing; `first` says where the first stands: "row 5, column 3". `levels` has values
+    that are missing; `first` says where the first stands: "line 5, column 3". `levels` has values
     of an array of bytes, the lowest and the highest among them: all of them, or more than two.
     """
 
@@ -55,7 +55,7 @@ def survey(where: object, table: Table, rules: Rules) -> Survey:
     pass_ = _passed(table.values)
     _check(where, table, rules, pass_)
     missing = pass_.missing
-    first = f"row {table.line(missing.row - 1)}, column {missing.column}" if missing.count else ""
+    first = f"{table.place(missing.row - 1)}, column {missing.column}" if missing.count else ""
     return Survey(missing.count, first, pass_.extremes(), frozenset(pass_.levels))
 
 
@@ -77,10 +77,10 @@ def _passed(values: NDArray[np.generic]) -> "_Pass":
 def _check(where: object, table: Table, rules: Rules, found: "_Pass") -> None:
     far, missing = found.far, found.missing
     if far.count:
-        raise not_finite(where, table.line(far.row - 1), far.column, far.found, far.count)
+        raise not_finite(where, table.place(far.row - 1), far.column, far.found, far.count)
     if missing.count and not (rules.allow_nan or table.checked):
-        row = table.line(missing.row - 1)
-        raise not_finite(where, row, missing.column, "nan", missing.count)
+        place = table.place(missing.row - 1)
+        raise not_finite(where, place, missing.column, "nan", missing.count)
     if table.values.ndim == 2 and rules.fit and not found.seen.all():
         column = int(np.argmin(found.seen))
         raise DataError(

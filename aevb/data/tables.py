@@ -59,7 +59,7 @@ def read_csv(file: Path, rules: Rules) -> Table:
     large file is read once, and found in the cache folder afterwards.
     """
     table = converted(file, rules, _read)
-    return table._replace(line=partial(_line, file, bool(table.names)))
+    return table._replace(place=partial(_place, file, bool(table.names)))
 
 
 def _read(file: Path, rules: Rules) -> Table:
@@ -74,10 +74,10 @@ def _read(file: Path, rules: Rules) -> Table:
     return Table(values, names=scan.names, levels=levels, checked=True)
 
 
-def _line(file: Path, has_header: bool, index: int) -> int:
+def _place(file: Path, has_header: bool, index: int) -> str:
     """The line of the file that a row stands in; it takes another pass to say so."""
     lines = (line for line, _ in _rows(file))
-    return next(islice(lines, index + has_header, None))
+    return f"line {next(islice(lines, index + has_header, None))}"
 
 
 def _scan(file: Path) -> _Scan:
@@ -91,8 +91,8 @@ def _scan(file: Path) -> _Scan:
                 continue
         if len(row) != scan.width:
             raise DataError(
-                f"{file}, row {line}, column {min(len(row), scan.width) + 1}: expected "
-                f"{scan.width} cells as in the first row, found {len(row)}; complete or remove "
+                f"{file}, line {line}, column {min(len(row), scan.width) + 1}: expected "
+                f"{scan.width} cells as in the first line, found {len(row)}; complete or remove "
                 f"the row"
             )
         try:
@@ -122,7 +122,7 @@ def _cells(file: Path, scan: _Scan, line: int, row: Sequence[str]) -> list[float
 
 def _count_text(file: Path, scan: _Scan, line: int, at: int, cell: str) -> None:
     if has_comma(cell):
-        raise not_a_number(file, line, at + 1, cell)
+        raise not_a_number(file, f"line {line}", at + 1, cell)
     if len(scan.seen) < _REMEMBERED:
         scan.seen.add(cell)
     scan.texts[at] = scan.texts.get(at, 0) + 1
@@ -145,7 +145,7 @@ def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
                 line, lines.taken = rows.line_num, 0
                 if row and blank:
                     raise DataError(
-                        f"{file}, row {blank}, column 1: expected a number, found an empty line; "
+                        f"{file}, line {blank}, column 1: expected a number, found an empty line; "
                         f"fill or remove it"
                     )
                 blank = blank if row or blank else line
@@ -162,7 +162,7 @@ def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
             ) from error
         raise DataError(
             f"{file}: expected comma-separated numbers in UTF-8, found something else after "
-            f"row {line} ({reason(error)}); save it as plain text"
+            f"line {line} ({reason(error)}); save it as plain text"
         ) from error
 
 
@@ -186,12 +186,12 @@ class _Lines:
             raise StopIteration
         if self.taken > ROW_CHARACTERS:
             raise DataError(
-                f"{self.file}, row {self.line}: expected at most {ROW_CHARACTERS:,} characters, "
+                f"{self.file}, line {self.line}: expected at most {ROW_CHARACTERS:,} characters, "
                 f"found more; end each row by a line break"
             )
         if "\0" in text:
             raise DataError(
-                f"{self.file}, row {self.line}: expected text, found a NUL byte; save it as plain "
+                f"{self.file}, line {self.line}: expected text, found a NUL byte; save it as plain "
                 f"text in UTF-8"
             )
         return text
@@ -215,7 +215,7 @@ def _is_any_number(cell: str) -> bool:
 
 def _separated(file: Path, name: str) -> DataError:
     return DataError(
-        f"{file}, row 1: expected cells separated by commas, found {name}; save it with commas "
+        f"{file}, line 1: expected cells separated by commas, found {name}; save it with commas "
         f"between cells and points before decimals"
     )
 
@@ -234,7 +234,7 @@ def _check_nan(file: Path, scan: _Scan, values: NDArray[np.float32], rules: Rule
         for at, cell in enumerate(row):
             value = number(cell)
             if value is not None and value != value:
-                raise not_finite(file, line, at + 1, "nan", written)
+                raise not_finite(file, f"line {line}", at + 1, "nan", written)
 
 
 def _text_columns(file: Path, scan: _Scan, values: NDArray[np.float32]) -> list[int]:
@@ -249,7 +249,7 @@ def _text_columns(file: Path, scan: _Scan, values: NDArray[np.float32]) -> list[
             columns.append(at)
     if wrong:
         line, cell, at = min(wrong, key=lambda found: (found[0], found[2]))
-        raise not_a_number(file, line, at + 1, cell)
+        raise not_a_number(file, f"line {line}", at + 1, cell)
     return columns
 
 
@@ -289,7 +289,7 @@ def _check_header(file: Path, scan: _Scan, codes: dict[int, dict[str, float]]) -
     repeated = all(name in codes.get(at, ()) for at, name in enumerate(scan.names))
     if repeated or (any(numbers) and not any(over_numbers)):
         raise DataError(
-            f"{file}, row 1: expected the names of the columns, since there are columns of text, "
+            f"{file}, line 1: expected the names of the columns, since there are columns of text, "
             f"found {scan.header[0][:40]!r} and so on, which looks like data; add a first row of "
             f"names"
         )
