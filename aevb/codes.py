@@ -15,7 +15,7 @@ from aevb.devices import tensor_of
 from aevb.distributions import center
 from aevb.distributions.reparameterization import drawn
 from aevb.errors import UsageError, at_least
-from aevb.evaluation import batch_for, evaluating
+from aevb.evaluation import evaluating, in_batches
 from aevb.model import Model
 from aevb.posterior import Posterior
 from aevb.randomness import Stream, generator, torch_seeded
@@ -40,8 +40,8 @@ def encode(model: Model, posterior: Posterior, rows: Rows) -> Array:
     """
     parts = []
     with evaluating(model, posterior):
-        for positions, x in rows.chunks(CHUNK):
-            parts.append(center(posterior(batch_for(model, x, positions))))
+        for _, batch in in_batches(model, rows, CHUNK):
+            parts.append(center(posterior(batch)))
     return _array(torch.cat(parts))
 
 
@@ -63,10 +63,9 @@ def encode_samples(
     at_least(1, samples, "the number of samples")
     parts, like = [], tensor_of(model)
     with evaluating(model, posterior):
-        for positions, x in rows.chunks(CHUNK):
-            q = posterior(batch_for(model, x, positions))
+        for positions, batch in in_batches(model, rows, CHUNK):
             source = generator(seed, Stream.SAMPLING, int(positions[0]), 3)
-            parts.append(drawn(q, (samples,), source, like))
+            parts.append(drawn(posterior(batch), (samples,), source, like))
     return _array(torch.cat(parts, dim=1))
 
 

@@ -45,7 +45,8 @@ class Conditional(nn.Module):
     (N, *C) with the batch flattened, so any module for batches fits; the distribution has batch
     shape `batch`.
     Units: log-densities in nats.
-    Errors: those of the family, UsageError where the network's output does not fit it.
+    Errors: those of the family, UsageError where the network's output does not fit it, and for a
+    condition that is no tensor.
     Example:
         >>> likelihood = Conditional(nn.Linear(2, 5), Bernoulli())
         >>> likelihood(torch.zeros(4, 3, 2)).batch_shape
@@ -59,6 +60,11 @@ class Conditional(nn.Module):
         self.condition_ndim = condition_ndim
 
     def forward(self, condition: Tensor) -> Distribution:
+        if not isinstance(condition, Tensor):
+            raise UsageError(
+                f"the condition is a tensor, found {type(condition).__name__}: what is to be a "
+                "posterior is made by aevb.amortized(network, family)"
+            )
         batch = condition.shape[: condition.ndim - self.condition_ndim]
         flat = condition.reshape(-1, *condition.shape[len(batch) :])
         raw = for_densities(self.network(flat))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution
 
-from aevb.data import Rows
+from aevb.data import Rows, require_rows
 from aevb.devices import tensor_of
 from aevb.distributions import route
 from aevb.distributions.reparameterization import drawn
@@ -83,7 +83,7 @@ def impute(
             "hmc moves codes along a gradient, and those of this model are discrete: choose the "
             "method importance"
         )
-    data = rows.all().double().flatten(1).numpy()
+    data = require_rows(rows).all().double().flatten(1).numpy()
     inferred = data.copy()
     for holes in _parts(model, posterior, rows, samples, seed):
         if not holes.whole:
@@ -113,7 +113,7 @@ def denoise(
         >>> denoise(model, aevb.mean_field(aevb.MLP(64, [8], 4)), digits.test.limit(3)).shape
         (3, 64)
     """
-    inferred = np.empty((len(rows), rows.width))
+    inferred = np.empty((len(require_rows(rows)), rows.width))
     for holes in _parts(model, posterior, rows, samples, seed):
         inferred[holes.positions] = holes.shown(_importance(holes, samples))
     return inferred

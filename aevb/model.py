@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from aevb.conditional import Conditional, Unconditional
 from aevb.devices import tensor_of
 from aevb.distributions.combinators import Average
 from aevb.distributions.reparameterization import drawn, sampled
@@ -21,7 +22,8 @@ class Model(nn.Module):
         log p(x, z) = log p(z) + log p(x given z)
 
     Shapes: x (N, *X), z (S, N, D); log-densities (S, N).
-    Units: nats. Errors: DataError for data outside the likelihood's domain or of another shape.
+    Units: nats. Errors: UsageError for parts that are no modules, or in the other order; DataError
+    for data outside the likelihood's domain or of another shape.
     Source: Kingma & Welling (2013), section 2.1.
     Example:
         >>> from aevb.conditional import bernoulli, standard_normal
@@ -38,6 +40,11 @@ class Model(nn.Module):
                     f"the {name} of a model is a module, like aevb.standard_normal(2) or "
                     f"aevb.bernoulli(network), found {shortly(part)}"
                 )
+        if isinstance(prior, Conditional) or isinstance(likelihood, Unconditional):
+            raise UsageError(
+                "a model is Model(prior, likelihood), the prior of no condition and the likelihood "
+                f"of z, found {type(prior).__name__} and {type(likelihood).__name__}"
+            )
         self.prior = prior
         self.likelihood = likelihood
 

@@ -119,11 +119,9 @@ def train(
         >>> history[1]["validation"]["elbo"] > history[0]["validation"]["elbo"]
         True
     """
-    if not isinstance(data, Dataset):
-        raise UsageError(
-            f"data is a Dataset, which aevb.data.load makes of a file or an array, found "
-            f"{type(data).__name__}"
-        )
+    _require("learner", learner, Learner, "like aevb.AEVB(model, posterior)")
+    _require("data", data, Dataset, "which aevb.data.load makes of a file or an array")
+    _require("plan", plan or Plan(), Plan, "like aevb.Plan(epochs=5)")
     loop = _Loop(learner, data, plan or Plan(), run, callbacks)
     with run.locked() if run is not None else nullcontext(), loop.running():
         if resume:
@@ -134,6 +132,11 @@ def train(
                 "another folder"
             )
         return loop.run_to_end()
+
+
+def _require(name: str, found: object, kind: type, how: str) -> None:
+    if not isinstance(found, kind):
+        raise UsageError(f"{name} is a {kind.__name__}, {how}, found {type(found).__name__}")
 
 
 class _Loop:

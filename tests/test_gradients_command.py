@@ -160,7 +160,7 @@ def test_a_distance_is_told_apart_from_noise(shift):
         ({"replicates": 10}, "at least 20 replicates, found 10"),
         ({"samples": 0}, "the number of samples must be at least 1, found 0"),
         ({"samples": -1}, "the number of samples must be at least 1, found -1"),
-        ({"rows": ROWS.pick(np.arange(0))}, "the number of rows must be at least 1, found 0"),
+        ({"rows": ROWS.pick(np.arange(0))}, "expected at least 1 row, found none"),
         ({"temperature": 0.0}, "a temperature must be positive, found 0.0"),
         ({"seed": -1}, r"the seed must lie between 0 and 2\*\*64 - 1, found -1"),
     ],

@@ -203,3 +203,18 @@ def test_a_row_outside_the_domain_is_named_by_its_number(judge, monkeypatch):
 def test_no_samples_are_refused(judge):
     with pytest.raises(UsageError, match=r"found 0|^0 samples"):
         judge(*small_pair(), binary_rows(2), samples=0)
+
+
+OF_ROWS = {k: v for k, v in JUDGES.items() if k != "calibrate" and "impute" not in k}
+
+
+@over(OF_ROWS)
+def test_no_rows_are_refused(judge):
+    with pytest.raises(UsageError, match=r"at least \d.*, found (none|0)"):
+        judge(*small_pair(), binary_rows(2).pick(np.arange(0)))
+
+
+@over({k: v for k, v in OF_ROWS.items() if k != "check"})
+def test_an_array_is_refused_for_rows(judge):
+    with pytest.raises(UsageError, match=r"expected Rows, .*, found ndarray"):
+        judge(*small_pair(), np.zeros((2, 6)))

@@ -135,7 +135,7 @@ BUGS = {
     "chunk averages averaged": bug(
         estimates.bound_parts,
         "sent(noise, like.device))",
-        "sent(noise, like.device)) / len(x) * len(rows) / math.ceil(len(rows) / CHUNK)",
+        "sent(noise, like.device)) / len(positions) * len(rows) / math.ceil(len(rows) / CHUNK)",
         laws.evaluation_weighs_every_datum_alike,
     ),
     "one sample too few": bug(

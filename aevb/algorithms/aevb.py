@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from aevb.algorithms.gradient import GradientLearner
 from aevb.distributions.reparameterization import Noise
+from aevb.errors import UsageError, shortly
 from aevb.objectives import Objective, Terms, elbo_b
 from aevb.posterior import Batch
 
@@ -22,7 +23,7 @@ class AEVB(GradientLearner):
     What estimates the gradient is the objective's affair; what it has to learn for that, such as a
     baseline, is learned and checkpointed with the rest. All else is as `GradientLearner` says.
     Shapes: a batch of M data, noise (L, M, D). Units: nats per datum.
-    Errors: those of the objective and of `GradientLearner`.
+    Errors: UsageError for what is no `Objective`; those of it and of `GradientLearner`.
     Source: Kingma & Welling (2013), algorithm 1 and section 5.
     Example:
         >>> from aevb import MLP, Model, bernoulli, mean_field, standard_normal
@@ -36,6 +37,14 @@ class AEVB(GradientLearner):
     """
 
     objective: Objective = elbo_b
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.objective, Objective):
+            raise UsageError(
+                "the objective is one of aevb.objectives, such as aevb.iwae, found "
+                f"{shortly(self.objective)}"
+            )
+        super().__post_init__()
 
     def terms(self, batch: Batch, noise: Tensor, temper: Tensor) -> Terms:
         return self.objective.terms(self.model, self.posterior, batch, noise, temper)

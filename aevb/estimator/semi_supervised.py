@@ -23,7 +23,7 @@ from aevb.estimator.parameters import Randomness
 from aevb.estimator.parts import load_parts, save_parts
 from aevb.estimator.reading import take_columns
 from aevb.estimator.vae import VAE
-from aevb.evaluation import batch_for, evaluating
+from aevb.evaluation import evaluating, in_batches
 from aevb.model import Model
 from aevb.posterior import Posterior
 from aevb.settings import Settings
@@ -86,8 +86,7 @@ class _ClassAndCode(VAE):
         rows = self._rows(X)
         with evaluating(self.model_, self.posterior_):
             parts = [
-                say(self.posterior_(batch_for(self.model_, x, positions)))
-                for positions, x in rows.chunks(1000)
+                say(self.posterior_(batch)) for _, batch in in_batches(self.model_, rows, 1000)
             ]
         said: Array = torch.cat(parts).numpy()
         return said

@@ -1,7 +1,7 @@
 """Estimates of log p(x) with their certificate, and diagnosis."""
 
 from aevb.evaluation.annealing import Annealing, annealed, bidirectional, simulate
-from aevb.evaluation.batches import batch_for, evaluating, first_batch
+from aevb.evaluation.batches import batch_for, evaluating, first_batch, in_batches
 from aevb.evaluation.calibration import Calibration, calibrate
 from aevb.evaluation.certificate import Certificate
 from aevb.evaluation.diagnosis import Diagnosis, diagnose
@@ -59,6 +59,7 @@ __all__ = [
     "evidence",
     "exact",
     "first_batch",
+    "in_batches",
     "gaps",
     "multiple_importance",
     "operations",

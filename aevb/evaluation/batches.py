@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from aevb.data import Rows
+from aevb.data import Rows, require_rows
 from aevb.devices import full_float32, tensor_of
 from aevb.machine import kept_memory
 from aevb.model import Model
@@ -47,7 +47,7 @@ def rows_at_once(model: Model, rows: Rows, draws: int) -> int:
         800
     """
     cells = CELLS_AT_ONCE[tensor_of(model).device.type]
-    return max(1, cells // (draws * max(rows.width, 1)))
+    return max(1, cells // (draws * max(require_rows(rows).width, 1)))
 
 
 @contextmanager
@@ -106,4 +106,20 @@ def first_batch(model: Model, rows: Rows) -> Batch:
         >>> first_batch(model, rows).x.shape
         torch.Size([1, 2])
     """
-    return batch_for(model, rows.take(np.arange(1)), np.zeros(1, np.int64))
+    return batch_for(model, require_rows(rows).take(np.arange(1)), np.zeros(1, np.int64))
+
+
+def in_batches(model: Model, rows: Rows, size: int) -> Iterator[tuple[NDArray[np.int64], Batch]]:
+    """All rows in order, at most `size` at once: their positions, and the batch of them.
+
+    Shapes: positions (M,), x (M, *X); M is `size`, of the last what is left.
+    Errors: UsageError for what is no `Rows`, and for none.
+    Example:
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> model = linear_gaussian([[0.6], [0.8]], [0.0, 0.0], 1.0)
+        >>> rows = Rows(np.zeros((3, 2)), np.arange(3), (2,))
+        >>> [len(batch.x) for _, batch in in_batches(model, rows, 2)]
+        [2, 1]
+    """
+    for positions, x in require_rows(rows).chunks(size):
+        yield positions, batch_for(model, x, positions)

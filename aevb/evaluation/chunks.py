@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aevb.data import Rows
+from aevb.data import Rows, require_rows
 from aevb.model import Model
 
 Array = NDArray[np.float64]
@@ -68,7 +68,8 @@ def by_chunks(
     time; and how many cells of a row were observed in the mean.
 
     Shapes: `work` gives `columns` tensors (M,); the result as many arrays (N,).
-    Errors: DataError for rows outside the likelihood's domain, with their own numbers.
+    Errors: UsageError for no rows; DataError for rows outside the likelihood's domain, with their
+    own numbers.
     Example:
         >>> from aevb.linear_gaussian import linear_gaussian
         >>> model = linear_gaussian([[0.6], [0.8]], [0.0, 0.0], 1.0)
@@ -76,7 +77,7 @@ def by_chunks(
         >>> by_chunks(model, rows, 2, 1, lambda positions, x: [x.sum(1)])
         ([array([2., 2., 2.])], 2.0)
     """
-    table = np.full((columns + 1, len(rows)), np.nan)
+    table = np.full((columns + 1, len(require_rows(rows))), np.nan)
     table[-1] = 0.0  # what is done
     found = None if kept is None else kept.load()
     if found is not None and found.shape == table.shape:

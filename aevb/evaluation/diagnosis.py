@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from aevb.data import Rows
 from aevb.distributions import center, kl_by_dimension
-from aevb.evaluation.batches import batch_for, evaluating
+from aevb.evaluation.batches import evaluating, in_batches
 from aevb.model import Model
 from aevb.posterior import Posterior
 
@@ -70,8 +70,7 @@ def diagnose(model: Model, posterior: Posterior, rows: Rows) -> Diagnosis:
     """
     means, divergences, squares = [], [], []
     with evaluating(model, posterior):
-        for positions, x in rows.chunks(CHUNK):
-            batch = batch_for(model, x, positions)
+        for _, batch in in_batches(model, rows, CHUNK):
             q = posterior(batch)
             divergence = kl_by_dimension(q, model.prior())
             code = center(q)

@@ -21,12 +21,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aevb.compilation import Compiled, layouts
-from aevb.data import Rows
+from aevb.data import Rows, require_rows
 from aevb.data.fingerprints import keys_of_rows
 from aevb.devices import sent, tensor_of
 from aevb.distributions import kl, reparameterize, route
 from aevb.errors import UsageError, at_least
-from aevb.evaluation.batches import batch_for, evaluating, first_batch, judging, rows_at_once
+from aevb.evaluation.batches import (
+    batch_for,
+    evaluating,
+    first_batch,
+    in_batches,
+    judging,
+    rows_at_once,
+)
 from aevb.evaluation.certificate import Certificate, precision_of
 from aevb.evaluation.chunks import Array, Kept, Progress, by_chunks
 from aevb.evaluation.weights import Weighted, Weights
@@ -115,8 +122,8 @@ def evidence(
     `compiled` None decides by the work ahead. With `precision` bfloat16 the decoder's products are
     in it: faster, and a slightly other model; the certificate says so.
     Units: nats per datum.
-    Errors: UsageError for K < 1, or bfloat16 for a model in float64; DataError for rows outside
-    the likelihood's domain.
+    Errors: UsageError for no rows, K < 1, or bfloat16 for a model in float64; DataError for rows
+    outside the likelihood's domain.
     Source: Burda et al. (2015), section 3; the variance is the delta method's, with
     ESS = (sum w)^2 / sum w^2. The bound uses KL(q || p) in closed form where there is one.
     Example:
@@ -250,7 +257,7 @@ def score_rows(
         >>> score_rows(model, aevb.mean_field(aevb.MLP(64, [8], 4)), digits.test, 10).shape
         (180,)
     """
-    keys = keys_of_rows(rows.all().numpy())
+    keys = keys_of_rows(require_rows(rows).all().numpy())
     values = evidence(model, posterior, rows, samples, seed=seed, keys=keys).importance.values
     return np.where(np.isnan(values), -np.inf, values)
 
@@ -284,10 +291,9 @@ def bound_parts(
     total = torch.zeros(2, dtype=torch.float64, device=like.device)
     with evaluating(model, posterior):
         way = route(posterior(first_batch(model, rows)))
-        for positions, x in rows.chunks(CHUNK):
+        for positions, batch in in_batches(model, rows, CHUNK):
             source = generator(seed, Stream.VALIDATION, int(positions[0]))
-            noise = way.noise.draw(source, (1, len(x)), like.dtype)
-            batch = batch_for(model, x, positions)
+            noise = way.noise.draw(source, (1, len(positions)), like.dtype)
             total += (sums or bound_sums)(model, posterior, batch, sent(noise, like.device))
     reconstruction, divergence = (total / len(rows)).tolist()
     return {

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aevb.data import Rows
+from aevb.data import Rows, require_rows
 from aevb.evaluation.batches import batch_for, judging
 from aevb.evaluation.certificate import Certificate, finite, monte_carlo_error, standard_error
 from aevb.evaluation.chunks import Array, Kept, Progress, by_chunks
@@ -228,7 +228,7 @@ def gaps(
         >>> found.test.mean("amortization").mean > 0
         True
     """
-    whole = len(train) + len(test)
+    whole = len(require_rows(train)) + len(require_rows(test))
     found: dict[str, Parts] = {}
     for name, rows, before in (("train", train, 0), ("test", test, len(train))):
 

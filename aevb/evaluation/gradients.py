@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aevb.data import Rows
+from aevb.data import Rows, require_rows
 from aevb.devices import tensor_of
 from aevb.distributions import kl
 from aevb.distributions.reparameterization import Noise
@@ -243,7 +243,7 @@ def compare_gradients(
     if replicates < 2 * BLOCKS:
         raise UsageError(f"a comparison needs at least {2 * BLOCKS} replicates, found {replicates}")
     at_least(1, samples, "the number of samples")
-    at_least(1, len(rows), "the number of rows")
+    require_rows(rows)
     generator(seed, Stream.GRADIENTS)  # refused here, not as a reason to leave estimators out
     with in_evaluation_mode(model, posterior):
         measure = _Measure(model, posterior, rows, samples, seed, progress)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from aevb.data import Rows
+from aevb.data import Rows, require_rows
 from aevb.devices import tensor_of
 from aevb.distributions import on_reals
 from aevb.distributions.reparameterization import drawn
@@ -45,7 +45,7 @@ def codes_of(
     """
     like = tensor_of(model)
     with evaluating(model, posterior):
-        q = posterior(batch_for(model, rows.all(), np.arange(len(rows))))
+        q = posterior(batch_for(model, require_rows(rows).all(), np.arange(len(rows))))
         return q, drawn(q, (1,), generator(seed, Stream.CHECK, block), like)[0]
 
 

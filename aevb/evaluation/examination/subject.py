@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from aevb.data import Rows
+from aevb.data import Rows, require_rows
 from aevb.devices import tensor_of
 from aevb.distributions.reparameterization import drawn, route, sampled
 from aevb.errors import UsageError
@@ -168,7 +168,9 @@ def subject_of(
 
 def _chosen(data: Any, most: int) -> tuple[NDArray[np.int64], Tensor]:
     """Positions (M,) and rows (M, *X) of rows spread evenly over the data."""
-    if not isinstance(data, Rows):
+    if isinstance(data, Rows):
+        require_rows(data)
+    else:
         data = _numbers(data)
         if data.ndim < 2 or not len(data):
             raise UsageError(

@@ -1,0 +1,104 @@
+"""What a beginner gets wrong in the first lines of Python, and the sentence that answers it."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import aevb
+from aevb.data import Rows
+from aevb.errors import AevbError
+
+X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+PRIOR = aevb.standard_normal(2)
+DECODER = aevb.gaussian(aevb.MLP(2, [3], 8))
+ENCODER = aevb.mean_field(aevb.MLP(4, [3], 4))
+MODEL = aevb.Model(PRIOR, DECODER)
+ROWS = Rows(X, np.arange(60), (4,))
+ONE = aevb.Plan(epochs=1)
+
+
+def learn(model=MODEL, posterior=ENCODER, data=None, plan=ONE, **how):
+    return aevb.train(
+        aevb.AEVB(model, posterior, **how), aevb.data.load(X) if data is None else data, plan
+    )
+
+
+MISTAKES = {
+    "the parts of a model in the other order": (
+        lambda: aevb.Model(DECODER, PRIOR),
+        "a model is Model(prior, likelihood), the prior of no condition and the likelihood of z, "
+        "found Conditional and Unconditional",
+    ),
+    "a model of numbers": (lambda: aevb.Model(2, DECODER), "the prior of a model is a module"),
+    "a likelihood for a posterior": (
+        lambda: learn(posterior=aevb.gaussian(aevb.MLP(4, [3], 4))),
+        "the condition is a tensor, found Batch: what is to be a posterior is made by "
+        "aevb.amortized(network, family)",
+    ),
+    "an objective by its name": (
+        lambda: aevb.AEVB(MODEL, ENCODER, "iwae"),
+        "the objective is one of aevb.objectives, such as aevb.iwae, found 'iwae'",
+    ),
+    "an optimizer by its name": (
+        lambda: learn(optimizer="adam"),
+        "the optimizer is one of aevb.optimizers, such as aevb.Adam(), or one of torch.optim over "
+        "the parameters, found 'adam'",
+    ),
+    "an array for data": (lambda: learn(data=X), "data is a Dataset, which aevb.data.load makes"),
+    "rows for data": (lambda: learn(data=ROWS), "data is a Dataset, which aevb.data.load makes"),
+    "a number of epochs for a plan": (
+        lambda: learn(plan=5),
+        "plan is a Plan, like aevb.Plan(epochs=5), found int",
+    ),
+    "a model for a learner": (
+        lambda: aevb.train(MODEL, aevb.data.load(X)),
+        "learner is a Learner, like aevb.AEVB(model, posterior), found Model",
+    ),
+    "a prior of other codes": (
+        lambda: learn(model=aevb.Model(aevb.standard_normal(3), DECODER)),
+        "the posterior is over codes of shape (2,), the prior over (3,): give both the same number",
+    ),
+    "an encoder of other rows": (
+        lambda: learn(posterior=aevb.mean_field(aevb.MLP(3, [3], 4))),
+        "the network takes 3 numbers, found 4: size it for what it is given",
+    ),
+    "a width for a list of widths": (
+        lambda: aevb.MLP(4, 3, 8),
+        "hidden is a list of widths, like [500], found 3",
+    ),
+    "a tensor for rows": (
+        lambda: aevb.evidence(MODEL, ENCODER, torch.from_numpy(X)),
+        "expected Rows, as load(...).test or all_rows(open_source(...)) of aevb.data give them for "
+        "a file or an array, found Tensor",
+    ),
+    "no rows to fill": (
+        lambda: aevb.impute(MODEL, ENCODER, ROWS.pick(np.arange(0))),
+        "expected at least 1 row, found none",
+    ),
+    "a path for rows": (
+        lambda: aevb.VAE(epochs=1).fit("table.csv"),
+        "X is rows, found the name 'table.csv': give aevb.data.open_source of it",
+    ),
+    "numbers in a row": (
+        lambda: aevb.data.load(X.ravel()),
+        "expected rows and columns, found an array of shape (240,); reshape it to (N, 1)",
+    ),
+    "five axes": (
+        lambda: aevb.data.load(np.zeros((12, 3, 8, 8, 2))),
+        "expected rows of 1 to 3 axes, found an array of shape (12, 3, 8, 8, 2); reshape it to "
+        "(N, 384)",
+    ),
+    "no file": (lambda: aevb.data.load("nothing.csv"), "nothing.csv does not exist; check the"),
+}
+
+
+@pytest.mark.parametrize(("mistake", "sentence"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_it_is_answered_by_one_sentence(mistake, sentence):
+    with pytest.raises(AevbError, match=re.escape(sentence)):
+        mistake()
+
+
+def test_nothing_is_refused_where_there_is_no_mistake():
+    assert len(learn()) == 1
