@@ -2,8 +2,6 @@
 
 import os
 import shutil
-from copy import deepcopy
-from dataclasses import replace
 from importlib import import_module
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,9 +15,8 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.distributions import Distribution
-from zoo.pairs import small
+from zoo.pairs import saved_in
 
-import aevb
 from aevb.evaluation import refit
 
 torch.set_num_threads(1)
@@ -81,9 +78,7 @@ def numbers(tmp_path_factory):
 @pytest.fixture
 def saved(tmp_path):
     """The folder of a small saved model."""
-    folder = tmp_path / "model"
-    aevb.save(folder, *small())
-    return folder
+    return saved_in(tmp_path / "model")
 
 
 @pytest.fixture
@@ -95,6 +90,4 @@ def healthy():
 @pytest.fixture
 def case(healthy):
     """The same, to be made sick: figures are not taken yet."""
-    model, posterior = deepcopy((healthy.model, healthy.posterior))
-    learned = posterior, healthy.learned[1]
-    return replace(healthy, model=model, posterior=posterior, learned=learned)
+    return doctor_cases.anew(healthy)

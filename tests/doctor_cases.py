@@ -1,7 +1,9 @@
 """Cases for the doctor, made by hand or by training, and what every finding has."""
 
+import copy
 import json
 import re
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -76,6 +78,12 @@ def trained(data, likelihood, plan=PLAN, rate=3e-3, **sizes):
 @cache
 def healthy():
     return trained(digits(), aevb.bernoulli)
+
+
+def anew(case):
+    """The same, to be made sick: figures are not taken yet."""
+    model, posterior = copy.deepcopy((case.model, case.posterior))
+    return replace(case, model=model, posterior=posterior, learned=(posterior, case.learned[1]))
 
 
 def history(train, validation=None, steps=10):

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import doctor_cases
 import pytest
+from zoo.pairs import saved_in
 from zoo.table import draws, summing
 
 
@@ -61,7 +63,13 @@ def obey(law, arguments, folders):
         kept.cache_clear()
     given = iter(arguments)
     with pytest.MonkeyPatch.context() as patch:
-        own = {"tmp_path": lambda: folders.mktemp("law"), "monkeypatch": lambda: patch}
+        own = {
+            "tmp_path": lambda: folders.mktemp("law"),
+            "monkeypatch": lambda: patch,
+            "saved": lambda: saved_in(folders.mktemp("saved")),
+            "healthy": doctor_cases.healthy,
+            "case": lambda: doctor_cases.anew(doctor_cases.healthy()),
+        }
         law(*(own.get(name, lambda: next(given))() for name in inspect.signature(law).parameters))
 
 

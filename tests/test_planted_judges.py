@@ -1,4 +1,4 @@
-"""Bugs of one line in evaluation and storage, each with its law."""
+"""Bugs of one line in what judges a model, and in storage, each with its law."""
 
 import pytest
 import test_annealing
@@ -12,7 +12,6 @@ import test_estimation
 import test_evaluation
 import test_exact
 import test_exact_models
-import test_examination
 import test_following
 import test_gaps
 import test_gradient_estimators as estimators
@@ -22,6 +21,8 @@ import test_information
 import test_learners
 import test_pareto
 import test_reciprocal
+import test_storage
+import torch
 from plants import bug, caught, named
 
 from aevb import codes, imputation
@@ -41,26 +42,21 @@ from aevb.evaluation import (
     weights,
     work,
 )
-from aevb.evaluation.examination import domain, elements, objective, recognition, shapes, vectors
-from aevb.evaluation.examination import estimators as estimators_of
-from aevb.evaluation.examination import gradients as reaching
 from aevb.storage import (
     checkpoints,
+    description,
     exact_models,
+    files,
     latents,
     learners,
     likelihoods,
     metrics,
+    sealed,
     snapshots,
     unfinished,
 )
 from aevb.storage import gradients as settings_gradients
-
-
-def sick(found):
-    """The first model of the table of mistakes in which this is to be found."""
-    return next(made for made in test_examination.PLANTS if made.found == found)
-
+from aevb.storage import weights as saving
 
 BUGS = [
     bug(
@@ -270,109 +266,68 @@ BUGS = [
         0.1,
     ),
     bug(
-        domain.outside,
-        "return 1 - float(within",
-        "return 0 * float(within",
-        test_examination.test_a_planted_mistake_is_found,
-        sick("outside-support"),
+        files._without_repeats,
+        "len(found) < len(pairs)",
+        "len(found) > len(pairs)",
+        test_storage.test_json_that_others_would_read_otherwise_is_refused,
+        b'{"a": 1, "a": 2}',
     ),
     bug(
-        domain.examine_precision,
-        "(torch.float16, torch.bfloat16)",
-        "(torch.float16,)",
-        test_examination.test_a_planted_mistake_is_found,
-        sick("half-precision"),
+        files._finite,
+        "math.isfinite(value)",
+        "value",
+        test_storage.test_json_that_others_would_read_otherwise_is_refused,
+        b'{"a": 1e999}',
     ),
     bug(
-        domain._not_finite,
-        "share > 0",
-        "share > 1",
-        test_examination.test_a_planted_mistake_is_found,
-        sick("not-finite"),
+        files.parse_json,
+        "parse_constant=_refuse,",
+        "",
+        test_storage.test_json_that_others_would_read_otherwise_is_refused,
+        b'{"a": NaN}',
     ),
     bug(
-        elements.misfit,
-        "p < LEVEL / 2",
-        "p > 1 - LEVEL / 2",
-        test_examination.test_a_planted_mistake_is_found,
-        sick("posterior-draws"),
+        files.sha256,
+        "for part in parts:",
+        "for part in parts[1:]:",
+        test_storage.test_the_checksum_is_that_of_the_file_with_zeros_in_its_place,
     ),
     bug(
-        elements._continuous,
-        "wrong = known & ((total - 1)",
-        "wrong = known & ((total - total)",
-        test_examination.test_a_planted_mistake_is_found,
-        sick("posterior-integral"),
+        sealed.seal,
+        'b" " * (-len(text) % 8)',
+        'b" " * (1 - len(text) % 8)',
+        test_storage.test_the_data_begin_where_words_do,
     ),
     bug(
-        estimators_of.examine_joint,
-        "difference.abs() > limit",
-        "-difference > limit",
-        test_examination.test_a_planted_mistake_is_found,
-        sick("log-joint"),
+        saving.load,
+        "model.eval(), posterior.eval()",
+        "model, posterior",
+        test_storage.test_a_saved_model_gives_the_same_bound_to_the_bit,
+        "bernoulli",
+        torch.float32,
     ),
     bug(
-        reaching.unreached,
-        "data.add_(step)",
-        "data.add_(0)",
-        test_examination.test_a_planted_mistake_is_found,
-        sick("no-gradient"),
+        saving.config_of,
+        "**(facts or {})",
+        "",
+        test_storage.test_facts_join_the_config_and_do_not_disturb_loading,
+        by=KeyError,
     ),
     bug(
-        reaching.examine_paths,
-        "z.detach().std(0)",
-        "z.detach().std(1)",
-        test_examination.test_a_planted_mistake_is_found,
-        sick("noise-unused"),
+        saving._contiguous,
+        "tensor.clone() if memory in seen else tensor",
+        "tensor",
+        test_storage.test_a_module_in_both_places_is_saved,
+        by=RuntimeError,
     ),
     bug(
-        objective._judged,
-        "not same(found, again)",
-        "same(found, again)",
-        test_examination.test_a_planted_mistake_is_found,
-        sick("objective-noise"),
-    ),
-    bug(
-        objective._slopes,
-        "+ 0.02 * size",
-        "+ 20 * size",
-        test_examination.test_a_planted_mistake_is_found,
-        sick("objective-gradient"),
-    ),
-    bug(
-        recognition.recognized,
-        ', (-1, "minus ")',
-        ",",
-        test_examination.test_a_planted_mistake_is_found,
-        sick("objective-sign"),
-    ),
-    bug(
-        recognition.reference,
-        "standard = normal + drawn",
-        "standard = drawn",
-        test_examination.test_a_planted_mistake_is_found,
-        sick("objective-prior"),
-    ),
-    bug(
-        recognition._weighted,
-        "sign * ours.log_w",
-        "ours.log_w",
-        test_examination.test_a_planted_mistake_is_found,
-        sick("objective-weights"),
-    ),
-    bug(
-        shapes.examine_repeats,
-        "(one - other)",
-        "(one - one)",
-        test_examination.test_a_planted_mistake_is_found,
-        sick("random-at-evaluation"),
-    ),
-    bug(
-        vectors.jacobian,
-        ".logabsdet",
-        ".sign",
-        test_examination.test_the_healthy_twin_is_silent,
-        "a flow",
+        description.describe,
+        "if id(value) in known",
+        "if False",
+        test_storage.test_a_saved_model_gives_the_same_bound_to_the_bit,
+        "vamp",
+        torch.float32,
+        by=RuntimeError,
     ),
 ]
 

@@ -38,7 +38,7 @@ from aevb.errors import ModelFileError
 from aevb.families import Normal
 from aevb.posterior import Amortized, PerDatum
 from aevb.storage.description import ACTIVATIONS, CLASSES, describe, restore
-from aevb.storage.files import read_json
+from aevb.storage.files import parse_json, read_json
 
 
 def refusal(folder, modules=None):
@@ -182,6 +182,29 @@ def test_a_module_in_both_places_is_saved(tmp_path):
     posterior = aevb.mean_field(nn.Sequential(nn.Linear(X, D), shared, nn.Linear(D, 2 * D)))
     aevb.save(tmp_path, model, posterior)
     assert (tmp_path / "model.safetensors").exists()
+
+
+# --- what is JSON ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"a": 1, "a": 2}',
+        b'{"a": NaN}',
+        b'{"a": -Infinity}',
+        b'{"a": 1e999}',
+        b'\xef\xbb\xbf{"a": 1}',
+        b'{"a": "\xff"}',
+    ],
+)
+def test_json_that_others_would_read_otherwise_is_refused(content):
+    assert parse_json(b'{"a": 1.5}') == {"a": 1.5}
+    try:
+        found = parse_json(content)
+    except ValueError:
+        found = None
+    assert found is None
 
 
 # --- the weights file ----------------------------------------------------------------------------

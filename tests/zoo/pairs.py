@@ -237,6 +237,12 @@ def small():
     return perturbed(PAIRS["bernoulli"][0])
 
 
+def saved_in(folder):
+    """The folder, with a small model in it."""
+    aevb.save(folder, *small())
+    return folder
+
+
 class Own(nn.Module):
     """A network that no table knows, with a buffer of integers."""
 
