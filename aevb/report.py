@@ -358,6 +358,7 @@ th, td { padding: 0.4rem 1.25rem 0.4rem 0; text-align: left; vertical-align: top
 th:last-child, td:last-child { padding-right: 0; }
 th[scope="row"] { font-weight: 400; color: var(--soft); }
 th:not(.figure), td:not(.figure) { min-width: 5rem; overflow-wrap: anywhere; }
+th[scope="row"]:not(.figure) { min-width: 7rem; }
 .figure { text-align: right; }
 figure { margin: 0 0 2.5rem; break-inside: avoid; }
 .picture { background: #fff; border: 1px solid var(--line); border-radius: 0.5rem;
@@ -365,7 +366,7 @@ figure { margin: 0 0 2.5rem; break-inside: avoid; }
 img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 figcaption { margin-top: 0.6rem; color: var(--soft); font-size: 0.9rem; max-width: 42rem; }
 @media (max-width: 34rem) { body { padding-top: 2rem; } .picture { padding: 0.25rem; }
-  section { margin-top: 2.75rem; } }
+  section { margin-top: 2.75rem; } th, td { padding-right: 0.75rem; } }
 @media print { :root { --ink: #000; --soft: #444; --line: #bbb; --page: #fff; --card: #fff;
   --accent: #000; --warn: #000; --warn-card: #fff; } body { padding: 0; max-width: none;
   font-size: 10pt; } .number { border: 1px solid var(--line); break-inside: avoid; }
