@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Distribution
 from zoo.families import ENTRIES, made, units
 
 from aevb import families
@@ -67,6 +68,25 @@ def test_a_law_has_the_batch_of_its_numbers_and_an_event_of_the_size(name):
         shown = family.summarize(moments)
         assert shown.shape == (2, 3, SIZE)
         assert torch.isfinite(shown).all()
+
+
+def laws_in(law):
+    """A law and those that it is made of."""
+    yield law
+    for name, part in vars(law).items():
+        if name.startswith("_"):  # torch's own affair
+            continue
+        for inner in part if isinstance(part, list | tuple) else [part]:
+            if isinstance(inner, Distribution):
+                yield from laws_in(inner)
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_no_law_looks_at_its_values(name):
+    """`Model` does, once; what decides by values cannot be exported, and is no one graph."""
+    family = made(name)
+    law = family(raw_numbers(family, (2, 3), 0.5), 2)
+    assert not [type(part).__name__ for part in laws_in(law) if part._validate_args]
 
 
 @pytest.mark.parametrize("name", DATA)

@@ -32,7 +32,7 @@ class Bernoulli(Family):
 
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
         coins = distributions.Bernoulli(logits=raw, validate_args=False)
-        return distributions.BernoulliVector(coins, raw.ndim - batch_ndim)
+        return distributions.BernoulliVector(coins, raw.ndim - batch_ndim, validate_args=False)
 
     def encode_marginals(self, x: Tensor) -> Tensor:
         return torch.logit((x.sum(0) + 0.5) / (len(x) + 1)).flatten()

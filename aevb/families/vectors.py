@@ -192,4 +192,5 @@ class Mixture(Latent):
         return distributions.Mixture(
             td.Categorical(logits=logits, validate_args=False),
             Independent(parts, 1, validate_args=False),
+            validate_args=False,
         )
