@@ -107,6 +107,18 @@ def test_the_smallest_quantiles_of_beta_against_forty_digits(u):
     assert abs(float(back / mpmath.mpf(u)) - 1) < 1e-12
 
 
+@pytest.mark.parametrize(
+    ("a", "b", "mode"),
+    [(1, 1, 0.5), (1, 3, 0), (3, 1, 1), (0.5, 0.7, 0), (0.7, 0.5, 1), (1, 0.5, 1), (4, 2, 0.75)],
+)
+def test_beta_at_its_ends_and_its_mode(a, b, mode):
+    law, known = Beta(double(float(a)), double(float(b))), scipy.stats.beta(a, b)
+    for end in (0.0, 1.0):
+        found = float(law.log_prob(double(end)))
+        assert found == pytest.approx(known.logpdf(end), rel=1e-12)
+    assert float(law.mode) == pytest.approx(mode)
+
+
 def test_erlang_takes_tensor_shapes_in_a_traced_function():
     shape, noise = torch.tensor([1.0, 3.0]), torch.full((4, 2, 3), 0.3)
 

@@ -100,6 +100,33 @@ def inner_points(name):
     return x[(x > low) & (x < high) & ((x == 0) | (x.abs() > 1e-300))]
 
 
+@of(ALL)
+def test_nothing_is_more_probable_than_the_mode(name):
+    """No draw, and no point beside the mode; a mode that is not in the support is left out."""
+    d = build(ENTRIES[name])
+    try:
+        mode = d.mode
+    except (NotImplementedError, AttributeError):
+        return
+    if not bool(d.support.check(mode).all()):
+        return
+    z = draws(name).to(mode.dtype)
+    if ENTRIES[name].kind == "continuous":
+        beside = mode + 0.01 * z.std() * torch.tensor([-1.0, 1.0])
+        z = torch.cat([z, beside[d.support.check(beside)]])
+    assert d.log_prob(mode) >= d.log_prob(z).max() - 1e-9
+
+
+@of(names(lambda e: e.kind == "continuous" and e.scipy is not None))
+def test_the_density_at_the_ends_of_the_support_equals_scipy(name):
+    """Where the ends belong to it; it may be infinite there."""
+    d, known = build(ENTRIES[name]), frozen(name)
+    for end in bounds(d):
+        x = torch.tensor(float(end), dtype=torch.float64)
+        if math.isfinite(end) and bool(d.support.check(x)):
+            assert float(d.log_prob(x)) == pytest.approx(known.logpdf(end), rel=1e-10, abs=1e-10)
+
+
 def slope(d, x):
     x = x.clone().requires_grad_()
     return torch.autograd.grad(d.log_prob(x).sum() + 0 * x.sum(), x)[0]

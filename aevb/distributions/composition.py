@@ -249,7 +249,7 @@ class Beta(Reparameterized, td.Beta):
         a, b = self.concentration1 - 1, self.concentration0 - 1
         inner = a.clamp(min=0) / torch.where((a > 0) | (b > 0), a.clamp(min=0) + b.clamp(min=0), 1)
         ends = torch.where(a < b, 0.0, 1.0)
-        return torch.where((a < 0) & (b < 0), ends, torch.where((a == 0) & (b == 0), 0.5, inner))
+        return torch.where((a == 0) & (b == 0), 0.5, torch.where((a <= 0) & (b <= 0), ends, inner))
 
 
 class Dirichlet(Reparameterized, td.Dirichlet):
