@@ -205,6 +205,12 @@ def test_the_divergence_from_the_uniform_law_equals_quadrature(k):
     assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
+def test_a_direction_moves_with_its_noise_as_finite_differences_say():
+    law = VonMisesFisher(double([0.6, 0.0, 0.8]), double(3.0), validate_args=False)
+    noise = law.noise((5,), np.random.default_rng(0)).requires_grad_()
+    assert torch.autograd.gradcheck(law.transform, (noise,), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("loc", [[1.0], [1.0, 1.0]])
 def test_a_direction_that_is_none_is_refused(loc):
     with pytest.raises(ValueError, match="loc"):
