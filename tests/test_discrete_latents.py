@@ -5,6 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from helpers import call
 from scipy.special import logsumexp, softmax
@@ -16,7 +17,7 @@ from aevb import families
 from aevb.conditional import Chain, Conditional, Unconditional
 from aevb.data import Rows
 from aevb.distributions import center, kl, on_reals, route
-from aevb.distributions.listed import listed
+from aevb.distributions.listed import Listed, listed
 from aevb.errors import UsageError
 from aevb.evaluation import evidence, exact
 from aevb.imputation import impute
@@ -116,6 +117,15 @@ def test_all_codes_of_two_layers_are_listed_once(name):
     assert not prior.has_rsample
     assert not on_reals(prior)
     assert ((center(prior) >= 0) & (center(prior) <= 1)).all()
+
+
+def test_the_moments_and_the_entropy_of_a_list_are_its_sums():
+    rng = np.random.default_rng(0)
+    codes, logits = rng.normal(size=(5, 3)), rng.normal(size=(2, 5))
+    law, probs = Listed(torch.from_numpy(codes), torch.from_numpy(logits)), softmax(logits, -1)
+    assert np.allclose(law.mean.numpy(), probs @ codes, rtol=1e-12)
+    assert np.allclose(law.variance.numpy(), probs @ codes**2 - (probs @ codes) ** 2, rtol=1e-12)
+    assert np.allclose(law.entropy().numpy(), scipy.stats.entropy(probs, axis=-1), rtol=1e-12)
 
 
 def test_codes_that_are_too_many_are_not_listed():

@@ -4,7 +4,9 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
+from scipy.special import logsumexp
 from torch import nn
 from torch.distributions import Independent, Normal
 
@@ -41,6 +43,20 @@ def test_the_bounds_enclose_the_information_of_a_gaussian_channel(deviation):
     if deviation >= 0.5:  # both are tight
         assert found.lower == pytest.approx(truth, abs=4 * found.lower_error + 0.01)
         assert found.upper == pytest.approx(truth, abs=4 * found.upper_error + 0.01)
+
+
+def test_the_bounds_and_their_errors_are_those_of_the_rows_by_hand():
+    model, posterior, rows = known(0.5, n=6)
+    found = information.information(model, posterior, rows, seed=3)
+    _, z = information.codes_of(model, posterior, rows, seed=3)
+    log_q = scipy.stats.norm(rows.values[:, 0], 0.5).logpdf(z.double().numpy())  # of z_n by x_m
+    own, others = log_q.diagonal(), np.exp(log_q) * (1 - np.eye(6))
+    lower = own - np.log(np.exp(log_q).mean(1))
+    upper = own - np.log(others.sum(1) / 5)
+    kl = own - scipy.stats.norm.logpdf(z.double().numpy()[:, 0])
+    errors = [v.std(ddof=1) / math.sqrt(6) for v in (lower, upper)]
+    means = lower.mean(), errors[0], upper.mean(), errors[1], kl.mean(), math.log(6)
+    assert np.allclose(list(vars(found).values()), means, atol=1e-5)
 
 
 def test_a_lower_bound_at_its_cap_says_so():
@@ -87,3 +103,22 @@ def test_codes_are_widened_to_the_density_that_they_are_of():
     line = torch.linspace(-8, 8, 4001, dtype=torch.float64)[:, None]
     mass = information.log_widened(centers[:, :1], line).exp().sum() * 16 / 4000
     assert float(mass) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_the_width_is_that_under_which_the_others_say_most_of_each_code(n):
+    rng = np.random.default_rng(n)
+    centers, z = rng.normal(size=(n, 2)), rng.normal(size=(3, 2))
+    apart = ((centers[:, None] - centers) ** 2).sum(-1)
+    reach = math.sqrt(apart.sum() / (n * (n - 1))) if n > 1 else 1.0
+
+    def log_densities(at, width, weights):
+        far = ((at[:, None] - centers) ** 2).sum(-1) / width**2
+        return logsumexp(-0.5 * far, 1, weights) - math.log(2 * math.pi * width**2)
+
+    widths = reach * np.logspace(-2, 0, 21)
+    others = (1 - np.eye(n)) / max(n - 1, 1)
+    alone = [log_densities(centers, w, others).mean() for w in widths[: 21 if n > 1 else 1]]
+    expected = log_densities(z, widths[int(np.argmax(alone))], 1 / n)
+    found = information.log_widened(torch.from_numpy(centers), torch.from_numpy(z))
+    assert np.allclose(found.numpy(), expected, rtol=1e-9)
