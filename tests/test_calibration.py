@@ -193,3 +193,8 @@ def test_the_exact_posterior_is_exact():
     x = torch.randn(4, 3, dtype=DOUBLE)
     evidence = model.log_joint(x, z) - posterior(Batch(x)).log_prob(z)
     assert torch.allclose(evidence, evidence[:1].expand_as(evidence), atol=1e-10)
+
+
+def test_the_ratio_of_an_exact_posterior_is_one_for_few_draws_too():
+    found = calibrate(*linear_gaussian(), 3000, 9)
+    assert found.ratio == pytest.approx(1, abs=5 / math.sqrt(2 * 3000))

@@ -128,6 +128,13 @@ def test_the_moments_and_the_entropy_of_a_list_are_its_sums():
     assert np.allclose(law.entropy().numpy(), scipy.stats.entropy(probs, axis=-1), rtol=1e-12)
 
 
+def test_the_divergence_of_a_list_is_its_sum():
+    probs, other = np.array([[0.5, 0.0, 0.5], [0.2, 0.3, 0.5]]), np.array([0.6, 0.1, 0.3])
+    law = Listed(torch.eye(3, dtype=DOUBLE), torch.from_numpy(probs).log())
+    found = kl(law, OneHotCategorical(probs=torch.from_numpy(other)))
+    assert np.allclose(found.numpy(), scipy.stats.entropy(probs, other, axis=-1), rtol=1e-12)
+
+
 def test_codes_that_are_too_many_are_not_listed():
     assert listed(families.Bernoulli()(torch.zeros(17), 0)) is None
     assert listed(zoo.OneHotCategoricals(torch.zeros(7, 10))) is None

@@ -17,6 +17,7 @@ from aevb.conditional import Chain, Conditional
 from aevb.data import Rows
 from aevb.errors import UsageError
 from aevb.evaluation import Certificate, batches, evidence, gaps, posterior_for, refit
+from aevb.model import observing
 from aevb.posterior import Amortized, Ladder
 from aevb.storage import RunFolder
 from aevb.workflow.gaps import measure_gaps
@@ -348,6 +349,29 @@ def test_rows_get_free_numbers_of_their_own_and_an_encoder_is_left():
     )
     with pytest.raises(UsageError, match="at least 0, found -4"):
         refit(model, encoder, rows, steps=-4)
+
+
+def test_free_numbers_are_fitted_to_the_cells_that_are_there():
+    model, _ = small_pair()
+    x = binary_rows(3).all().double().numpy()
+    x[1, 2] = np.nan
+    rows, free = Rows(x, np.arange(3), (6,)), aevb.per_datum(50, 2).double()
+    fitted, expected = (
+        f.conditional.network.table
+        for f in (posterior_for(model, free, rows), refit(observing(model), free, rows))
+    )
+    assert torch.isfinite(fitted).all()
+    assert torch.equal(fitted, expected)
+
+
+def test_the_rate_falls_by_a_cosine_in_three_rounds():
+    rounds = [(1, 4.0), (1, 1.0), (2, 0.2)]  # quarters of the steps, and factors
+    expected = [
+        [factor * (0.5 + 0.5 * math.cos(math.pi * t / (5 * n))) for t in range(5 * n)]
+        for n, factor in rounds
+    ]
+    found = import_module("aevb.evaluation.refit")._rounds(20)
+    assert np.allclose(np.concatenate(found), np.concatenate(expected))
 
 
 def test_it_starts_at_what_the_encoder_says():

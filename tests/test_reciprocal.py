@@ -90,6 +90,18 @@ def test_the_average_is_right_and_its_logarithm_is_above():
     assert values.mean() > -3 + 5 * values.std() / math.sqrt(len(values))
 
 
+def test_draws_that_repeat_each_other_count_once():
+    one = walked(n=50, steps=40)
+    fivefold = one._replace(
+        z=one.z.repeat_interleave(5, 0), log_joint=one.log_joint.repeat_interleave(5, 0)
+    )
+    value, error, ess, _ = home._estimate(one)
+    again, error_again, ess_again, _ = home._estimate(fivefold)
+    assert torch.allclose(again, value, atol=0.1)
+    assert float((ess_again / ess).mean()) == pytest.approx(1, abs=0.2)
+    assert float((error_again / error).mean()) == pytest.approx(1, abs=0.1)
+
+
 def test_a_density_fitted_to_its_own_draws_would_be_caught(monkeypatch):
     fitted = home._fitted
     monkeypatch.setattr(home, "_fitted", lambda others, own: fitted(own, own))
