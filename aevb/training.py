@@ -119,10 +119,11 @@ def train(
         >>> history[1]["validation"]["elbo"] > history[0]["validation"]["elbo"]
         True
     """
+    plan = plan or Plan()
     _require("learner", learner, Learner, "like aevb.AEVB(model, posterior)")
     _require("data", data, Dataset, "which aevb.data.load makes of a file or an array")
-    _require("plan", plan or Plan(), Plan, "like aevb.Plan(epochs=5)")
-    loop = _Loop(learner, data, plan or Plan(), run, callbacks)
+    _require("plan", plan, Plan, "like aevb.Plan(epochs=5)")
+    loop = _Loop(learner, data, plan, run, callbacks)
     with run.locked() if run is not None else nullcontext(), loop.running():
         if resume:
             loop.resume()

@@ -49,9 +49,10 @@ class ContinuousBernoulli(InverseCDF, td.ContinuousBernoulli):
     def _cdf(self, value: Tensor) -> Tensor:
         x, n = value.clamp(0, 1), _folded(self.logits)
         # (exp(n x) - 1) / (exp(n) - 1); where n x is near 0, so may n be, and a series has digits.
-        steep = torch.where(n * x < -1, n, -1.0)
-        far = one_minus_exp(-steep * x) / one_minus_exp(-steep)
-        below = torch.where(n * x < -1, far, x * _exprel(n * x) / _exprel(n))
+        far = n * x < -1
+        steep = torch.where(far, n, -1.0)
+        ratio = one_minus_exp(-steep * x) / one_minus_exp(-steep)
+        below = torch.where(far, ratio, x * _exprel(n * x) / _exprel(n))
         return torch.where(self.logits > 0, torch.exp(n * (1 - x)) * below, below)
 
     def entropy(self) -> Tensor:
@@ -125,7 +126,7 @@ def _exprel(y: Tensor) -> Tensor:
     small = y > -0.5
     safe = torch.where(small, -torch.ones_like(y), y)
     series = horner(EXPREL, torch.where(small, y, torch.zeros_like(y)))
-    return torch.where(small, series, one_minus_exp(-safe) / -safe)
+    return torch.where(small, series, torch.expm1(safe) / safe)
 
 
 NEAR = 0.02
