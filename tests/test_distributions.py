@@ -2,6 +2,7 @@
 
 import math
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.stats
@@ -33,10 +34,8 @@ def test_continuous_bernoulli_has_a_largest_density():
 
 
 @pytest.mark.parametrize("logit", [0.0, 1e-9, 1e-3, 0.0999, 0.1001, 1.0, -5.0, 30.0, -300.0, 1e4])
+@mpmath.workdps(50)
 def test_continuous_bernoulli_normalizer_is_exact(logit):
-    import mpmath
-
-    mpmath.mp.dps = 50
     eta = mpmath.mpf(logit)
     expected = mpmath.log(2) if logit == 0 else mpmath.log(eta / mpmath.tanh(eta / 2))
     value = log_normalizer(torch.tensor(logit, dtype=torch.float64))
@@ -46,11 +45,9 @@ def test_continuous_bernoulli_normalizer_is_exact(logit):
 
 
 @pytest.mark.parametrize("logit", [0.0, 1e-9, 1e-3, 8e-3, 0.499, 0.501, 1.0, -5.0, 30.0, -90.0])
+@mpmath.workdps(50)
 def test_continuous_bernoulli_mean_is_exact(logit):
     # Torch's own, near probability 1/2, is the difference of two large numbers.
-    import mpmath
-
-    mpmath.mp.dps = 50
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-6)):
         raw = torch.tensor([[logit]], dtype=dtype)
         eta = mpmath.mpf(float(raw))

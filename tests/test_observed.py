@@ -2,6 +2,7 @@
 
 import math
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.stats
@@ -47,10 +48,8 @@ LOGITS = [0.0, 1e-9, -1e-3, 0.0199, -0.0201, 0.499, 0.501, -5.0, 5.0, 79.0, 81.0
 
 @pytest.mark.parametrize("width", [1, 13, 64])
 @pytest.mark.parametrize("by", ["autograd", "func", "evaluation"])
+@mpmath.workdps(50)
 def test_a_vector_of_coins_is_exact_at_every_logit_and_so_is_its_gradient(width, by):
-    import mpmath
-
-    mpmath.mp.dps = 50
     source = generator(0, Stream.SIMULATION)
     logits = torch.from_numpy(source.choice(LOGITS, (3, 2, width)))
     x = torch.from_numpy(source.integers(0, 2, (2, width)).astype(float))
@@ -87,10 +86,8 @@ def test_a_vector_of_coins_takes_coins_alone():
 
 
 @pytest.mark.parametrize("logit", LOGITS)
+@mpmath.workdps(120)
 def test_continuous_bernoulli_is_exact_at_every_logit(logit):
-    import mpmath
-
-    mpmath.mp.dps = 120
     eta = mpmath.mpf(logit) + mpmath.mpf(10) ** -25  # as good as 0, without a case for it
     law = ContinuousBernoulli(logits=double(logit))
     mean = 1 / (1 - mpmath.exp(-eta)) - 1 / eta
@@ -108,10 +105,8 @@ def test_continuous_bernoulli_is_exact_at_every_logit(logit):
 
 
 @pytest.mark.parametrize("r", [1e-6, 49.9, 50.1, 1e3, 1e8])
+@mpmath.workdps(60)
 def test_negative_binomial_keeps_its_digits_on_the_way_to_a_poisson(r):
-    import mpmath
-
-    mpmath.mp.dps = 60
     mean = 3.0
     law = NegativeBinomial(double(r), logits=double(math.log(mean / r)))
     odds = mpmath.exp(mpmath.mpf(float(law.logits)))
@@ -150,10 +145,8 @@ def test_levels_of_an_image_in_single_precision_are_levels():
 
 
 @pytest.mark.parametrize(("loc", "scale"), [(0.5, 1e-3), (-4.0, 0.01), (3.0, 1e3), (0.502, 1e-4)])
+@mpmath.workdps(2500)
 def test_mass_of_a_level_is_exact_in_the_tails(loc, scale):
-    import mpmath
-
-    mpmath.mp.dps = 2500
     law = DiscretizedLogistic(double(loc), scale, 0.0, 1.0, 101)
 
     def below(level):

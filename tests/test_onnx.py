@@ -3,6 +3,7 @@
 import copy
 import sys
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -234,9 +235,8 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
 # --- decompositions ------------------------------------------------------------------------------
 
 
+@mpmath.workdps(50)
 def test_log_gamma_is_that_of_mpmath():
-    mpmath = pytest.importorskip("mpmath")
-    mpmath.mp.dps = 50
     x = np.concatenate(
         [np.geomspace(1e-8, 1e8, 200), np.linspace(0.9, 2.1, 50), np.arange(1, 60), [7.999, 8.001]]
     )

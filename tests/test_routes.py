@@ -13,7 +13,11 @@ from aevb.distributions import center, reparameterize, route
 from aevb.distributions.combinators import Average
 from aevb.randomness import Stream, generator
 
-mpmath.mp.dps = 50
+
+@pytest.fixture(autouse=True)
+def _digits():
+    with mpmath.workdps(50):
+        yield
 
 
 def double(value, **options):
