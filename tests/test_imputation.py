@@ -77,7 +77,7 @@ def spread(x):
 
 
 PAIRS = {"exact": (0.0, 1.0), "wide-and-beside": (0.25, 1.6)}
-ERRORS = {"importance": (1000, 2.0), "hmc": (300, 6.0)}
+ERRORS = {"importance": (1000, 2.0), "hmc": (300, 1.5)}
 """Draws, and how far the answers may lie from the truth, in errors of as many independent draws."""
 
 
@@ -133,12 +133,6 @@ def test_weights_without_the_proposal_would_be_caught(monkeypatch):
     assert math.sqrt((found**2).mean()) > 2 * ERRORS["importance"][1]
 
 
-def test_chains_that_forget_the_prior_would_be_caught(monkeypatch):
-    monkeypatch.setattr(aevb.Model, "log_joint", aevb.Model.log_likelihood)
-    found = errors_in_filling("hmc", "wide-and-beside")
-    assert math.sqrt((found**2).mean()) > 2 * ERRORS["hmc"][1]
-
-
 def test_few_draws_do():
     model, posterior = linear_pair()
     x = with_holes(draws(5))
@@ -164,17 +158,15 @@ def filled_by_quadrature(model, x, side=161, limit=7.0):
     return np.where(seen, x, weight @ (1 / (1 + np.exp(-logits))))
 
 
-@pytest.mark.parametrize(
-    ("method", "samples", "limit"), [("importance", 2000, 0.02), ("hmc", 400, 0.08)]
-)
-def test_a_bernoulli_model_is_filled_as_quadrature_says(method, samples, limit):
+@pytest.mark.parametrize(("method", "samples"), [("importance", 2000), ("hmc", 400)])
+def test_a_bernoulli_model_is_filled_as_quadrature_says(method, samples):
     model, posterior = small_pair(width=5, spread=1.6, seed=3)
     x = with_holes((np.random.default_rng(2).random((60, 5)) < 0.5).astype(np.float64))
     truth = filled_by_quadrature(model, x)
     got = imputation.impute(model, posterior, rows_of(x), method=method, samples=samples)
-    assert (got - truth)[np.isnan(x)].std() < limit
+    assert np.sqrt(np.square((got - truth)[np.isnan(x)]).mean()) < 0.02
     other = filled_by_quadrature(small_pair(width=5, spread=1.6, seed=4)[0], x)
-    assert (other - truth)[np.isnan(x)].std() > 0.15  # the limits tell models apart
+    assert (other - truth)[np.isnan(x)].std() > 0.15  # the limit tells models apart
 
 
 def test_an_encoder_that_was_trained_on_holes_sees_them():
@@ -195,7 +187,7 @@ def test_an_encoder_that_was_trained_on_holes_sees_them():
     truth = filled_by_quadrature(model, x)
     for method, samples in (("importance", 4000), ("hmc", 500)):
         got = imputation.impute(masked, encoder, rows_of(x), method=method, samples=samples)
-        assert (got - truth)[np.isnan(x)].std() < 0.06
+        assert np.sqrt(np.square((got - truth)[np.isnan(x)]).mean()) < 0.02
 
 
 def test_rows_do_not_depend_on_how_many_are_done_at_once(monkeypatch):

@@ -25,7 +25,7 @@ import test_storage
 import torch
 from plants import bug, caught, named
 
-from aevb import codes, imputation
+from aevb import Model, codes, imputation
 from aevb.estimator import detector
 from aevb.evaluation import (
     annealing,
@@ -251,6 +251,13 @@ BUGS = [
         test_imputation.test_a_linear_model_is_filled_as_algebra_says,
         "importance",
         "exact",
+    ),
+    *(
+        bug(Model.log_joint, "prior.log_prob(z)", "1.5 * prior.log_prob(z)", *law)
+        for law in (
+            (test_imputation.test_a_linear_model_is_filled_as_algebra_says, "hmc", "exact"),
+            (test_imputation.test_a_bernoulli_model_is_filled_as_quadrature_says, "hmc", 400),
+        )
     ),
     bug(
         codes.interpolate,
