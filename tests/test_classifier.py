@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_normal
 from sklearn.datasets import load_iris
 from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from sklearn.model_selection import GridSearchCV
@@ -45,6 +46,11 @@ def test_gaussian_classes_give_quadratic_discriminant_analysis(priors):
     classifier = VAEClassifier(SMALL, priors=priors, samples=3).fit(IRIS, SPECIES)
     for model, *moments in zip(classifier.models_, truth.means_, truth.covariance_, strict=True):
         model.model_, model.posterior_ = gaussian(*moments)
+    each = zip(truth.means_, truth.covariance_, strict=True)
+    known = np.stack([multivariate_normal(*moments).logpdf(IRIS) for moments in each], 1)
+    assert classifier.log_likelihoods(IRIS) == pytest.approx(known, abs=1e-6)
+    joint = known + np.log(truth.priors_)
+    assert classifier.predict_joint_log_proba(IRIS) == pytest.approx(joint, abs=1e-6)
     expected = truth.predict_log_proba(IRIS)
     assert classifier.predict_log_proba(IRIS) == pytest.approx(expected, abs=1e-6, rel=1e-6)
     assert (classifier.predict(IRIS) == truth.predict(IRIS)).all()

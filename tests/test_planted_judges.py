@@ -4,6 +4,7 @@ import pytest
 import test_annealing
 import test_calibration
 import test_checkpoints
+import test_classifier
 import test_combinators
 import test_data_survey
 import test_detector
@@ -25,7 +26,7 @@ import test_storage
 import torch
 from plants import bug, caught, named
 
-from aevb import Model, codes, imputation
+from aevb import Model, VAEClassifier, codes, imputation
 from aevb.estimator import detector
 from aevb.evaluation import (
     annealing,
@@ -258,6 +259,13 @@ BUGS = [
             (test_imputation.test_a_linear_model_is_filled_as_algebra_says, "hmc", "exact"),
             (test_imputation.test_a_bernoulli_model_is_filled_as_quadrature_says, "hmc", 400),
         )
+    ),
+    bug(
+        VAEClassifier.log_likelihoods,
+        "np.stack(each, axis=1)",
+        "np.stack(each, axis=1) + 7",
+        test_classifier.test_gaussian_classes_give_quadratic_discriminant_analysis,
+        None,
     ),
     bug(
         codes.interpolate,
