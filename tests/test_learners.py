@@ -226,6 +226,13 @@ def test_the_modules_themselves_are_moved_and_frozen_ones_are_not(name):
     assert not stayed
 
 
+@pytest.mark.parametrize("name", gradients.GRADIENTS)
+def test_a_gradient_has_an_estimator_of_its_own(name):
+    objective = gradients.GRADIENTS[name][0]
+    found = gradients._estimator(check_settings({"gradient": name, "objective": objective}), 6)
+    assert (found is OBJECTIVES[objective]) == (name == "reparameterized")
+
+
 QUICK = {"bernoulli, float32", "gaussian, per datum"}
 """Compiled in the fast suite: one in single precision, one of free parameters in double."""
 ALIKE = {
