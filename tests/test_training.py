@@ -18,7 +18,8 @@ from aevb.data import Binarization, Rows, Source, split
 from aevb.errors import DataError, TrainingError, UsageError
 from aevb.evaluation import bound_parts
 from aevb.optimizers import constant
-from aevb.plan import Plan, work_of
+from aevb.plan import Plan, plan_of, work_of
+from aevb.settings import check_settings
 from aevb.storage import RunFolder
 from aevb.training import train
 
@@ -51,6 +52,12 @@ def test_warm_up_must_finish_before_training_does():
 def test_plans_are_checked(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
         Plan(**wrong)
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "linear", "steps"])
+def test_a_schedule_is_the_one_of_its_name(name):
+    plan = plan_of(check_settings({"lr_schedule": name, "epochs": 3}))
+    assert plan.schedule is getattr(aevb.optimizers, name)
 
 
 def test_the_model_kept_is_the_best_on_validation_data():
