@@ -1,4 +1,4 @@
-"""Run one command again and again, killed each time at the next of the given points.
+"""Run one command again and again, sent a signal each time at the next of the given points.
 
 A point is a call that writes (a flush, a rename, a removal) or a step of the learner. Children are
 forked from one process that has imported everything, so that a kill costs no import.
@@ -19,7 +19,7 @@ from aevb import cli
 from aevb.algorithms import AEVB
 from aevb.storage import RunFolder
 
-count, limit, trace = 0, None, []
+count, limit, trace, sent = 0, None, [], signal.SIGKILL
 
 
 def watch(owner, name):
@@ -30,7 +30,7 @@ def watch(owner, name):
         count += 1
         trace.append(name)
         if count == limit:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), sent)
         return call(*arguments, **named)
 
     setattr(owner, name, watched)
@@ -66,6 +66,7 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     watch_all()
     job = json.load(sys.stdin)
+    sent = job["signal"]
     statuses = []
     for folder, points in job["runs"].items():
         arguments = [*job["arguments"], "--out", folder, "--resume"]
