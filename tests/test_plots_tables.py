@@ -105,8 +105,8 @@ def test_columns_without_a_cell_are_not_drawn() -> None:
 
 
 def test_of_many_columns_the_most_correlated_are_drawn_in_order() -> None:
-    cause = RNG.standard_normal((200, 1))
-    rows = RNG.standard_normal((200, 9))
+    rng = np.random.default_rng(2)
+    cause, rows = rng.standard_normal((200, 1)), rng.standard_normal((200, 9))
     rows[:, [1, 2, 4, 7, 8]] = cause + 0.3 * rows[:, [1, 2, 4, 7, 8]]
     rows[:, 3] = 5.0
     rows[::7, 2] = np.nan

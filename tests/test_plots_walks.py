@@ -200,7 +200,8 @@ def test_the_limits_of_a_cloud_stay_and_it_shows_the_widest_dimensions() -> None
 
 
 def test_an_animation_of_twenty_frames_of_a_thousand_points_is_small() -> None:
-    points = np.linspace(0, 1, 20)[:, None, None] * RNG.standard_normal((1, 1000, 2))
+    cloud = np.random.default_rng(3).standard_normal((1, 1000, 2))
+    points = np.linspace(0, 1, 20)[:, None, None] * cloud
     data = plots.posterior_cloud(points, range(20), np.arange(1000) % 10)
     assert len(opened(data)) == 20
     assert len(data) < 1_000_000

@@ -272,7 +272,7 @@ def test_copies_are_found_behind_a_treatment_that_draws():
 
 
 def test_rows_that_repeat_anyway_are_no_copies():
-    values = RNG.integers(0, 2, (400, 2)).astype(float)
+    values = np.random.default_rng(1).integers(0, 2, (400, 2)).astype(float)
     everything = Rows(values, np.arange(400), (2,))
     rows, train = everything.pick(np.arange(100)), everything.pick(np.arange(100, 400))
     case = Case(*pair(aevb.bernoulli, 2, width=2), rows=rows, all_train=train)
