@@ -40,6 +40,12 @@ def _arguments_are_checked():
     Distribution.set_default_validate_args(True)
 
 
+@pytest.fixture(autouse=True)
+def _draws_come_again():
+    """What a test draws from torch without a seed does not hang on the tests before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def quick_refits(monkeypatch):
     """For what holds however near its best the posterior of a row comes."""
