@@ -204,10 +204,8 @@ class _Loop:
         for callback in self.callbacks:
             callback.begin(self.state.t, self.total, self.per_epoch)
         self.saved_at = time.monotonic()
-        while self.progress.epoch < self.plan.epochs and not self._out_of_patience():
+        while not self._over():
             self._epoch()
-            if self.learner.arrived(self.state):
-                break
         self._select_best()
         self.learner.model.eval()
         self.learner.posterior.eval()
@@ -312,10 +310,11 @@ class _Loop:
             for name, tensor in self._selected().items():
                 tensor.copy_(self.progress.best[name])
 
-    def _out_of_patience(self) -> bool:
-        if self.plan.patience is None:
-            return False
-        return self.progress.epoch - self.progress.best_epoch >= self.plan.patience
+    def _over(self) -> bool:
+        """Whether the plan, its patience or the learner itself wants no further epoch."""
+        epoch, patience = self.progress.epoch, self.plan.patience
+        stale = patience is not None and epoch - self.progress.best_epoch >= patience
+        return epoch >= self.plan.epochs or stale or self.learner.arrived(self.state)
 
     # -- stopping, saving, resuming ---------------------------------------------------------------
 

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from helpers import outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -18,13 +19,14 @@ import aevb
 from aevb.algorithms import EM, GeneralizedEM
 from aevb.algorithms.em import moments, start_at_clusters
 from aevb.conditional import Conditional, Unconditional
-from aevb.data import Rows
+from aevb.data import Rows, Source, split
 from aevb.enumeration import enumerate_codes
 from aevb.errors import TrainingError, UsageError
 from aevb.families import Bernoulli, Normal, OneHotCategorical, Standardized
 from aevb.gaussian_mixture import COVARIANCES, GaussianMixture, gaussian_mixture
 from aevb.linear_gaussian import LinearGaussian, linear_gaussian, maximum_likelihood
 from aevb.posterior import Batch, ExactPosterior
+from aevb.storage import RunFolder
 
 NAMES = {"full": "full", "diagonal": "diag", "spherical": "spherical"}
 """What scikit-learn calls them."""
@@ -441,6 +443,24 @@ def test_the_loop_ends_where_the_objective_rests():
     assert 20 < len(history) < 100
     reached = history[-1]["train"]["elbo"]
     assert list(steps(EM(model, len(x)), x, 20)) == pytest.approx([reached] * 20, abs=1e-12)
+
+
+def test_a_run_that_rested_resumes_to_itself(tmp_path):
+    x = load_iris().data.astype(np.float32)
+    data = split(Source("iris", x, (4,), "gaussian", "grey", "none"))
+    rows = len(data.train)
+
+    def go(resume):
+        model = GaussianMixture(3, 4, "full").double()
+        start_at_clusters(model, data.train.all().double(), seed=0)
+        run = RunFolder(tmp_path)
+        aevb.train(EM(model, rows), data, aevb.Plan(400, rows), run=run, resume=resume)
+        return outcome(tmp_path)
+
+    ended = go(resume=False)
+    bounds = [record["validation"]["elbo"] for record in ended[0]]
+    assert np.argmax(bounds) < len(bounds) - 1 < 300
+    assert go(resume=True) == ended
 
 
 def test_the_loop_refuses_minibatches():

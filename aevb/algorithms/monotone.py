@@ -110,7 +110,7 @@ class Monotone(Learner, Generic[Found]):
     def arrived(self, state: State) -> bool:
         """Whether the last step raised the objective by less than its rounding."""
         reached, rise = float(state.extra["floor"]), float(state.extra["rise"])
-        return rise <= self._rounding(reached)
+        return math.isfinite(rise) and rise <= self._rounding(reached)  # infinite before a step
 
     def noise(self, batch: Batch) -> Noise:
         return NONE
