@@ -479,6 +479,7 @@ X = clusters(0, n=10)
     [
         (lambda m: EM(m, 10).step(EM(m, 10).init(), X[:5]), "all 10 rows"),
         (lambda m: EM(m, 10).step(EM(m, 10).init(), Batch(X, torch.zeros(10).long())), "all 10"),
+        (lambda m: EM(m, 10).step(EM(m, 10).init(), X, temper=0.5), "no divergence"),
         (lambda m: EM(m, 10, reg=-1.0), "negative"),
         (lambda m: EM(m, 0), "at least 1 row"),
         (lambda m: EM(belief_net(), 10), "mixture of Gaussians or a linear-Gaussian"),
@@ -486,7 +487,7 @@ X = clusters(0, n=10)
         (lambda m: GeneralizedEM(deep(), 10), "listed"),
         (lambda m: start_at_clusters(m, X[:1], 0), "as many rows"),
     ],
-    ids=["few", "repeated", "reg", "rows", "model", "steps", "deep", "clusters"],
+    ids=["few", "repeated", "beta", "reg", "rows", "model", "steps", "deep", "clusters"],
 )
 def test_what_cannot_be_is_said_in_one_sentence(call, said):
     with pytest.raises(UsageError, match=said) as caught:

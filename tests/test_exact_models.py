@@ -113,6 +113,7 @@ def test_what_is_left_open_is_settled(asked, settled):
             "a prior of their own",
         ),
         ({"algorithm": "em", "beta": 2.0}, "--beta"),
+        ({"algorithm": "aevb", "components": 2, "warmup_steps": 3}, "--warmup-steps 3 says noth"),
         ({"algorithm": "em", "hidden": (20,)}, "--hidden 20 says nothing to a model whose post"),
         ({"algorithm": "em", "lr": 0.1}, "--lr 0.1 says nothing to --algorithm em"),
     ],

@@ -40,14 +40,15 @@ Found = TypeVar("Found", bound=Expectation)
 class Monotone(Learner, Generic[Found]):
     """A learner whose every step is over the same N = `rows` data.
 
-    Errors: UsageError for a minibatch; TrainingError where the objective falls by more than
-    rounding, with both numbers, or stops being finite.
+    Errors: UsageError for a minibatch, or a weight on the divergence; TrainingError where the
+    objective falls by more than rounding, with both numbers, or stops being finite.
     """
 
     model: Model
     rows: int
 
     needs_all: ClassVar[bool] = True
+    weighs_divergence: ClassVar[bool] = False
     compiled = False
     precision = "float32"
 

@@ -50,11 +50,13 @@ def settle_exact(settings: Settings) -> Settings:
             f"--algorithm mean-field is for mixtures with --covariance full, found {covariance}: "
             "leave it out, or choose --algorithm em"
         )
-    useless = ("posterior", "prior", "layers", "objective", "gradient", "beta", "free_bits")
+    useless = ("posterior", "prior", "layers", "objective", "gradient", "free_bits")
+    weights = ("beta", "warmup_steps")  # only at weight 1 may the slope of q be left out
     networks = ("network", "hidden", "activation", "classes", "weight_draws", "refine")
-    refuse(settings, (*useless, *networks), "a model whose posterior is exact", but=("exact",))
+    told = (*useless, *weights, *networks)
+    refuse(settings, told, "a model whose posterior is exact", but=("exact",))
     if settings.algorithm != "aevb":
-        by_gradients = ("samples", "optimizer", "lr", "lr_schedule", "clip", "warmup_steps")
+        by_gradients = ("samples", "optimizer", "lr", "lr_schedule", "clip")
         refuse(settings, by_gradients, f"--algorithm {settings.algorithm} of an exact posterior")
     if settings.likelihood not in ("auto", "gaussian") or settings.binarize not in (None, "none"):
         raise UsageError(
