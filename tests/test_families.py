@@ -5,10 +5,12 @@ from functools import reduce
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 from torch.distributions import Distribution
 from zoo.families import ENTRIES, made, units
 
+from aevb import distributions as zoo
 from aevb import families
 from aevb.distributions.reparameterization import base_of
 from aevb.errors import DataError
@@ -112,6 +114,22 @@ def test_the_marginal_start_of_a_law_of_single_numbers_is_the_most_probable(law)
     raw = family.encode_marginals(x).requires_grad_()
     (slopes,) = torch.autograd.grad(family(raw, 0).log_prob(x).mean(), raw)
     assert slopes.abs().max() < 0.01
+
+
+SCIPYS = {"gamma": "Gamma", "weibull_min": "Weibull", "expon": "Exponential"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("law", SCIPYS)
+def test_the_marginal_start_is_as_probable_as_scipys_in_columns_of_any_size(law, dtype):
+    theirs = getattr(stats, law)
+    unit = stats.gamma(4.0, scale=0.25).rvs((400, 6), random_state=np.random.default_rng(0))
+    x = unit * np.array([1e-4, 1e-2, 1.0, 1e2, 1e4, 1e6])
+    family = families.Elementwise(getattr(zoo, SCIPYS[law]))
+    columns = torch.from_numpy(x).to(dtype)
+    found = base_of(family(family.encode_marginals(columns), 0)).log_prob(columns).mean(0)
+    best = [theirs(*theirs.fit(c, floc=0.0)).logpdf(c).mean() for c in x.T]
+    assert np.allclose(found, best, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", DATA)
