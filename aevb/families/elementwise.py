@@ -74,8 +74,8 @@ class Elementwise(Family):
 
     So raw zeros are location 0 and scale, rate or concentration 1. Arguments that bound each other
     (an interval) come as a middle and the log of half the width. `fixed` gives arguments that are
-    not learned, such as the shape of an Erlang; `least` is added to every positive one: the
-    likelihood of a scale that may go to 0 is unbounded.
+    not learned, such as the shape of an Erlang; `least` is added to every positive one, and meant
+    for scales: the likelihood of a scale that may go to 0 is unbounded.
     Shapes: raw (*batch, A X): a block of X for each of the A arguments that are free, in the order
     of the class. Units: nats, normalized as the distribution is.
     Errors: UsageError for a class that is not over single numbers, for arguments that it lacks, or

@@ -106,11 +106,6 @@ def _levels(components: int) -> Callable[[Dataset, Settings], Family]:
     return make
 
 
-def _positive(distribution: type[Distribution]) -> Callable[[Dataset, Settings], Family]:
-    """Columns of positive numbers."""
-    return lambda data, settings: Elementwise(distribution, least=LIKELIHOOD_MIN_VARIANCE)
-
-
 LIKELIHOODS: dict[str, Callable[[Dataset, Settings], Family]] = {
     "bernoulli": lambda data, settings: Bernoulli(),
     "continuous-bernoulli": lambda data, settings: ContinuousBernoulli(),
@@ -124,8 +119,8 @@ LIKELIHOODS: dict[str, Callable[[Dataset, Settings], Family]] = {
     "laplace": _standardized(zoo.Laplace),
     "logistic": _standardized(zoo.Logistic),
     "student-t": _standardized(zoo.StudentT),
-    "log-normal": _positive(zoo.LogNormal),
-    "gamma": _positive(zoo.Gamma),
+    "log-normal": lambda data, settings: Elementwise(zoo.LogNormal, least=LIKELIHOOD_MIN_VARIANCE),
+    "gamma": lambda data, settings: Elementwise(zoo.Gamma),  # a least rate would bound the mean
     "discretized-logistic": _levels(1),
     "discretized-logistic-mixture": _levels(MIXED),
     "mixed": _mixed,
