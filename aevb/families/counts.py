@@ -7,6 +7,9 @@ from torch.distributions import Distribution, constraints
 from aevb import distributions
 from aevb.families.family import Family, blocks, independent
 
+LEAST, MOST = -15.0, 25.0
+"""Bounds on the logarithm of a mean: a code far out must not make it 0 or infinite."""
+
 
 class _Counts(Family):
     support = constraints.nonnegative_integer
@@ -18,7 +21,7 @@ class Poisson(_Counts):
 
         log p(x) = sum_i x_i r_i - exp(r_i) - log x_i!,  r the log-rates
 
-    Shapes: raw (*batch, X) log-rates. Units: nats.
+    Shapes: raw (*batch, X) log-rates, held to [-15, 25]. Units: nats.
     Errors: DataError from `check` for anything but whole numbers from 0.
     Source: the canonical link of McCullagh & Nelder (1989), section 6.2.
     Example:
@@ -27,7 +30,8 @@ class Poisson(_Counts):
     """
 
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
-        return independent(distributions.Poisson(torch.exp(raw), validate_args=False), batch_ndim)
+        rate = torch.exp(raw.clamp(LEAST, MOST))
+        return independent(distributions.Poisson(rate, validate_args=False), batch_ndim)
 
     def encode_marginals(self, x: Tensor) -> Tensor:
         return torch.log((x.sum(0) + 0.5) / (len(x) + 1)).flatten()
@@ -66,7 +70,8 @@ class ZeroInflatedNegativeBinomial(_Counts):
 
         P(x) = g [x = 0] + (1 - g) NB(x; mean m, variance m + m^2 / r)
 
-    Shapes: raw (*batch, 3X): log m, held to [-15, 25], log r, held to [-10, 10], the logit of g.
+    Shapes: raw (*batch, 3X): log m, held to [-15, 25], log r, held to [-10, 10], the logit of
+    g, held to [-15, 15].
     Units: nats. Errors: DataError from `check` for anything but whole numbers from 0.
     Source: Lopez et al. (2018), "Deep generative modeling for single-cell transcriptomics".
     Example:
@@ -78,8 +83,9 @@ class ZeroInflatedNegativeBinomial(_Counts):
 
     def forward(self, raw: Tensor, batch_ndim: int) -> Distribution:
         log_mean, log_count, gate = blocks(raw, batch_ndim, self.each)
+        gate = torch.sigmoid(gate.clamp(-15, 15))
         made = distributions.ZeroInflatedNegativeBinomial(
-            *_count_and_logits(log_mean, log_count), torch.sigmoid(gate), validate_args=False
+            *_count_and_logits(log_mean, log_count), gate, validate_args=False
         )
         return independent(made, batch_ndim)
 
@@ -94,7 +100,7 @@ class ZeroInflatedNegativeBinomial(_Counts):
 
 def _count_and_logits(log_mean: Tensor, log_count: Tensor) -> tuple[Tensor, Tensor]:
     """r and log(m / r) of a negative binomial, from log m and log r, held where it is a number."""
-    log_mean, log_count = log_mean.clamp(-15, 25), log_count.clamp(-10, 10)
+    log_mean, log_count = log_mean.clamp(LEAST, MOST), log_count.clamp(-10, 10)
     return torch.exp(log_count), log_mean - log_count
 
 

@@ -97,7 +97,9 @@ def counts(raw, family):
 
 
 def gated_counts(raw, family):
-    return counts(raw[: len(raw) // 3 * 2], family) | {"gate": expit(halves(raw, 3)[2])}
+    return counts(raw[: len(raw) // 3 * 2], family) | {
+        "gate": expit(np.clip(halves(raw, 3)[2], -15, 15))
+    }
 
 
 def levels(raw, family):
@@ -318,7 +320,7 @@ ENTRIES: dict[str, Entry] = {
     "poisson": Entry(
         lambda size: families.Poisson(),
         "Poisson",
-        lambda raw, family: {"rate": np.exp(raw)},
+        lambda raw, family: {"rate": np.exp(np.clip(raw, -15, 25))},
         varying,
         MEAN,
         outside=COUNTS,
