@@ -7,6 +7,7 @@ import torch
 from helpers import needs_compiler
 from torch.distributions import Distribution, Normal, OneHotCategorical
 
+import aevb
 from aevb.compilation import Compiled, layouts
 
 pytestmark = needs_compiler
@@ -68,6 +69,25 @@ def test_a_method_a_closure_and_a_default_keep_theirs_when_called_again():
     for _ in range(3):
         assert made("k", x).tolist() == [19, 19]
     assert made.note is None
+
+
+def test_a_step_is_compiled_for_each_mode_of_each_module():
+    """And found again in a mode that was before; the steps are those of the eager twin."""
+    x, found = torch.eye(5)[:3].double(), {}
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.BatchNorm1d(4))
+        model = aevb.Model(aevb.standard_normal(2), aevb.bernoulli(aevb.MLP(2, [3], 5)))
+        pair = model.double(), aevb.mean_field(net).double()
+        learner = aevb.AEVB(*pair, compiled=compiled)
+        state = learner.init()
+        for mode in (True, False, True, False):
+            net[1].train(mode)
+            learner.step(state, x, torch.ones(1, 3, 2).double())
+        found[compiled] = net[1].running_mean.clone()
+    assert len(learner._graph._graphs) == 2
+    assert learner.note is None
+    assert torch.allclose(found[True], found[False])
 
 
 # Torch takes a name out of a module twice where it had traced two functions of it.
