@@ -114,7 +114,8 @@ def test_any_torch_optimizer_works_outside_the_step_with_its_hooks():
         nn.utils.clip_grad_norm_(parameters, 0.5)
 
     optimizer.register_step_pre_hook(clip)
-    outside, _ = run(AEVB(model, posterior, optimizer=optimizer))
+    outside, _ = run(AEVB(model, posterior, optimizer=optimizer))  # each step of a rate of its own
+    assert optimizer.param_groups[0]["lr"] == 2e-3  # the next learner, or loop, finds it as it was
     inside, _ = run(AEVB(*small_pair(), optimizer=aevb.Adam(clip=0.5)))
     assert torch.allclose(outside, inside, rtol=1e-12, atol=1e-12)
 

@@ -103,8 +103,6 @@ class GradientLearner(Learner):
         device = next((p.device.type for p in self._whole.parameters()), "cpu")
         self._graph = Compiled(self._advance, device=device)
         self._began = False
-        if isinstance(self.optimizer, torch.optim.Optimizer):
-            self._rates = [group["lr"] for group in self.optimizer.param_groups]
 
     def init(self) -> State:
         """The state at the modules' present parameters, which it shares and moves in place."""
@@ -249,9 +247,12 @@ class GradientLearner(Learner):
         for name, p in self._whole.named_parameters():
             if name in gradients:
                 p.grad = gradients[name]
-        for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
+        rates = [group["lr"] for group in optimizer.param_groups]
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * rate_factor
         optimizer.step()
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate  # as whoever takes it next expects it
 
     def outside_tensors(self) -> dict[str, Tensor]:
         """The memory of a `torch.optim` object under flat names, for checkpoints."""
