@@ -20,10 +20,11 @@ from torch.distributions import Distribution
 
 from aevb.data import Rows, require_rows
 from aevb.devices import tensor_of
-from aevb.distributions import route
+from aevb.distributions import on_reals
 from aevb.distributions.reparameterization import drawn
 from aevb.errors import UsageError, at_least
 from aevb.evaluation import evaluating
+from aevb.evaluation.certificate import require_reals
 from aevb.mcmc import HMC, StepNoise, hamiltonian
 from aevb.model import Model, observing
 from aevb.posterior import Batch, Posterior
@@ -55,13 +56,13 @@ def impute(
 
     The chains of Hamiltonian Monte Carlo move z alone: x_missing is integrated out, which is exact
     here. They are several times slower than importance sampling of as many draws, and nearer to the
-    answer. Discrete codes have no gradient to move along: without a `method` they go by importance,
-    all others by hmc.
+    answer, but would walk out of a simplex or an interval and never move between discrete codes:
+    without a `method` codes that are not free real numbers go by importance, all others by hmc.
     Shapes: N rows of X cells; (N, X). Units: of the data; a column of classes gets the most
     probable one. `samples` are the draws of z for each row, behind those for burning in.
-    Errors: UsageError for an unknown method, hmc for discrete codes, samples below 1, or a
-    likelihood whose cells are not independent; DataError for observed cells outside the
-    likelihood's domain.
+    Errors: UsageError for an unknown method, hmc for codes that are not free real numbers, samples
+    below 1, or a likelihood whose cells are not independent; DataError for observed cells outside
+    the likelihood's domain.
     Source: Mattei & Frellsen (2019), "MIWAE", equation 12, for importance; Liu (1994), "The
     collapsed Gibbs sampler in Bayesian computations with applications to a gene regulation
     problem", for what is integrated out; Neal (2011), "MCMC using Hamiltonian dynamics".
@@ -73,16 +74,12 @@ def impute(
         >>> bool(filled[0, 0] == 1), bool(0 < filled[0, 1] < 1)
         (True, True)
     """
-    discrete = not route(model.prior()).noise.differentiable
-    method = method or ("importance" if discrete else "hmc")
+    method = method or ("hmc" if on_reals(model.prior()) else "importance")
     infer = {"importance": _importance, "hmc": _hmc}.get(method)
     if infer is None:
         raise UsageError(f"the method must be hmc or importance, found {method!r}")
-    if infer is _hmc and discrete:
-        raise UsageError(
-            "hmc moves codes along a gradient, and those of this model are discrete: choose the "
-            "method importance"
-        )
+    if infer is _hmc:
+        require_reals(model, "hmc")
     data = require_rows(rows).all().double().flatten(1).numpy()
     inferred = data.copy()
     for holes in _parts(model, posterior, rows, samples, seed):

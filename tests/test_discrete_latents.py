@@ -269,7 +269,7 @@ def test_cells_are_filled_by_importance_where_codes_are_discrete():
     rows = Rows(x, np.arange(2), (5,))
     filled = impute(model, posterior, rows, samples=20_000)
     assert np.allclose(filled, np.where(np.isnan(x), truth, x), atol=0.02)
-    with pytest.raises(UsageError, match="choose the method importance"):
+    with pytest.raises(UsageError, match=r"free real numbers, .*: use importance"):
         impute(model, posterior, rows, method="hmc")
 
 

@@ -12,6 +12,8 @@ from aevb import imputation
 from aevb.data import Rows
 from aevb.errors import UsageError
 from aevb.families import Masked
+from aevb.posterior import FromPrior
+from aevb.storage.latents import PRIORS
 
 D, X = 2, 4
 W = np.array([[1.0, 0.3], [-0.8, 0.5], [0.4, -1.1], [0.9, 0.7]])
@@ -167,6 +169,36 @@ def test_a_bernoulli_model_is_filled_as_quadrature_says(method, samples):
     assert np.sqrt(np.square((got - truth)[np.isnan(x)]).mean()) < 0.02
     other = filled_by_quadrature(small_pair(width=5, spread=1.6, seed=4)[0], x)
     assert (other - truth)[np.isnan(x)].std() > 0.15  # the limit tells models apart
+
+
+BOUNDED = {
+    "positive": ("exponential", lambda rng: rng.exponential(size=(200_000, 1))),
+    "unit": ("beta", lambda rng: rng.beta(1, 1, size=(200_000, 1))),
+    "simplex": ("dirichlet", lambda rng: rng.dirichlet(np.ones(3), 200_000)),
+}
+
+
+@pytest.mark.parametrize("where", BOUNDED)
+def test_codes_that_are_no_free_numbers_stay_where_they_may_lie(where):
+    """Against the draws of numpy's prior, weighted; hmc would walk out, and is refused."""
+    name, draw = BOUNDED[where]
+    z = draw(np.random.default_rng(0))
+    size = z.shape[1]
+    weight = np.random.default_rng(1).normal(size=(4, size)) * 4
+    model = aevb.Model(PRIORS[name][1](size), aevb.bernoulli(torch.nn.Linear(size, 4)))
+    posterior = FromPrior(model.prior).double()
+    with torch.no_grad():
+        model.likelihood.network.weight.copy_(torch.from_numpy(weight))
+        model.likelihood.network.bias.zero_()
+    x = np.array([[0, 1, 0, np.nan]])
+    chance = 1 / (1 + np.exp(-z @ weight.T))
+    share = np.where(x[0, :3] == 1, chance[:, :3], 1 - chance[:, :3]).prod(1)
+    truth = (share * chance[:, 3]).sum() / share.sum()
+    assert abs(chance[:, 3].mean() - truth) > 0.02  # what was observed counts
+    got = imputation.impute(model.double(), posterior, rows_of(x), samples=20_000)
+    assert got[0, 3] == pytest.approx(truth, abs=0.02)
+    with pytest.raises(UsageError, match=r"free real numbers, .*: use importance"):
+        imputation.impute(model, posterior, rows_of(x), method="hmc")
 
 
 def test_an_encoder_that_was_trained_on_holes_sees_them():

@@ -25,7 +25,7 @@ def impute(
         Literal["hmc", "importance"] | None,
         typer.Option(
             help="How z is inferred; importance is several times faster "
-            "[default: hmc; importance for discrete codes]."
+            "[default: hmc; importance for codes that are no free numbers]."
         ),
     ] = None,
     samples: Samples = 100,
