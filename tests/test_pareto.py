@@ -75,6 +75,22 @@ def test_the_largest_are_the_same_in_pieces():
     assert len(kept) == tail_size(900) + 1 == 91
 
 
+@pytest.mark.parametrize("spread", [30.0, 100.0, 300.0, 400.0, 500.0, 1000.0, 1e6])
+def test_the_worst_weights_are_never_called_reliable(spread):
+    """Of log-weights that are normal with this deviation k is about a third of it."""
+    log_weights = spread * torch.from_numpy(np.random.default_rng(3).normal(size=(1000, 20)))
+    found = tail_shape(largest(log_weights, 1000))
+    assert (found > spread / 6).all()
+    assert verdict(found.numpy(), 1000)["verdict"] == "unreliable"
+
+
+def test_one_weight_alone_is_not_reliable_and_none_at_all_is_not_known():
+    alone = torch.full((1000, 2), -math.inf, dtype=torch.float64)
+    assert tail_shape(largest(alone, 1000)).isnan().all()
+    alone[0] = -7.0
+    assert (tail_shape(largest(alone, 1000)) == math.inf).all()
+
+
 def test_even_weights_and_few_weights():
     assert (tail_shape(largest(torch.zeros(1000, 2), 1000)) == -math.inf).all()
     few = tail_shape(largest(torch.randn(10, 2), 10))

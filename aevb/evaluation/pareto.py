@@ -58,7 +58,8 @@ def tail_shape(largest: Tensor) -> Tensor:
         y_i = w_i - u;   k = mean_i log(1 + b y_i), with b averaged over its profile posterior
 
     With the prior of strength 10 at k = 1/2 that small tails need.
-    Shapes: largest (M + 1, N); NaN for M below 5; minus infinity for weights that are all one.
+    Shapes: largest (M + 1, N); NaN for M below 5 or weights that are all zero; minus infinity for
+    weights that are all one, infinity where nearly all of the tail is nothing beside its largest.
     Units: log-weights in nats; k is a pure number.
     Source: Zhang & Stephens (2009), "A new and efficient estimation method for the generalized
     Pareto distribution"; Vehtari et al. (2024), "Pareto smoothed importance sampling", section 3.
@@ -85,8 +86,10 @@ def tail_shape(largest: Tensor) -> Tensor:
     b = (share * b).nan_to_num().sum(0)
     k = torch.log1p(-b * y).mean(0)
     k = (m * k + 10 * 0.5) / (m + 10)
+    # Nearly all of the tail is nothing beside its largest, even in double precision.
+    k = torch.where((quartile < 1e-300) & (scaled[-1] < 1e-300), math.inf, k)
     # A tail without any spread has no shape: its weights are all alike.
-    return torch.where(top > 1e-10, k, -math.inf)
+    return torch.where(top <= 1e-10, -math.inf, k)
 
 
 def verdict(k: NDArray[np.float64], samples: int) -> dict[str, Any]:
