@@ -209,7 +209,7 @@ def report(title: str, sections: Sequence[Section], summary: Mapping[str, object
 def number(certificate: Mapping[str, Any]) -> Number:
     """A number of an evaluation with its certificate, for a report.
 
-    `certificate` is as `Certificate.as_dict` gives it.
+    `certificate` is as `Certificate.as_dict` gives it; a mean of None is of data without a density.
     Units: those that the certificate names, nats per datum as a rule.
     Example:
         >>> facts = dict(method="importance", estimand="log p(x)", direction="lower", unit="nats")
@@ -232,7 +232,9 @@ def number(certificate: Mapping[str, Any]) -> Number:
     }
     side = SIDES.get(certificate["direction"]) if certificate["estimand"] == EVIDENCE else None
     name = f"{certificate['estimand']}, {side}" if side else str(certificate["estimand"])
-    return Number(name, f"{in_figures(certificate['mean'])}{spread} {unit}", facts)
+    mean = certificate["mean"]
+    value = "not finite" if mean is None else f"{in_figures(mean)}{spread} {unit}"
+    return Number(name, value, facts)
 
 
 def _section(place: int, section: Section) -> str:

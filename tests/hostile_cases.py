@@ -425,7 +425,6 @@ SAID = {
         "evaluation: a text for a certificate": report(b'{"importance": "-90"}'),
         "evaluation: a certificate of nothing": report(b'{"elbo": {}}'),
         "evaluation: a text for a mean": certified(mean="-90 nats"),
-        "evaluation: a mean that is none": certified(mean=None),
         "evaluation: a list for a method": certified(method=["importance"]),
         "evaluation: a fraction of a sample": certified(samples=0.5),
     },

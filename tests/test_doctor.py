@@ -25,6 +25,7 @@ from aevb.evaluation import doctor
 from aevb.evaluation.case import Case
 from aevb.evaluation.findings import Finding
 from aevb.evaluation.signs import latents, learning, likelihoods, networks, treatment
+from aevb.linear_gaussian import linear_gaussian
 
 # -- healthy --------------------------------------------------------------------------------------
 
@@ -41,6 +42,17 @@ def test_what_was_measured_is_ready_for_json(healthy):
     assert found["held_out"] == len(healthy.rows)
     assert 0 < found["active_units"] <= found["latent_dim"] == LATENT
     assert found["mutual_information"]["lower"] <= math.log(len(healthy.rows))
+
+
+def test_a_row_without_a_density_is_not_taken_for_a_sickness():
+    """Of an exact posterior whose codes say 4.6 nats, log(1e4) / 2."""
+    model = linear_gaussian([[1.0]], [0.0], 1e-4)
+    x = np.random.default_rng(0).normal(size=(60, 1))
+    case = Case(model, model.exact_encoder(), Rows(x, np.arange(60), (1,)))
+    assert names(case) == []
+    x[7] = 1e25
+    assert names(replace(case)) == []
+    assert json.dumps(doctor.measured(replace(case)), allow_nan=False)
 
 
 def test_every_finding_that_can_be_made_has_one_name():

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import HEADER, SMALL, call, good, people, refused, write
+from helpers import HEADER, SMALL, call, good, people, printed, refused, write
 from pages import Reader
 
 import aevb
@@ -162,6 +162,27 @@ def test_collapsed_dimensions_are_a_warning(tmp_path):
     assert "posterior-collapse" in [finding["name"] for finding in found]
     said = [text.strip() for text in Reader(page).texts("p")]
     assert all(f"{f['sentence']} {f['advice']}" in said for f in found)
+
+
+def test_a_row_without_a_density_spoils_the_mean_and_nothing_else(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    np.save(tmp_path / "far.npy", rows)
+    rows[aevb.data.load(tmp_path / "far.npy").test.index[0], 1] = 1e25
+    np.save(tmp_path / "far.npy", rows)
+    run = tmp_path / "run"
+    good("train", tmp_path / "far.npy", "--likelihood", "gaussian", *SMALL, "--out", run)
+    told = good("evaluate", run, "--samples", 20)
+    assert told["mean"] is told["reconstruction"] is None
+    assert "1 of 6 rows lie so far" in told["remarks"][0]
+    assert "rows lie so far" in printed("evaluate", run, "--samples", 20)  # what is kept is read
+    found = good("check", run)["findings"]
+    assert "unlike-training" in [finding["name"] for finding in found]
+    assert not any("nan" in finding["sentence"] for finding in found)
+    assert "KL(q || p) not finite" in printed("check", run)
+    good("report", run)
+    page = Reader((run / "report.html").read_text())
+    assert page.texts("p").count("not finite") == 2
+    assert "kl: expected finite divergences, found nan in row 1" in page.texts("p")
 
 
 def test_commands_name_what_differs_from_the_defaults():

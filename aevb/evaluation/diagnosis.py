@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from aevb.data import Rows
 from aevb.distributions import center, kl_by_dimension
 from aevb.evaluation.batches import evaluating, in_batches
+from aevb.evaluation.certificate import finite
 from aevb.model import Model
 from aevb.posterior import Posterior
 
@@ -43,12 +44,13 @@ class Diagnosis:
     def as_dict(self) -> dict[str, Any]:
         """The diagnosis, ready for JSON."""
         by_dimension = self.kl_by_dimension
-        return {
+        told = {
             "kl_per_dimension": None if by_dimension is None else by_dimension.tolist(),
             "active_units": self.active_units,
             "latent_dim": len(self.posterior_mean_variance),
             "reconstruction_error": self.reconstruction_error,
         }
+        return dict(finite(told))
 
 
 def diagnose(model: Model, posterior: Posterior, rows: Rows) -> Diagnosis:

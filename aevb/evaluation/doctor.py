@@ -11,6 +11,7 @@ import numpy as np
 
 from aevb.errors import DataError
 from aevb.evaluation.case import Case
+from aevb.evaluation.certificate import finite
 from aevb.evaluation.findings import Examination, Finding, Skipped, walk
 from aevb.evaluation.signs import latents, learning, likelihoods, networks, treatment
 
@@ -104,5 +105,5 @@ def measured(case: Case) -> dict[str, Any]:
         except (Skipped, DataError):
             continue
         if not isinstance(value, float) or np.isfinite(value):
-            found[name] = value
+            found[name] = finite(value)
     return found

@@ -18,7 +18,7 @@ from aevb.distributions import on_reals
 from aevb.distributions.reparameterization import drawn
 from aevb.errors import at_least
 from aevb.evaluation.batches import batch_for, evaluating
-from aevb.evaluation.certificate import standard_error
+from aevb.evaluation.certificate import finite, standard_error
 from aevb.model import Model
 from aevb.posterior import Posterior
 from aevb.randomness import Stream, generator
@@ -118,9 +118,9 @@ class Information:
             return f"at least {self.lower:.2f} nats (no more than {self.cap:.2f} can be seen)"
         return f"between {max(self.lower, 0):.2f} and {max(min(self.upper, self.kl), 0):.2f} nats"
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, float | None]:
         """The bounds, ready for JSON."""
-        return asdict(self)
+        return dict(finite(asdict(self)))
 
 
 def information(model: Model, posterior: Posterior, rows: Rows, *, seed: int = 0) -> Information:

@@ -379,7 +379,6 @@ def _check_certificate(found: Any, path: Path) -> None:
             all(isinstance(found[name], str) for name in _TEXTS)
             and all(type(found[name]) is int for name in _COUNTS)
             and all(found[name] is None or type(found[name]) is float for name in _NUMBERS)
-            and found["mean"] is not None
         )
     except (KeyError, TypeError):
         fits = False

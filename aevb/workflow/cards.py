@@ -94,7 +94,7 @@ def _dimensions(report: Mapping[str, Any]) -> list[str]:
         f"{'active units':<28}{report['active_units']:>10} of {report['latent_dim']}",
     ]
     by_dimension = report["kl_per_dimension"]
-    if by_dimension is not None:
+    if by_dimension is not None and None not in by_dimension:
         ranked = sorted(by_dimension, reverse=True)
         shown = " ".join(f"{value:.2f}" for value in ranked[:20])
         lines.append(f"{'KL by dimension':<28}{shown}{' ...' if len(ranked) > 20 else ''}")

@@ -122,7 +122,8 @@ def _figures(found: Mapping[str, Any]) -> list[str]:
         if (bound := found.get(key)) is not None:
             lines.append(line(f"bound on {name}", bound, f"nats, {bound['n']} rows"))
     if (said := found.get("mutual_information")) is not None:
-        note = f"nats; KL(q || p) {said['kl']:.2f}, no more than {said['cap']:.2f} can be seen"
+        kl = "not finite" if said["kl"] is None else f"{said['kl']:.2f}"
+        note = f"nats; KL(q || p) {kl}, no more than {said['cap']:.2f} can be seen"
         lines.append(row("what codes say, at least", said["lower"], note))
     if "active_units" in found:
         lines.append(f"{'active units':<28}{found['active_units']:>10} of {found['latent_dim']}")

@@ -200,8 +200,12 @@ def _short(value: object) -> str:
 # -- pictures, rows -------------------------------------------------------------------------------
 
 
-def _picture(material: Material, kind: str) -> Picture:
-    drawn = draw(material, kind)
+def _picture(material: Material, kind: str) -> Block:
+    """A picture, or why there is none: numbers that are not finite cannot be drawn."""
+    try:
+        drawn = draw(material, kind)
+    except UsageError as error:
+        return Note(f"{kind}: {error}")
     data = drawn if isinstance(drawn, bytes) else plots.png(drawn)
     caption = KINDS[kind].caption
     return Picture(data, caption, f"{kind}: {caption}")

@@ -20,6 +20,7 @@ from aevb.evaluation import (
     score_rows,
     worth_compiling,
 )
+from aevb.evaluation.certificate import finite
 from aevb.storage import RunFolder, Unfinished
 from aevb.workflow.cards import card
 from aevb.workflow.training import training_report
@@ -88,8 +89,8 @@ def _of_pass(evidence: Evidence | None) -> dict[str, Any]:
     return {
         "elbo": evidence.elbo.as_dict(),
         "importance": evidence.importance.as_dict(),
-        "reconstruction": float(evidence.reconstruction.mean()),
-        "kl": float(evidence.kl.mean()),
+        "reconstruction": finite(float(evidence.reconstruction.mean())),
+        "kl": finite(float(evidence.kl.mean())),
         "kl_by": evidence.kl_by,
     }
 

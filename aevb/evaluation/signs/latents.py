@@ -26,7 +26,7 @@ def collapsed(case: Case) -> Finding | None:
     if isinstance(case.posterior, Global):  # as it was asked for
         return None
     said, total = _said(case), case.latents.posterior_mean_variance.size
-    if said >= NOTHING:
+    if not said < NOTHING:
         return None
     return Finding(
         "posterior-collapse",
@@ -88,7 +88,7 @@ def directions(case: Case) -> int:
 def _said(case: Case) -> float:
     """The least upper bound on I(x; z), with its error on top."""
     found = case.information
-    return max(0.0, min(found.upper + ERRORS * found.upper_error, float(case.evidence.kl.mean())))
+    return max(min(found.upper + ERRORS * found.upper_error, float(case.evidence.kl.mean())), 0.0)
 
 
 def _to_say_more(case: Case) -> str:
@@ -200,7 +200,7 @@ def floored_deviation(case: Case) -> Finding | None:
 def poor_weights(case: Case) -> Finding | None:
     """The estimate of log p(x) rests on fewer than 2.5 samples in the mean, or 1 % of them."""
     effective, samples = _effective(case)
-    if effective >= min(max(FEWEST_EFFECTIVE, LEAST_EFFECTIVE_SHARE * samples), samples / 2):
+    if not effective < min(max(FEWEST_EFFECTIVE, LEAST_EFFECTIVE_SHARE * samples), samples / 2):
         return None
     return Finding(
         "few-effective-samples",

@@ -63,7 +63,8 @@ def _gaps(case: Case) -> list[tuple[float, float, float, str]]:
         per_row = math.sqrt(1 / counts["train"] + 1 / counts["validation"])
         # An epoch's bound has one draw for each row, whose noise K samples have averaged away.
         noise = (unseen.samples - 1) * float(np.square(unseen.errors).mean())
-        error = math.sqrt(float(np.var(unseen.values)) + noise) * per_row
+        with np.errstate(invalid="ignore"):  # a datum may have no density
+            error = math.sqrt(float(np.var(unseen.values)) + noise) * per_row
         bounds = kept["train"]["elbo"], kept["validation"]["elbo"]
         found.append((*bounds, error, "validation rows"))
     return found

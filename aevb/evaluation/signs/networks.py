@@ -50,7 +50,7 @@ def vanished_gradients(case: Case) -> Finding | None:
     found = layer_gradients(case)
     largest = max(found.values(), default=0.0)
     least = min(found, key=lambda name: found[name], default="")
-    if not largest or found[least] >= VANISHED * largest:
+    if not largest or not found[least] < VANISHED * largest:
         return None
     bounded = case.settings.get("activation") not in ("relu", "leaky-relu", "elu", "gelu", "silu")
     return Finding(
