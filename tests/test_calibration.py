@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,6 +139,22 @@ def test_the_exact_posterior_of_coins_is_calibrated():
     found = calibrate(model, ExactPosterior(model), 4000)
     assert found.names == ("z1", "z2", "log p(x, z)")
     assert found.smallest_p > 0.01, str(found)
+
+
+def test_a_coin_that_is_sure_for_some_data_has_no_figures_and_its_own_verdict():
+    """All its draws are equal then: there is no deviation to measure in."""
+    prior = aevb.Unconditional(aevb.families.Bernoulli(), 2)
+    model = aevb.Model(prior, aevb.bernoulli(torch.nn.Linear(2, 2)))
+    with torch.no_grad():
+        model.likelihood.network.weight.copy_(torch.tensor([[80.0, 0.0], [0.0, 1.0]]))
+        model.likelihood.network.bias.copy_(torch.tensor([-40.0, -0.5]))
+    found = calibrate(model, ExactPosterior(model), 2000)
+    assert found.calibrated, str(found)
+    assert np.isnan([found.shift[0], found.ratio[0]]).all()
+    assert abs(found.shift[1]) < 0.1 > abs(found.ratio[1] - 1)
+    assert found.as_dict()["shift"][0] is None
+    other = replace(found, ranks=np.where(found.ranks < 50, 0, 99))
+    assert other.verdicts[0].startswith("The posterior of z1 is not that of the model (p = ")
 
 
 @pytest.mark.parametrize("draws", [4, 10, 49, 100])

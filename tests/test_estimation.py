@@ -125,6 +125,8 @@ def test_errors_of_a_mixture_cover_the_truth_as_often_as_they_claim():
 def test_samples_are_shared_out_to_the_last():
     assert split_samples(1000, [0.45, 0.45, 0.1]) == [450, 450, 100]
     assert split_samples(3, [0.9, 0.05, 0.05]) == [1, 1, 1]
+    for few in ([1, 1, 1e-9, 1e-9], [1, 1, *[1e-9] * 8]):
+        assert split_samples(len(few), few) == [1] * len(few)
     for samples in range(2, 40):
         counts = split_samples(samples, [0.9, 0.1])
         assert sum(counts) == samples

@@ -169,6 +169,22 @@ def test_an_objective_that_raises_is_a_finding():
     assert "beta" in str(check(*healthy(), s.bits(), objective=broken))
 
 
+CONSTANTS = {
+    "log K, K the samples: a sum where a mean belongs": lambda k: math.log(k),
+    "-log K, K the samples, subtracted twice": lambda k: -math.log(k),
+    "X/2 log 2 pi, a constant of the Gaussian density of x": lambda k: -s.WIDTH * s.HALF_LOG_2PI,
+}
+
+
+@pytest.mark.parametrize("reason", CONSTANTS)
+def test_a_constant_is_told_by_its_sign(reason):
+    def off(model, posterior, batch, noise):
+        return aevb.elbo_b(model, posterior, batch, noise) + CONSTANTS[reason](len(noise))
+
+    (finding,) = check(*healthy(), s.bits(), objective=off).findings
+    assert f"for every datum ({reason})" in finding.sentence
+
+
 class Hoarder(s.Encoder):
     """It keeps what it computed, as people do for a look at it later."""
 

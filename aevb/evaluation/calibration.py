@@ -43,7 +43,8 @@ class Calibration:
         shift = mean_m r_m,   ratio = (mean_m r_m^2 (L - 3) / (L - 1))^(-1/2)
 
     `names` says which: "z1", "z2", ... and "log p(x, z)". `shift` is how far q lies too low,
-    `ratio` its deviation over that which it should have: about 0 and 1 of an exact posterior.
+    `ratio` its deviation over that which it should have: about 0 and 1 of an exact posterior, and
+    NaN where all draws of some datum are equal, as those of a sure coin.
     Shapes: `ranks` (M, Q) in 0, ..., L; `shift` and `ratio` (D,).
     Units: `shift` in deviations of q. Source: as `calibrate`.
     Example:
@@ -111,10 +112,11 @@ class Calibration:
         for i, name in enumerate(self.names):
             p = {test: values[i] for test, values in self.p_values.items()}
             said = []
-            if i < len(self.ratio) and p["spread"] < limit:
+            figures = i < len(self.ratio) and np.isfinite(self.ratio[i])
+            if figures and p["spread"] < limit:
                 off = 100 * (self.ratio[i] - 1)
                 said.append(f"too {'wide' if off > 0 else 'narrow'} by about {abs(off):.1f} %")
-            if i < len(self.shift) and p["location"] < limit:
+            if figures and p["location"] < limit:
                 side = "low" if self.shift[i] > 0 else "high"
                 said.append(f"too {side} by about {abs(self.shift[i]):.2g} of its deviations")
             if not said and min(p.values()) < limit:
@@ -226,4 +228,4 @@ def _ranked(
     ranks = below.sum(0) + (lots * (equal.sum(0) + 1)).long()
     apart = z.double() - codes.double().mean(0)
     deviation = codes.double().std(0) * math.sqrt(1 + 1 / draws)
-    return ranks, apart / deviation.clamp_min(1e-100)
+    return ranks, apart / torch.where(deviation > 0, deviation, math.nan)

@@ -232,7 +232,8 @@ def split_samples(samples: int, shares: Sequence[float]) -> list[int]:
         )
     edges = np.cumsum([0.0, *shares]) / sum(shares)
     counts = np.diff(np.floor(samples * edges + 0.5).astype(int)).clip(1)
-    counts[counts.argmax()] -= counts.sum() - samples
+    while counts.sum() > samples:
+        counts[counts.argmax()] -= 1
     return [int(count) for count in counts]
 
 

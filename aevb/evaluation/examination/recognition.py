@@ -266,13 +266,14 @@ def _weight(b: float, ours: Reference) -> Mistake:
 def _constant(c: float, name: str, ours: Reference) -> Mistake:
     samples = len(ours.log_w)
     half = 0.5 * math.log(2 * math.pi)
+    of_x, of_z = (f"{n}/2 log 2 pi, a constant of the Gaussian density of" for n in "XD")
     known = {
         math.log(samples): "log K, K the samples: a sum where a mean belongs",
         -math.log(samples): "-log K, K the samples, subtracted twice",
-        ours.width * half: "X/2 log 2 pi, a constant of the Gaussian density of x",
-        ours.size * half: "D/2 log 2 pi, a constant of the Gaussian density of z",
+        **dict.fromkeys((ours.width * half, -ours.width * half), f"{of_x} x"),
+        **dict.fromkeys((ours.size * half, -ours.size * half), f"{of_z} z"),
     }
-    reasons = [why for value, why in known.items() if abs(abs(c) - abs(value)) < 1e-3 * abs(value)]
+    reasons = [why for value, why in known.items() if abs(c - value) < 1e-3 * abs(value)]
     reason = f" ({reasons[0]})" if reasons else ""
     said = f"{name}, but {c:+.4g} nats for every datum{reason}"
     return Mistake("constant", said, "Keep every constant of the densities, once.", c)
