@@ -115,11 +115,20 @@ def test_settings_of_every_kind_fit(quick_refits):
         {"hidden": (), "activation": "tanh"},
         {"hidden": np.array([4, 3]), "lr": 0.01, "batch_size": 20},
         {"random_state": 2**40},
+        {"layers": 2},
+        {"posterior": "categorical", "latent_classes": 3},
+        {"algorithm": "em", "components": 3, "hidden": (500,)},
+        {"algorithm": "em", "hidden": (500,)},
+        {"algorithm": "mean-field", "components": 3, "hidden": (500,)},
+        {"components": 3, "hidden": (500,)},
     ):
         vae = VAE(**{**SMALL, **changed}).fit(IRIS)
-        assert np.isfinite(vae.transform(IRIS)).all()
+        z = vae.transform(IRIS)
+        assert np.isfinite(z).all()
         assert np.isfinite(vae.score(IRIS))
-        assert vae.sample(3).shape == (3, 4)
+        assert vae.sample(3).shape == vae.interpolate(IRIS[0], IRIS[1], 3).shape == (3, 4)
+        assert (vae.inverse_transform(z) == vae.reconstruct(IRIS)).all()
+        assert len(vae.get_feature_names_out()) == z.shape[1]
 
 
 def test_patience_ends_a_fit_and_the_best_epoch_is_kept():

@@ -38,7 +38,6 @@ from aevb.storage import (
     RunFolder,
     build,
     check_domain,
-    code_sizes,
     facts_of,
     learner,
     passes_of,
@@ -270,7 +269,7 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     @property
     def _n_features_out(self) -> int:
-        return sum(code_sizes(self.settings_))
+        return int(self.model_.prior().event_shape[0])
 
     # -- codes ------------------------------------------------------------------------------------
 

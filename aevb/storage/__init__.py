@@ -7,7 +7,7 @@ from aevb.storage.building import (
     settle_latents,
 )
 from aevb.storage.facts import facts_of
-from aevb.storage.latents import code_sizes, has_closed_divergence, layer_sizes
+from aevb.storage.latents import has_closed_divergence, layer_sizes
 from aevb.storage.learners import learner, passes_of, pick_schedule
 from aevb.storage.run import RunFolder
 from aevb.storage.unfinished import Unfinished
@@ -19,7 +19,6 @@ __all__ = [
     "build",
     "build_with_class",
     "check_domain",
-    "code_sizes",
     "facts_of",
     "has_closed_divergence",
     "layer_sizes",
