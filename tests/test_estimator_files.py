@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from helpers import call
+from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris
 
 import aevb
@@ -37,6 +38,7 @@ CASES = {
     "a table": (table, {}),
     "full covariance": (lambda: IRIS, {"posterior": "full-covariance", "random_state": 9}),
     "free parameters": (lambda: IRIS, {"posterior": "per-datum"}),
+    "a mixture": (lambda: IRIS, {"components": 2, "hidden": (500,), "batch_size": 150}),
 }
 
 
@@ -44,9 +46,10 @@ CASES = {
 def test_what_is_loaded_answers_as_what_was_saved(quick_refits, tmp_path, case):
     make, changed = CASES[case]
     x = make()
-    vae = VAE(**SMALL, **changed).fit(x)
+    vae = VAE(**SMALL | changed).fit(x)
     vae.save(tmp_path)
     again = VAE.load(tmp_path)
+    assert (clone(again).fit(x).transform(x) == vae.transform(x)).all()
     assert (again.transform(x) == vae.transform(x)).all()
     assert (again.score_samples(x, samples=5) == vae.score_samples(x, samples=5)).all()
     assert (again.sample(5) == vae.sample(5)).all()

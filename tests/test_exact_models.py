@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import aevb
 from aevb.cli.root import app
 from aevb.evaluation import exact
-from aevb.settings import check_settings
+from aevb.settings import check_settings, said_of
 from aevb.storage import RunFolder
 from aevb.storage.exact_models import settle_exact
 
@@ -99,6 +99,9 @@ def test_what_is_left_open_is_settled(asked, settled):
     found = settle_exact(check_settings(asked))
     settled = settled | {"likelihood": "gaussian", "binarize": "none"}
     assert {name: getattr(found, name) for name in settled} == settled
+    # said again, as a report and a clone of a loaded estimator do, it is the same model
+    assert settle_exact(check_settings(said_of(found))) == found
+    assert settle_exact(found) == found
 
 
 @pytest.mark.parametrize(

@@ -50,11 +50,23 @@ def settle_exact(settings: Settings) -> Settings:
             f"--algorithm mean-field is for mixtures with --covariance full, found {covariance}: "
             "leave it out, or choose --algorithm em"
         )
+    kind = covariance or ("diagonal" if components is None else "full")
+    settled: dict[str, Any] = {
+        "covariance": kind,
+        "likelihood": "gaussian",
+        "binarize": "none",
+        "prior": "standard-normal" if components is None else "learned-categorical",
+        "objective": "enumeration" if settings.algorithm == "aevb" else "log p(x)",
+    }
+    if settings.algorithm != "aevb":
+        settled["precision"] = "float64"
     useless = ("posterior", "prior", "layers", "objective", "gradient", "free_bits")
     weights = ("beta", "warmup_steps")  # only at weight 1 may the slope of q be left out
     networks = ("network", "hidden", "activation", "classes", "weight_draws", "refine")
+    # What is settled may be said too: the settings of a run are those of its like.
     told = (*useless, *weights, *networks)
-    refuse(settings, told, "a model whose posterior is exact", but=("exact",))
+    said = [n for n in told if getattr(settings, n) != settled.get(n)]
+    refuse(settings, said, "a model whose posterior is exact", but=("exact",))
     if settings.algorithm != "aevb":
         by_gradients = ("samples", "optimizer", "lr", "lr_schedule", "clip")
         refuse(settings, by_gradients, f"--algorithm {settings.algorithm} of an exact posterior")
@@ -68,16 +80,6 @@ def settle_exact(settings: Settings) -> Settings:
             "--weight-prior says nothing to --algorithm mean-field, whose numbers have a prior of "
             "their own: leave it out, or choose --algorithm em"
         )
-    kind = covariance or ("diagonal" if components is None else "full")
-    settled: dict[str, Any] = {
-        "covariance": kind,
-        "likelihood": "gaussian",
-        "binarize": "none",
-        "prior": "standard-normal" if components is None else "learned-categorical",
-        "objective": "enumeration" if settings.algorithm == "aevb" else "log p(x)",
-    }
-    if settings.algorithm != "aevb":
-        settled["precision"] = "float64"
     return replace(settings, **settled)
 
 
