@@ -4,6 +4,7 @@ import copy
 import io
 import math
 import pickle
+from dataclasses import replace
 from inspect import signature
 
 import joblib
@@ -13,13 +14,14 @@ import torch
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris, load_wine
 from sklearn.decomposition import FactorAnalysis
+from sklearn.exceptions import NotFittedError
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import aevb
-from aevb import VAE
+from aevb import VAE, VAEDetector
 from aevb.data import Rows
 from aevb.errors import TrainingError, UsageError
 from aevb.evaluation import evidence
@@ -356,7 +358,34 @@ def test_partial_fit_goes_on_after_fit(fitted):
         further.partial_fit(IRIS[:100])
     assert len(further.history_) == len(fitted.history_) + 10
     assert further.score_samples(IRIS[:100], samples=500).mean() > before
-    with pytest.raises(TrainingError, match="not finite at step 1: try a smaller lr"):
-        VAE(hidden=(8,), batch_size=50).partial_fit(IRIS * 1e30)
-    with pytest.raises(UsageError, match="partial_fit needs an encoder"):
-        VAE(**SMALL, posterior="per-datum").partial_fit(IRIS)
+
+
+def test_partial_fit_warms_up_once():
+    first, tempered = VAE(batch_size=150, warmup_steps=4), VAE(batch_size=150, beta=0.25)
+    assert same(answers(first.partial_fit(IRIS), IRIS), answers(tempered.partial_fit(IRIS), IRIS))
+    first = VAE(**SMALL, warmup_steps=3).fit(IRIS)
+    warm = copy.deepcopy(first)
+    warm.settings_ = replace(warm.settings_, warmup_steps=0)
+    for _ in range(2):
+        assert same(answers(first.partial_fit(IRIS), IRIS), answers(warm.partial_fit(IRIS), IRIS))
+
+
+def test_what_was_not_trained_to_its_end_is_not_fitted():
+    """In the words of Python, and as if it had never been."""
+    no_encoder = "partial_fit needs an encoder"
+    no_number = r"not finite at step \d.*: try a smaller .* \(lr\), gradient clipping \(clip 10\)"
+    for vae, method, x, error, said in (
+        (VAE(**SMALL, posterior="per-datum"), "partial_fit", IRIS, UsageError, no_encoder),
+        (VAEDetector(**SMALL, posterior="per-datum"), "partial_fit", IRIS, UsageError, no_encoder),
+        (VAE(hidden=(8,)), "partial_fit", IRIS * 1e30, TrainingError, no_number),
+        (VAE(**SMALL), "fit", IRIS * 1e30, TrainingError, no_number),
+        (VAE(**SMALL).partial_fit(IRIS), "partial_fit", IRIS * 1e30, TrainingError, no_number),
+    ):
+        with pytest.raises(error, match=said):
+            getattr(vae, method)(x)
+        with pytest.raises(NotFittedError):
+            vae.transform(IRIS)
+    vae = VAE(**SMALL, posterior="per-datum").fit(IRIS)
+    with pytest.raises(UsageError, match=no_encoder):
+        vae.partial_fit(IRIS)
+    assert np.isfinite(vae.transform(IRIS)).all()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import check_random_state
 
-from aevb.errors import UsageError
+from aevb.errors import TrainingError, UsageError
 from aevb.settings import Settings
 
 Randomness = int | np.random.RandomState | None
@@ -98,7 +98,7 @@ def spelled() -> Iterator[None]:
     """Name parameters as Python does, where a sentence has the options of the command line."""
     try:
         yield
-    except UsageError as error:
+    except (UsageError, TrainingError) as error:
         option = re.compile(r"--([a-z-]+)")
         sentence = option.sub(lambda m: as_parameter(m[1].replace("-", "_")), str(error))
-        raise UsageError(sentence) from error
+        raise type(error)(sentence) from error

@@ -43,7 +43,7 @@ from aevb.storage import (
     passes_of,
     settle_latents,
 )
-from aevb.training import train
+from aevb.training import NON_FINITE_ADVICE, train
 
 Array = NDArray[np.float64]
 
@@ -131,8 +131,8 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             for module in modules:
                 module.to(settings.device)
             algorithm = self._learner(settings, data.train)
-        self._facts["used"] |= {"precision": settings.precision, "device": settings.device}
-        self.history_ = train(algorithm, data, plan)
+            self._facts["used"] |= {"precision": settings.precision, "device": settings.device}
+            self.history_ = train(algorithm, data, plan)
         # In single precision a row's code would depend, by 1e-7, on the rows beside it.
         for module in modules:
             module.to("cpu", torch.float64)
@@ -146,39 +146,50 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """One pass over X in minibatches, from where the last one ended: learning online.
 
         The first call settles what depends on data: columns, likelihood, units, starting values.
+        The rate is constant: `lr_schedule`, `epochs` and `patience` are of `fit`.
         """
-        if hasattr(self, "posterior_"):
+        begun = hasattr(self, "posterior_")
+        if begun:
             rows = self._rows(X)
             if self.model_.family is not None:  # before any step, and by the rows of X
                 self.model_.family.check(rows.all())
         else:
             rows = self._begin(self._source(X, reset=True), None, "float64").train
+        try:
+            with spelled():
+                self._pass_over(rows)
+        except BaseException as error:
+            # What saw no step is not fitted, nor is what has weights that are no numbers.
+            if not begun or isinstance(error, TrainingError):
+                self._forget()
+            raise
+        return self
+
+    def _pass_over(self, rows: Rows) -> None:
         if self.posterior_.per_row:
             raise UsageError("partial_fit needs an encoder: choose the posterior mean-field")
         settings, algorithm, state = self.settings_, *self._go_on(rows)
         if algorithm.needs_all:
             name = type(algorithm).__name__
             raise UsageError(f"{name} sees all rows in each step: call fit, not partial_fit")
-        noise_law = algorithm.noise(first_batch(self.model_, rows))
+        plan, noise_law = plan_of(settings), algorithm.noise(first_batch(self.model_, rows))
         order = generator(settings.seed, Stream.ORDER, len(self.history_)).permutation(len(rows))
         device = tensor_of(self.model_).device
+        t = self.history_[-1].get("t", 0) if self.history_ else 0  # the steps of `fit` among them
         for start in range(0, len(rows), settings.batch_size):
             positions = order[start : start + settings.batch_size]
             source = generator(settings.seed, Stream.NOISE, state.t)
             noise = noise_law.draw(source, (settings.samples, len(positions)), torch.float64)
             word = generator(settings.seed, Stream.LAYERS, state.t).integers(2**63)
+            t += 1
             with torch_kept(device):  # for what draws for itself: the counts of a dream, say
                 seed_torch(int(word), device)
-                algorithm.step(state, rows.take(positions), noise, temper=settings.beta)
+                algorithm.step(state, rows.take(positions), noise, temper=plan.temper(t))
         if bad := int(state.totals[-1]):
-            raise TrainingError(
-                f"the objective is not finite at step {bad}: try a smaller lr, or data "
-                "without extreme values"
-            )
+            raise TrainingError(f"the objective is not finite at step {bad}: {NON_FINITE_ADVICE}")
         self._memory = (state.t, state.memory)
-        record = {"epoch": len(self.history_) + 1, "train": state.averages(), "validation": None}
-        self.history_ = [*self.history_, record]
-        return self
+        record = {"epoch": len(self.history_) + 1, "t": t, "train": state.averages()}
+        self.history_ = [*self.history_, record | {"validation": None}]
 
     def _begin(
         self, source: Source, X_val: Any, precision: str, only: NDArray[np.intp] | None = None
