@@ -37,12 +37,18 @@ def read(
         X = validate_data(estimator, X, reset=reset, ensure_all_finite=False, ensure_min_samples=1)
         source = read_values(X, allow_nan=holes, like=like, where="X")
     if source.missing and not holes:
-        row, column = first_cell(np.isnan(source.values))
         raise DataError(
-            f"X, row {row}, column {column}: found a missing cell ({source.missing} such cells "
-            "in all); say allow_nan=True if they were not observed, or fill them first"
+            f"{first_hole(source)}; say allow_nan=True if they were not observed, or fill them "
+            "first"
         )
     return source
+
+
+def first_hole(source: Source) -> str:
+    """Where the first missing cell of X is, and how many there are."""
+    row, column = first_cell(np.isnan(source.values.reshape(len(source.values), -1)))
+    cells = f"{source.missing} such cells in all"
+    return f"X, row {row}, column {column}: found a missing cell ({cells})"
 
 
 def keep_columns(estimator: Any, shape: tuple[int, ...], columns: tuple[Column, ...]) -> None:

@@ -27,7 +27,7 @@ from aevb.estimator.parameters import (
     seed_of,
     spelled,
 )
-from aevb.estimator.reading import keep_columns, read
+from aevb.estimator.reading import first_hole, keep_columns, read
 from aevb.evaluation import first_batch, posterior_for, score_rows
 from aevb.model import Model
 from aevb.plan import decided, plan_of, sized, work_of
@@ -238,12 +238,12 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """X as a source, with the checks of scikit-learn and ours; `reset` begins a fit."""
         if reset:
             self._forget()
-        holes, like = self.allow_nan or allow_nan, None if reset else self.columns_
-        source = read(self, X, like, reset=reset, holes=holes)
+        like = None if reset else self.columns_
+        source = read(self, X, like, reset=reset, holes=self.allow_nan or not reset)
         if source.missing and not (reset or allow_nan or self._facts["data"]["missing"]):
             raise DataError(
-                f"X: {source.missing} cells are missing (NaN), and the model was fitted on rows "
-                "without any: fill them by impute first"
+                f"{first_hole(source)}, and the model was fitted on rows without NaN: fill them by "
+                "impute first"
             )
         return source
 
