@@ -1,7 +1,8 @@
 """Everything that can be said of a run: name, type, bounds, usual value and meaning, in one table.
 
-The command line has an option for each, the estimators a parameter, `config.json` an entry, all
-under the same name. It is read at every start of the command line, and so imports nothing heavy.
+The command line has an option for each, `config.json` an entry, the estimators a parameter for all
+but the data and how steps are computed, under the same name; the seed is their `random_state`. It
+is read at every start of the command line, and so imports nothing heavy.
 """
 
 from collections.abc import Callable, Mapping

@@ -339,8 +339,21 @@ def test_a_mixture_takes_what_would_have_another_likelihood():
 def test_every_parameter_is_told():
     for name in signature(VAE).parameters:
         assert f"`{name}`" in VAE.__doc__, name
-    with pytest.raises(TypeError, match=r"no parameter 'latent_dims': did you mean latent_dim\?"):
-        VAE(latent_dims=3)
+
+
+@pytest.mark.parametrize("kind", [VAE, VAEDetector])
+def test_a_wrong_name_is_answered_by_the_one_that_was_meant(kind):
+    for wrong, meant in (
+        *(("latent_dims", "latent_dim"), ("random_sate", "random_state"), ("seed", "random_state")),
+        *(("n_components", "latent_dim"), ("learning_rate", "lr"), ("max_iter", "epochs")),
+        *(("contaminations", "contamination") if kind is VAEDetector else ("beat", "beta"),),
+    ):
+        said = rf"^{kind.__name__} has no parameter '{wrong}': did you mean {meant}\?$"
+        with pytest.raises(TypeError, match=said):
+            kind(**{wrong: 3})
+    with pytest.raises(TypeError, match=r"there are latent_dim, .*random_state") as caught:
+        kind(zebra=3)
+    assert ("contamination" in str(caught.value)) == (kind is VAEDetector)
 
 
 def test_a_code_may_be_one_of_so_many_classes():

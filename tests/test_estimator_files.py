@@ -10,7 +10,8 @@ from sklearn.datasets import load_digits, load_iris
 
 import aevb
 from aevb import VAE, VAEDetector
-from aevb.errors import ModelFileError
+from aevb.data import open_source
+from aevb.errors import ModelFileError, UsageError
 from aevb.storage import RunFolder
 
 IRIS = load_iris().data
@@ -22,6 +23,10 @@ def holed():
     x = IRIS.copy()
     x[3, 1] = np.nan
     return x
+
+
+def pictures():
+    return open_source((DIGITS[:60] * 15.9).astype(np.uint8).reshape(-1, 8, 8))
 
 
 def table():
@@ -38,6 +43,7 @@ CASES = {
     "a table": (table, {}),
     "full covariance": (lambda: IRIS, {"posterior": "full-covariance", "random_state": 9}),
     "free parameters": (lambda: IRIS, {"posterior": "per-datum"}),
+    "convolutions": (pictures, {"network": "convolutional", "hidden": (4,)}),
     "a mixture": (lambda: IRIS, {"components": 2, "hidden": (500,), "batch_size": 150}),
 }
 
@@ -77,6 +83,10 @@ def test_a_loaded_estimator_fits_and_goes_on(tmp_path):
     again.partial_fit(IRIS)
     assert len(again.history_) == 5
     assert (VAE.load(tmp_path).fit(IRIS).transform(IRIS) == vae.transform(IRIS)).all()
+    # networks of images are not exchanged, without a word, for others
+    VAE(network="convolutional", epochs=1).fit(pictures()).save(tmp_path / "images")
+    with pytest.raises(UsageError, match=r"^network convolutional needs images: the data are a"):
+        VAE.load(tmp_path / "images").fit(IRIS)
 
 
 def test_the_command_line_takes_a_saved_estimator(tmp_path):

@@ -17,16 +17,24 @@ from aevb.settings import Settings
 
 Randomness = int | np.random.RandomState | None
 DECIDED = (
-    *("data", "data_limit", "resize", "binarize", "network"),
+    *("data", "data_limit", "resize", "binarize"),
     *("seed", "precision", "threads", "step"),
 )
-"""Settings that an estimator has no parameter for: its data are given, how it steps is decided."""
+"""Settings that an estimator has no parameter for: its data are given, how it steps is decided, and
+the seed is `random_state`."""
 PARAMETERS = {f.name: f.default for f in fields(Settings) if f.name not in DECIDED}
 """The settings that are parameters of an estimator, and what is usual."""
+ELSEWHERE = {
+    "seed": "random_state",
+    "n_components": "latent_dim",
+    "learning_rate": "lr",
+    "max_iter": "epochs",
+}
+"""Parameters by the words that settings, or other estimators, have for them."""
 
 
 class TakesSettings:
-    """An estimator with a parameter for each setting, though its constructor names few of them.
+    """An estimator whose constructor names few of its parameters, which are the settings of a run.
 
     Whoever looks at the constructor, as scikit-learn does, sees them all.
     """
@@ -48,9 +56,11 @@ class TakesSettings:
         """Keep what was given of the settings that the constructor does not name, usual others."""
         rest = {name: usual for name, usual in PARAMETERS.items() if name not in vars(self)}
         if strange := sorted(settings.keys() - rest):
-            near = get_close_matches(strange[0], PARAMETERS, 1)
-            advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(PARAMETERS)}"
-            raise TypeError(f"{type(self).__name__} has no parameter {strange[0]!r}: {advice}")
+            wrong = strange[0]
+            known = [p.name for p in _parameters(type(self))]
+            near = [ELSEWHERE[wrong]] if wrong in ELSEWHERE else get_close_matches(wrong, known, 1)
+            advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise TypeError(f"{type(self).__name__} has no parameter {wrong!r}: {advice}")
         vars(self).update(rest | dict(settings))
 
 
@@ -90,7 +100,7 @@ def plain(value: Any) -> Any:
 
 def as_parameter(name: str) -> str:
     """A setting as the estimators spell it; scikit-learn has a word of its own for the seed."""
-    return "random_state" if name == "seed" else name
+    return ELSEWHERE.get(name, name)
 
 
 @contextmanager

@@ -53,18 +53,19 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
         maximize  sum_n E_q[log p(x_n given z)] - KL(q(z given x_n) || p(z))
 
-    Parameters: `latent_dim` D; `hidden` widths of the encoder (the decoder has them backwards);
+    Parameters: `latent_dim` D; `hidden` widths of the encoder, which the decoder has backwards
+    (None: 500, or channels 32 and 64 where `network` is "convolutional", none where "linear");
     `likelihood` ("auto" looks at the data: bernoulli, continuous-bernoulli, gaussian,
     negative-binomial, categorical or, column by column, mixed; others by name); `posterior` (see
     the page "Which posterior, which prior"; "auto" is mean-field, or what suits the `algorithm`);
     `epochs` (None: 100 to 400 by the number of rows); `allow_nan` takes NaN for a cell that was not
     observed, which is integrated out; `random_state` (None is 0; a RandomState gives a new one at
-    each fit). All other settings of a run are parameters too, under the names and with the
-    meanings of `aevb.settings.Settings`: `activation`, `latent_classes`, `classes`, `prior`,
-    `layers`, `objective`, `gradient`, `baseline`, `temperature`, `samples`, `algorithm`,
-    `components`, `covariance`, `weight_draws`, `refine`, `beta`, `warmup_steps`, `free_bits`,
-    `weight_prior`, `optimizer`, `lr`, `lr_schedule`, `clip`, `batch_size`, `patience` (of epochs
-    without a better bound on `X_val`), `device`.
+    each fit). The other settings of a run, but for its data and how its steps are computed, have
+    the names and meanings of `aevb.settings.Settings`: `activation`, `network`, `latent_classes`,
+    `classes`, `prior`, `layers`, `objective`, `gradient`, `baseline`, `temperature`, `samples`,
+    `algorithm`, `components`, `covariance`, `weight_draws`, `refine`, `beta`, `warmup_steps`,
+    `free_bits`, `weight_prior`, `optimizer`, `lr`, `lr_schedule`, `clip`, `batch_size`, `patience`
+    (of epochs without a better bound on `X_val`), `device`.
     Attributes: `model_`, `posterior_` (torch modules in double precision), `history_` (by epoch),
     `likelihood_`, `reason_`, `columns_`, `settings_`, `n_features_in_`, `feature_names_in_`.
     Shapes: X (N, X), an array, a DataFrame, which may have columns of text, or a `Source` that
@@ -84,7 +85,7 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self,
         latent_dim: int = 2,
         *,
-        hidden: Sequence[int] = (500,),
+        hidden: Sequence[int] | None = None,
         likelihood: str = "auto",
         posterior: str = "auto",
         epochs: int | None = None,
