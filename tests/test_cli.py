@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -121,8 +122,16 @@ def test_digits_are_the_data_where_none_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for expected in ("runs/digits", "runs/digits-2"):
         options = ["--hidden", 4, "--latent-dim", 2, "--epochs", 1, "--quiet"]
-        assert printed("train", *options).startswith(f"{expected}: 1 epochs")
+        assert printed("train", *options).startswith(f"{expected}: 1 epoch, ")
         assert RunFolder(tmp_path / expected).settings().data == "digits"
+    (tmp_path / "images" / "of").mkdir(parents=True)
+    for i in range(12):
+        plt.imsave(tmp_path / "images" / f"{i}.png", np.random.default_rng(i).random((8, 8)))
+    assert printed("train", "images/of/..", *options).startswith("runs/images: ")
+    monkeypatch.chdir(tmp_path / "images")  # a run among the images would be read with them
+    said = "runs/images would lie in the folder of the data: name another with --out"
+    assert said in refused(2, "train", ".", *options)
+    assert not (tmp_path / "images" / "runs").exists()
 
 
 OPTIONS = [

@@ -1,7 +1,7 @@
 """The command that makes a model: `train`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -9,9 +9,6 @@ from aevb.cli.options import Json, Quiet, takes_settings
 from aevb.cli.root import app, print_json
 from aevb.errors import UsageError
 from aevb.settings import check_settings
-
-if TYPE_CHECKING:
-    from aevb.storage import RunFolder
 
 
 @app.command()
@@ -56,7 +53,7 @@ def train(
         raise UsageError("--quiet and --verbose exclude each other: choose one")
     if tensorboard:
         require_tensorboard()  # before --force removes anything
-    folder = RunFolder(out) if out is not None else _free_folder(asked.data)
+    folder = RunFolder(_path(out, asked.data))
     silent = quiet or json_
     verbosity = Verbosity.VERBOSE if verbose else Verbosity.NORMAL
     with folder.locked():
@@ -81,19 +78,23 @@ def _in_words(path: Path, result: dict[str, Any]) -> str:
     last, best = result["train"], result["validation"] or {}
     name = "objective" if last["elbo"] is None else "elbo"
     said = {"objective": "mean log p(x, z)", "elbo": "training bound"}[name]
-    first = f"{path}: {result['epochs']} epochs, {said} {last[name]:.2f} nats"
+    epochs = f"{result['epochs']} epoch{'s' * (result['epochs'] != 1)}"
+    first = f"{path}: {epochs}, {said} {last[name]:.2f} nats"
     first += f", validation bound {best['elbo']:.2f} nats" if best else ""
     following = f"next: aevb evaluate {path}   aevb plot {path} all   aevb report {path}"
     return f"{first}\n{result.get('report') or following}"
 
 
-def _free_folder(data: str) -> "RunFolder":
-    """runs/NAME, or runs/NAME-2, runs/NAME-3, ... where that is taken."""
-    from aevb.storage import RunFolder
+def _path(out: Path | None, data: str) -> Path:
+    """The run's folder: runs/NAME where none is named, or runs/NAME-2, ... where that is taken."""
+    from aevb.data.named import NAMES
 
-    name, number = Path(data).stem, 1
-    folder = RunFolder(Path("runs") / name)
-    while folder.path.exists():
+    name, number = Path(data).resolve().stem, 1
+    path = out or Path("runs") / name
+    while out is None and path.exists():
         number += 1
-        folder = RunFolder(Path("runs") / f"{name}-{number}")
-    return folder
+        path = Path("runs") / f"{name}-{number}"
+    inside = path.resolve().is_relative_to(Path(data).resolve())
+    if inside and Path(data).is_dir() and data not in NAMES:
+        raise UsageError(f"{path} would lie in the folder of the data: name another with --out")
+    return path
