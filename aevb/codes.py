@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aevb.data import Rows
 from aevb.devices import tensor_of
-from aevb.distributions import center
+from aevb.distributions import center, on_reals
 from aevb.distributions.reparameterization import drawn
 from aevb.errors import UsageError, at_least
 from aevb.evaluation import evaluating, in_batches
@@ -22,6 +22,8 @@ from aevb.randomness import Stream, generator, torch_seeded
 
 Array = NDArray[np.float64]
 CHUNK = 1000
+STEPS = np.linspace(-3.0, 3.0, 13)
+"""Of a traversal, where nearly all of a standard normal prior lies."""
 
 
 def encode(model: Model, posterior: Posterior, rows: Rows) -> Array:
@@ -178,22 +180,32 @@ def interpolate(start: Array, stop: Array, steps: int, *, spherical: bool = Fals
 
 
 def traverse(
-    size: int, dimension: int, values: Array | None = None, *, start: Array | None = None
+    model: Model, dimension: int, values: Array | None = None, *, start: Array | None = None
 ) -> Array:
-    """Codes along one latent dimension (0-based) of `size`, the others held.
+    """Codes along one latent dimension (0-based) of a model, the others held.
 
     Shapes: `values` (V,), -3 to 3 in 13 steps when left out; `start` (D,), where the others stay,
     or 0; (V, D).
-    Errors: UsageError for a dimension that there is not.
+    Errors: UsageError for a dimension that there is not, and without `values` for codes that are
+    not any real numbers: coins, shares, directions.
     Example:
-        >>> traverse(3, 1, np.array([-1.0, 1.0])).tolist()
-        [[0.0, -1.0, 0.0], [0.0, 1.0, 0.0]]
+        >>> from aevb.linear_gaussian import linear_gaussian
+        >>> truth = linear_gaussian([[3.0, 0.0], [4.0, 1.0]], [0.0, 0.0], 1.0)
+        >>> traverse(truth, 1, np.array([-1.0, 1.0])).tolist()
+        [[0.0, -1.0], [0.0, 1.0]]
     """
+    prior = model.prior()
+    size = int(prior.event_shape[0])
     if not 0 <= dimension < size:
         raise UsageError(
             f"dimension {dimension} was asked for, the latent space has dimensions 0 to {size - 1}"
         )
-    values = np.linspace(-3.0, 3.0, 13) if values is None else np.asarray(values, np.float64)
+    if values is None and not on_reals(prior):
+        raise UsageError(
+            "a traversal goes from -3 to 3, and codes of this model are no free real numbers: "
+            "decode codes of your own, or interpolate between rows"
+        )
+    values = STEPS if values is None else np.asarray(values, np.float64)
     codes = np.tile(np.zeros(size) if start is None else start, (len(values), 1))
     codes[:, dimension] = values
     return codes

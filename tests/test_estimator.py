@@ -131,6 +131,10 @@ def test_settings_of_every_kind_fit(quick_refits):
         assert vae.sample(3).shape == vae.interpolate(IRIS[0], IRIS[1], 3).shape == (3, 4)
         assert (vae.inverse_transform(z) == vae.reconstruct(IRIS)).all()
         assert len(vae.get_feature_names_out()) == z.shape[1]
+        assert vae.traverse(0, [0.0, 1.0]).shape == (2, 4)
+        if ((z >= 0) & (z <= 1)).all():  # shares, which no walk keeps
+            with pytest.raises(UsageError, match="codes of this model are no free real numbers"):
+                vae.traverse(0)
 
 
 def test_patience_ends_a_fit_and_the_best_epoch_is_kept():

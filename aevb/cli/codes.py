@@ -204,19 +204,12 @@ def traverse(
     import numpy as np
 
     from aevb import codes
-    from aevb.distributions import on_reals
     from aevb.workflow.material import Material
     from aevb.workflow.pictures import draw_traversals
 
     folder = open_run(run)
     model, _ = folder.load()
-    prior = model.prior()
-    size = int(prior.event_shape[0])
-    if not on_reals(prior):
-        raise UsageError(
-            "a traversal goes from -3 to 3, and codes of this run are no free real numbers: "
-            "decode codes of your own, or interpolate between rows"
-        )
+    size = int(model.prior().event_shape[0])
     if dimension is not None and dimension > size:
         raise UsageError(
             f"--dimension {dimension} was asked for, the latent space has dimensions 1 to {size}"
@@ -225,13 +218,12 @@ def traverse(
         raise UsageError("DATA are the rows that --from chooses of: name one, like --from 1")
     code = None if start is None else _code(folder, data, start)
     dimensions = list(range(size)) if dimension is None else [dimension - 1]
-    values = np.linspace(-3.0, 3.0, 13)
-    ways = [codes.traverse(size, d, values, start=code) for d in dimensions]
+    ways = [codes.traverse(model, d, start=code) for d in dimensions]
     rows = codes.decode(model, np.concatenate(ways))
 
     def picture() -> "Axes":
-        decoded = rows.reshape(len(ways), len(values), -1)
-        return draw_traversals(Material(folder), decoded, dimensions, values)
+        decoded = rows.reshape(len(ways), len(codes.STEPS), -1)
+        return draw_traversals(Material(folder), decoded, dimensions, codes.STEPS)
 
     deliver(folder, rows, out, "traversals.npy", json_, picture)
 

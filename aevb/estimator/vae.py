@@ -349,8 +349,7 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """
         check_is_fitted(self)
         code = None if start is None else self._code(start)
-        size = self._n_features_out
-        return self.inverse_transform(codes.traverse(size, dimension, values, start=code))
+        return self.inverse_transform(codes.traverse(self.model_, dimension, values, start=code))
 
     # -- scores -----------------------------------------------------------------------------------
 

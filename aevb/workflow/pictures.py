@@ -183,7 +183,7 @@ def _interpolation(material: Material) -> Axes:
 def _all_traversals(material: Material) -> Axes:
     dimensions = material.ranked[: 10 if material.kind == "image" else 5]
     values = np.linspace(-3.0, 3.0, 11)
-    ways = [codes.traverse(material.latent_dim, d, values) for d in dimensions]
+    ways = [codes.traverse(material.model, d, values) for d in dimensions]
     decoded = material.decode(np.concatenate(ways)).reshape(len(ways), len(values), -1)
     return draw_traversals(material, decoded, dimensions, values)
 
