@@ -5,11 +5,14 @@ import pytest
 import torch
 from helpers import needs_compiler, noise
 from torch import nn
+from torch.distributions import Independent
 from torch.fx.experimental.proxy_tensor import make_fx
 from zoo.families import made
 from zoo.learners import pair_of
+from zoo.table import ENTRIES, names, tensors
 
 import aevb
+from aevb import distributions as zoo
 from aevb import products
 from aevb.algorithms import AEVB
 from aevb.compilation import Compiled
@@ -19,6 +22,7 @@ from aevb.errors import UsageError
 from aevb.families import Normal
 from aevb.posterior import Batch
 from aevb.products import PRECISIONS, fast_products, has_bfloat16, products_in
+from aevb.randomness import Stream, generator
 
 NORMALS = ["normal-with-a-floor", "normal-of-a-share", "normal-of-shared-variances", "full"]
 OTHERS = ["bernoulli", "continuous-bernoulli", "categorical", "poisson", "negative-binomial"]
@@ -43,6 +47,51 @@ def test_densities_are_the_same_beside_bfloat16_networks(name):
     for a, b in zip(plain, beside, strict=True):
         assert b.dtype == torch.float32
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", names(lambda entry: entry.reparameterized and entry.parameters))
+def test_laws_their_draws_and_slopes_are_the_same_beside_bfloat16_networks(name):
+    """The law is made inside, as a network's family makes it; slopes are taken outside."""
+    entry = ENTRIES[name]
+    given = tensors(entry, dtype=torch.float32)
+    law = entry.make(**given)
+    e = law.noise((4,), generator(2, Stream.NOISE))
+    z = law.transform(e).detach()
+
+    def numbers():
+        q = entry.make(**given)
+        return [q.log_prob(z), *([q.transform(e)] if q.standard.differentiable else [])]
+
+    def slopes(found):
+        each = torch.autograd.grad(sum(f.sum() for f in found), [*given.values()])
+        return [f.detach() for f in found] + [*each]
+
+    plain = numbers()
+    with products_in("bfloat16"):
+        beside = numbers()
+    for a, b in zip(slopes(plain), slopes(beside), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("q", ["low-rank", "full", "diagonal"])
+@pytest.mark.parametrize("p", ["low-rank", "full", "diagonal"])
+def test_divergences_of_gaussians_are_the_same_beside_bfloat16_networks(q, p):
+    def made_of(kind, key):
+        loc, factor, root = (
+            noise(shape, key + k, torch.float32) for k, shape in enumerate([(5,), (5, 2), (5,)])
+        )
+        if kind == "diagonal":
+            return Independent(zoo.Normal(loc, root.abs() + 0.1), 1)
+        if kind == "low-rank":
+            return zoo.LowRankMultivariateNormal(loc, factor, root.square() + 0.01)
+        tril = torch.tril(factor[..., :1] * factor[..., 1:].mT, -1) + torch.diag_embed(
+            root.abs() + 0.1
+        )
+        return zoo.MultivariateNormal(loc, scale_tril=tril)
+
+    plain = kl(made_of(q, 1), made_of(p, 5))
+    with products_in("bfloat16"):
+        assert torch.equal(kl(made_of(q, 1), made_of(p, 5)), plain)
 
 
 def test_what_leaves_a_network_is_float32_again():
@@ -116,7 +165,7 @@ def every_layout(x, w, v, b):
     return y, h, y @ w, h.t() @ x, (x.t() @ y).t(), v[:, 1:] @ w.t()
 
 
-def tensors(dtype):
+def factors(dtype):
     shapes = ((10, 6), (5, 6), (10, 7), (5,))
     return tuple(noise(shape, i, dtype) for i, shape in enumerate(shapes))
 
@@ -131,7 +180,7 @@ def rewritten(function, *x, float32=True):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_the_rewritten_graph_multiplies_as_the_plain_one(dtype):
-    x = tensors(dtype)
+    x = factors(dtype)
     graph, counts = rewritten(every_layout, *x)
     assert counts == ((6, 0, 0, 0) if dtype == torch.float32 else (2, 4, 0, 0))
     truth = every_layout(*(t.double() for t in x))
@@ -141,7 +190,7 @@ def test_the_rewritten_graph_multiplies_as_the_plain_one(dtype):
 
 
 def test_what_onednn_does_no_better_is_left_alone():
-    single, double = tensors(torch.float32), tensors(torch.float64)
+    single, double = factors(torch.float32), tensors(torch.float64)
     assert rewritten(every_layout, *double)[1] == (0, 4, 2, 1)
     assert rewritten(every_layout, *single, float32=False)[1] == (0, 4, 2, 1)
     a = single[1]
@@ -152,7 +201,7 @@ def test_what_onednn_does_no_better_is_left_alone():
 
 
 def test_the_cast_of_a_weight_keeps_its_layout():
-    x, w, _, b = tensors(torch.float32)
+    x, w, _, b = factors(torch.float32)
 
     def layer(x, w, b):
         cast = torch.ops.prims.convert_element_type.default
@@ -193,7 +242,7 @@ def test_the_gradient_of_a_bias_is_a_sum_of_its_own(axes):
 @pytest.mark.parametrize("amd", [True, False])
 def test_a_compiled_function_multiplies_right_on_every_processor(amd, monkeypatch):
     monkeypatch.setattr(products, "_is_amd", lambda: amd)
-    x = tensors(torch.float32)
+    x = factors(torch.float32)
     with fast_products() as options:
         assert options
     compiled = Compiled(every_layout)

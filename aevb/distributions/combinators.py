@@ -27,7 +27,7 @@ from aevb.distributions.reparameterization import (
     route,
     side_by_side,
 )
-from aevb.distributions.special import HALF_LOG_2PI, ndtr
+from aevb.distributions.special import HALF_LOG_2PI, ndtr, product
 from aevb.randomness import normal, open_uniform
 
 
@@ -201,7 +201,7 @@ def _triangle(
 ) -> Tensor:
     """du/dz, (..., D, D), from what is (..., K, D)."""
     mean = (weights * part).sum(-2, keepdim=True)
-    below = torch.tril((weights * (part - mean)).mT @ (-x / scale), -1)
+    below = torch.tril(product((weights * (part - mean)).mT, -x / scale), -1)
     density = (weights * log_density.exp()).sum(-2)
     return below + torch.diag_embed(density)
 

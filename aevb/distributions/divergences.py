@@ -39,6 +39,7 @@ from aevb.distributions.expectations import EULER, find, gamma_parameters, weibu
 from aevb.distributions.inverse_cdf import Logistic, Rayleigh
 from aevb.distributions.location_scale import Triangular
 from aevb.distributions.reparameterization import ROUTES, base_of
+from aevb.distributions.special import product
 from aevb.distributions.sphere import HypersphericalUniform, VonMisesFisher
 
 Formula = Callable[[Any, Any], Tensor]
@@ -123,7 +124,8 @@ def _gaussians(q: Any, p: Any) -> Tensor:
     if isinstance(q, td.Normal):
         thin = torch.zeros_like(q.loc).unsqueeze(-1)
         q = td.LowRankMultivariateNormal(q.loc, thin, q.variance, validate_args=False)
-    return _of_torch(q, p)
+    with torch.autocast(q.loc.device.type, enabled=False):  # of the products of low-rank ones
+        return _of_torch(q, p)
 
 
 def _against_diagonal(q: Any, p: td.Normal) -> Tensor:
@@ -137,7 +139,7 @@ def _against_diagonal(q: Any, p: td.Normal) -> Tensor:
     else:
         squares = q.cov_factor.square().sum(-1) + q.cov_diag
         inner = torch.eye(q.cov_factor.shape[-1]).to(q.cov_factor)
-        inner = inner + q.cov_factor.mT @ (q.cov_factor / q.cov_diag.unsqueeze(-1))
+        inner = inner + product(q.cov_factor.mT, q.cov_factor / q.cov_diag.unsqueeze(-1))
         factor = torch.linalg.cholesky(inner)
         half = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + q.cov_diag.log().sum(-1) / 2
     squares = squares + (q.loc - p.loc).square()

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from aevb.distributions.reparameterization import Noise, Reparameterized, apart, route, side_by_side
+from aevb.distributions.special import product
 from aevb.randomness import normal
 
 
@@ -70,7 +71,7 @@ class Elliptical(Reparameterized):
     @property
     def covariance_matrix(self) -> Tensor:
         """L L^T E[r^2] / D, (*batch, D, D)."""
-        whole: Tensor = self.scale_tril @ self.scale_tril.mT
+        whole = product(self.scale_tril, self.scale_tril.mT)
         return whole * self._mean_square()[..., None, None]
 
     @property
@@ -94,9 +95,7 @@ class Elliptical(Reparameterized):
         e, own = apart(noise, self._noises)
         radius = route(self.radial).transform(own)
         along = (radius / torch.linalg.vector_norm(e, dim=-1)).unsqueeze(-1) * e
-        with torch.autocast(noise.device.type, enabled=False):
-            result: Tensor = self.loc + (self.scale_tril @ along.unsqueeze(-1)).squeeze(-1)
-            return result
+        return self.loc + product(self.scale_tril, along.unsqueeze(-1)).squeeze(-1)
 
     def _log_prob(self, value: Tensor) -> Tensor:
         d = self.loc.shape[-1]

@@ -1,8 +1,8 @@
 """A law over values that can be listed: what Bayes' rule gives for codes that are few."""
 
+import itertools
 import math
 from collections.abc import Sequence
-from itertools import product
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.special import xlogy
 from aevb.distributions.chain import Chain
 from aevb.distributions.discrete import OneHotCategoricals
 from aevb.distributions.reparameterization import Noise, Remembering, base_of
+from aevb.distributions.special import product
 from aevb.randomness import open_uniform
 
 MOST_POINTS = 1 << 16
@@ -71,7 +72,7 @@ def _combined(parts: Sequence[Tensor]) -> Tensor | None:
     """Every choice of a row (E_i) of each part (P_i, E_i), side by side; None for too many."""
     if math.prod([len(part) for part in parts]) > MOST_POINTS:
         return None
-    each = product(*(range(len(part)) for part in parts))
+    each = itertools.product(*(range(len(part)) for part in parts))
     index = torch.tensor(list(each), device=parts[0].device).unbind(1)
     return torch.cat([part[rows] for part, rows in zip(parts, index, strict=True)], dim=-1)
 
@@ -122,7 +123,7 @@ class Listed(Remembering):
         return self._average(self.codes.square()) - self.mean.square()
 
     def _average(self, values: Tensor) -> Tensor:
-        flat = self.probs @ values.flatten(1).to(self.logits)
+        flat = product(self.probs, values.flatten(1).to(self.logits))
         average: Tensor = flat.reshape([*self.batch_shape, *self.event_shape])
         return average
 

@@ -13,7 +13,7 @@ from aevb.distributions.by_scipy import student_cdf, student_log_density, studen
 from aevb.distributions.inverse_cdf import InverseCDF
 from aevb.distributions.reparameterization import ROUTES, Noise, Reparameterized
 from aevb.distributions.series import digamma_half_step, lgamma_half_step
-from aevb.distributions.special import ndtr
+from aevb.distributions.special import ndtr, product
 from aevb.randomness import normal, open_uniform
 
 
@@ -58,9 +58,7 @@ class MultivariateNormal(Reparameterized, td.MultivariateNormal):
     route = "location-scale"
 
     def transform(self, noise: Tensor) -> Tensor:
-        # Networks may run in bfloat16 around this; z does not.
-        with torch.autocast(noise.device.type, enabled=False):
-            return self.loc + (self.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
+        return self.loc + product(self.scale_tril, noise.unsqueeze(-1)).squeeze(-1)
 
 
 class Laplace(InverseCDF, td.Laplace):
@@ -297,7 +295,9 @@ class LowRankMultivariateNormal(Reparameterized, td.LowRankMultivariateNormal):
         self, loc: Tensor, cov_factor: Tensor, cov_diag: Tensor, validate_args: bool | None = None
     ) -> None:
         try:
-            super().__init__(loc, cov_factor, cov_diag, validate_args)
+            # Torch multiplies W by itself here, which bfloat16 around it would round.
+            with torch.autocast(loc.device.type, enabled=False):
+                super().__init__(loc, cov_factor, cov_diag, validate_args)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             # Torch factorizes before it validates.
             raise ValueError("cov_factor and cov_diag must be finite, cov_diag positive") from error
@@ -308,18 +308,16 @@ class LowRankMultivariateNormal(Reparameterized, td.LowRankMultivariateNormal):
 
     def transform(self, noise: Tensor) -> Tensor:
         rank = self.cov_factor.shape[-1]
-        with torch.autocast(noise.device.type, enabled=False):
-            common = (self.cov_factor @ noise[..., :rank, None]).squeeze(-1)
-            result: Tensor = self.loc + common + self.cov_diag.sqrt() * noise[..., rank:]
-            return result
+        common = product(self.cov_factor, noise[..., :rank, None]).squeeze(-1)
+        result: Tensor = self.loc + common + self.cov_diag.sqrt() * noise[..., rank:]
+        return result
 
     def _log_prob(self, value: Tensor) -> Tensor:
         # The squares are those of the likeliest e, a sum; torch's difference of two cancels.
         offset, root = (value - self.loc).unsqueeze(-1), self._capacitance_tril
-        common = torch.cholesky_solve(
-            self.cov_factor.mT @ (offset / self.cov_diag.unsqueeze(-1)), root
-        )
-        rest = (offset - self.cov_factor @ common).squeeze(-1)
+        seen = product(self.cov_factor.mT, offset / self.cov_diag.unsqueeze(-1))
+        common = torch.cholesky_solve(seen, root)
+        rest = (offset - product(self.cov_factor, common)).squeeze(-1)
         squares = (rest.square() / self.cov_diag).sum(-1) + common.squeeze(-1).square().sum(-1)
         log_determinant = 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         log_determinant = log_determinant + self.cov_diag.log().sum(-1)

@@ -68,6 +68,12 @@ _BERNOULLI = (1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760)
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in their own precision: networks may run in bfloat16 around this, laws do not."""
+    with torch.autocast(a.device.type, enabled=False):
+        return a @ b
+
+
 def log_normal_density(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     """The log-density of N(loc, scale^2) at x."""
     return -0.5 * ((x - loc) / scale).square() - scale.log() - HALF_LOG_2PI
