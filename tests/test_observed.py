@@ -30,6 +30,8 @@ from aevb.distributions import (
     ZeroInflatedNegativeBinomial,
     reparameterize,
 )
+from aevb.distributions.reparameterization import drawn
+from aevb.errors import UsageError
 from aevb.randomness import Stream, generator
 
 
@@ -256,8 +258,10 @@ def test_torchs_mixture_takes_our_route_and_others_say_that_they_have_none():
     counts = Mixture(Categorical(torch.ones(2)), Poisson(torch.tensor([1.0, 50.0])))
     assert not counts.has_rsample
     assert counts.sample((3,)).shape == (3,)
-    with pytest.raises(NotImplementedError, match="mixture of Poisson have no gradient"):
+    with pytest.raises(UsageError, match="mixture of Poisson is known"):
         counts.rsample()
+    draws = drawn(counts, (5000,), generator(0, Stream.SAMPLING), torch.zeros(()))
+    assert float(draws.mean()) == pytest.approx(25.5, abs=5 * 25.1 / 5000**0.5)
 
 
 def test_the_lower_tail_of_a_mixture_of_torchs_normals_has_digits():

@@ -11,6 +11,7 @@ from torch import distributions as td
 from aevb import distributions as zoo
 from aevb.distributions import center, reparameterize, route
 from aevb.distributions.combinators import Average
+from aevb.errors import UsageError
 from aevb.randomness import Stream, generator
 
 
@@ -223,7 +224,8 @@ def test_objects_of_torch_take_these_routes(theirs, ours):
 
 def test_torch_mixtures_say_whether_their_draws_have_a_gradient():
     choice, df = td.Categorical(torch.ones(2)), double([3.0, 4.0])
-    assert not route(td.MixtureSameFamily(choice, td.StudentT(df))).noise.differentiable
+    with pytest.raises(UsageError, match="mixture of StudentT is known: its draws are by sample"):
+        route(td.MixtureSameFamily(choice, td.StudentT(df)))
     assert route(td.MixtureSameFamily(choice, td.Gumbel(df, df))).noise.differentiable
 
 

@@ -322,3 +322,14 @@ def test_one_posterior_for_all_data_learns_the_prior_asleep():
     learner = WakeSleep(model, posterior, optimizer=aevb.Adam(0.005))
     learn(learner, binary_rows(50).all().double(), 300, 1)
     assert kl(posterior(torch.zeros(1, 6)), model.prior()) < 0.01
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_dreams_may_be_of_a_mixture_that_only_sample_draws(algorithm):
+    levels = families.DiscretizedLogistic(2, components=2)
+    model = aevb.Model(aevb.standard_normal(2), Conditional(aevb.MLP(2, [5], 36), levels))
+    learner = algorithm(model.to(DOUBLE), aevb.mean_field(aevb.MLP(6, [5], 4)).to(DOUBLE))
+    before = torch.cat([p.detach().flatten().clone() for p in parameters(learner)])
+    after, _ = moved(learner, DOUBLE)
+    assert after.isfinite().all()
+    assert (after != before).all()

@@ -28,6 +28,7 @@ from aevb.distributions.reparameterization import (
     side_by_side,
 )
 from aevb.distributions.special import HALF_LOG_2PI, ndtr, product
+from aevb.errors import UsageError
 from aevb.randomness import normal, open_uniform
 
 
@@ -43,8 +44,8 @@ class Mixture(Reparameterized, td.MixtureSameFamily):
     a draw at fixed noise. First derivatives only.
     Shapes: mixture_distribution, a Categorical, of batch (*batch) over K; component_distribution of
     batch (*batch, K) and event () or (D,). Noise (D + 1,): D normals and a uniform number.
-    Units: nats. Errors: ValueError, as torch's, for shapes that do not fit; NotImplementedError
-    for a differentiable draw of other components.
+    Units: nats. Errors: ValueError, as torch's, for shapes that do not fit; UsageError, when it is
+    drawn from by noise, for other components.
     Source: Figurnov et al. (2018), "Implicit reparameterization gradients", section 4; Graves
     (2016), "Stochastic backpropagation through mixture density distributions", equation 6.
     Example:
@@ -63,7 +64,8 @@ class Mixture(Reparameterized, td.MixtureSameFamily):
             return False
         if isinstance(base, Normal):
             return True
-        if component.event_shape or not isinstance(base, Reparameterized) or not _has_cdf(base):
+        known = isinstance(base, Reparameterized) and base.has_rsample and _has_cdf(base)
+        if component.event_shape or not known:
             return False
         way = base.standard
         return way.differentiable and not way.shape and way.law in (normal, open_uniform)
@@ -85,7 +87,13 @@ class Mixture(Reparameterized, td.MixtureSameFamily):
 
     @property
     def standard(self) -> Noise:
-        return side_by_side(self._noises)._replace(differentiable=self.has_rsample)
+        if not self.has_rsample:
+            name = type(base_of(self.component_distribution)).__name__
+            raise UsageError(
+                f"no reparameterization of a mixture of {name} is known: its draws are by sample, "
+                "and have no gradient"
+            )
+        return side_by_side(self._noises)
 
     @property
     def _noises(self) -> list[Noise]:
@@ -93,9 +101,6 @@ class Mixture(Reparameterized, td.MixtureSameFamily):
         return [Noise(normals, normal), Noise(torch.Size((1,)), open_uniform)]
 
     def transform(self, noise: Tensor) -> Tensor:
-        if not self.has_rsample:
-            name = type(self.component_distribution).__name__
-            raise NotImplementedError(f"draws of a mixture of {name} have no gradient: use sample")
         scalar = not self.event_shape
         z = self._drawn(noise).detach()
         base = self._base
