@@ -18,6 +18,7 @@ from aevb.distributions import (
     LogitNormal,
     TruncatedNormal,
     VonMisesFisher,
+    ZeroInflatedNegativeBinomial,
 )
 from aevb.distributions.special import gamma_cdf, gamma_quantile, log_gamma_quantile
 
@@ -129,6 +130,16 @@ def test_erlang_takes_tensor_shapes_in_a_traced_function():
     assert torch.allclose(slope, 4 * 4 * torch.tensor(0.3).log() / 4)
     zero = Erlang(shape, 2.0).log_prob(torch.zeros(2)).tolist()
     assert zero == [pytest.approx(math.log(2)), -math.inf]
+
+
+def test_a_tensor_of_whole_numbers_leaves_the_others_real():
+    erlang = Erlang(torch.tensor(3), 2.5)
+    assert float(erlang.mean) == pytest.approx(1.2)
+    counts = ZeroInflatedNegativeBinomial(torch.tensor(2), 0.7, 0.3)
+    assert float(counts.mean) == pytest.approx(0.7 * 2 * math.exp(0.7), rel=1e-6)
+    wide = ZeroInflatedNegativeBinomial(torch.tensor(2), double(0.7), 0.3)
+    assert wide.total_count.dtype == torch.float64
+    assert float(wide.gate) == 0.3
 
 
 BOUNDS = [(-1.0, 1.0), (30.0, 30.01), (100.0, 101.0), (-40.0, -38.0), (0.1, 0.2), (-40.0, 3.0)]

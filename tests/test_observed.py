@@ -27,6 +27,7 @@ from aevb.distributions import (
     Product,
     RelaxedBernoulli,
     RelaxedOneHotCategorical,
+    Uniform,
     ZeroInflatedNegativeBinomial,
     reparameterize,
 )
@@ -262,6 +263,46 @@ def test_torchs_mixture_takes_our_route_and_others_say_that_they_have_none():
         counts.rsample()
     draws = drawn(counts, (5000,), generator(0, Stream.SAMPLING), torch.zeros(()))
     assert float(draws.mean()) == pytest.approx(25.5, abs=5 * 25.1 / 5000**0.5)
+
+
+MOVING = {
+    "uniform": (
+        lambda at: Uniform(at, at + 1.0),
+        lambda at: scipy.stats.uniform(at, 1.0),
+        lambda at: math.log(at + 1) * (at + 1) - math.log(at) * at - 1,
+    ),
+    "torch's pareto": (
+        lambda at: td.Pareto(at, double(2.0)),
+        lambda at: scipy.stats.pareto(2.0, scale=at),
+        lambda at: math.log(at) + 0.5,
+    ),
+}
+"""Laws that begin at a number, the truth of scipy, and E log z."""
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_a_mixture_of_laws_that_begin_elsewhere(name):
+    """A value in one of them alone has a density; draws move with where each begins."""
+    make, known, mean_log = MOVING[name]
+    start, n = [1.5, 3.0], 20_000
+    at = torch.tensor(start, dtype=torch.float64).expand(n, 2).clone().requires_grad_()
+    law = Mixture(Categorical(torch.ones(2).expand(n, 2)), make(at))
+    (noise,) = noise_of(law, 1)
+    z = law.transform(noise)
+    (slopes,) = torch.autograd.grad(z.log().sum(), at)
+    h = 1e-6
+    truth = double([(mean_log(a + h) - mean_log(a - h)) / (4 * h) for a in start])
+    assert ((slopes.mean(0) - truth).abs() < 5 * slopes.std(0) / math.sqrt(n) + 1e-6).all()
+    one = Mixture(Categorical(double(0.5, 0.5)), make(at[0].detach()))
+    both = [known(a) for a in start]
+    for x in (1.75, 2.4, 3.2):
+        density, below = (sum(getattr(k, f)(x) for k in both) / 2 for f in ("pdf", "cdf"))
+        assert float(one.cdf(double(x))) == pytest.approx(below, rel=1e-12)
+        if density > 0:
+            assert float(one.log_prob(double(x)).exp()) == pytest.approx(density, rel=1e-12)
+    with pytest.raises(ValueError, match="within the support"):
+        one.log_prob(double(0.5))
+    assert one.sample((3,)).shape == (3,)
 
 
 def test_the_lower_tail_of_a_mixture_of_torchs_normals_has_digits():

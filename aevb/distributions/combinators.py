@@ -23,9 +23,9 @@ from aevb.distributions.reparameterization import (
     Reparameterized,
     apart,
     base_of,
-    ours,
     route,
     side_by_side,
+    unchecked,
 )
 from aevb.distributions.special import HALF_LOG_2PI, ndtr, product
 from aevb.errors import UsageError
@@ -73,7 +73,11 @@ class Mixture(Reparameterized, td.MixtureSameFamily):
     @property
     def _base(self) -> Any:
         """The components' law of each number, as one of ours."""
-        return ours(base_of(self.component_distribution))
+        return unchecked(base_of(self.component_distribution))
+
+    @property
+    def support(self) -> Any:
+        return _InAny(self.component_distribution.support)  # type: ignore[no-untyped-call]
 
     @property
     def has_enumerate_support(self) -> bool:  # type: ignore[override]
@@ -162,7 +166,10 @@ class Mixture(Reparameterized, td.MixtureSameFamily):
         component, base = self.component_distribution, self._base
         vectors = isinstance(component, Independent) and component.reinterpreted_batch_ndims == 1
         if not (vectors and isinstance(base, Normal) and base.loc.ndim == 2):
-            return super()._log_prob(value)
+            if self.event_shape:
+                return super()._log_prob(value)
+            each = base.log_prob(value.unsqueeze(-1)) + self.mixture_distribution.logits
+            return torch.logsumexp(each, dim=-1)
         each = _log_normals(value, base) + self.mixture_distribution.logits
         return torch.logsumexp(each, dim=-1).to(value.dtype)
 
@@ -173,12 +180,28 @@ class Mixture(Reparameterized, td.MixtureSameFamily):
         return drawn
 
     def cdf(self, value: Tensor) -> Tensor:
+        # That of atoms is a step function of all numbers.
+        if self._validate_args and not self.support.is_discrete:
+            self._validate_sample(value)
+        return self._cdf(value)
+
+    def _cdf(self, value: Tensor) -> Tensor:
+        if self.event_shape:
+            raise NotImplementedError("vectors have no distribution function")
         weights = torch.softmax(self.mixture_distribution.logits, -1)
-        below: Tensor = ours(self.component_distribution).cdf(value.unsqueeze(-1))
+        below: Tensor = self._base.cdf(value.unsqueeze(-1))
         return (weights * below).sum(-1)
 
     def __repr__(self) -> str:
         return f"Mixture(\n  {self.mixture_distribution},\n  {self.component_distribution})"
+
+
+class _InAny(constraints.MixtureSameFamilyConstraint):
+    """What lies in one of the components, where torch asks for all of them."""
+
+    def check(self, value: Tensor) -> Tensor:
+        inside: Tensor = self.base_constraint.check(value.unsqueeze(-1 - self.event_dim))
+        return inside.any(-1)
 
 
 def _log_normals(z: Tensor, parts: Normal) -> Tensor:

@@ -13,6 +13,7 @@ from aevb.distributions import dirichlet
 from aevb.distributions.reparameterization import ROUTES, Noise, Reparameterized
 from aevb.distributions.special import (
     HALF_LOG_2PI,
+    as_real,
     digamma_minus_log,
     gamma_cdf,
     gamma_quantile,
@@ -182,7 +183,7 @@ class Erlang(Gamma):
     def __init__(
         self, shape: Tensor | int, rate: Tensor | float, validate_args: bool | None = None
     ) -> None:
-        shape, rate = broadcast_all(shape, rate)
+        shape, rate = broadcast_all(as_real(shape, rate), rate)
         super().__init__(shape.to(rate.dtype), rate, validate_args)
 
     @property

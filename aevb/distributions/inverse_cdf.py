@@ -231,10 +231,14 @@ class Pareto(InverseCDF, td.Pareto):
 
     def _log_prob(self, value: Tensor) -> Tensor:
         height = self.alpha.log() - self.scale.log()
-        return height - (self.alpha + 1) * log_ratio(value, self.scale)
+        log_density = height - (self.alpha + 1) * self._log_excess(value)
+        return torch.where(value >= self.scale, log_density, -math.inf)
 
     def _cdf(self, value: Tensor) -> Tensor:
-        return one_minus_exp(self.alpha * log_ratio(value, self.scale))
+        return one_minus_exp(self.alpha * self._log_excess(value))
+
+    def _log_excess(self, value: Tensor) -> Tensor:
+        return log_ratio(torch.maximum(value, self.scale), self.scale)
 
 
 class Weibull(InverseCDF, td.Weibull):

@@ -12,7 +12,7 @@ from torch.distributions.utils import broadcast_all
 
 from aevb.distributions.dirichlet import beta_cdf
 from aevb.distributions.reparameterization import expand_parameters
-from aevb.distributions.special import gamma_cdf, log1mexp
+from aevb.distributions.special import as_real, gamma_cdf, log1mexp
 
 
 class BernoulliVector(td.Independent):  # type: ignore[type-arg]  # a class of torch's, at run time
@@ -189,6 +189,7 @@ class ZeroInflatedNegativeBinomial(Distribution):
         gate: Tensor | float,
         validate_args: bool | None = None,
     ) -> None:
+        total_count = as_real(total_count, logits, gate)
         self.total_count, self.logits, self.gate = broadcast_all(total_count, logits, gate)
         super().__init__(self.logits.shape, validate_args=validate_args)
 

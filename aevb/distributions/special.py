@@ -68,6 +68,14 @@ _BERNOULLI = (1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760)
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
+def as_real(count: Any, *others: Any) -> Any:
+    """A tensor of whole numbers as real ones: beside it torch would cut numbers of Python down."""
+    if not isinstance(count, Tensor) or count.is_floating_point():
+        return count
+    real = (v.dtype for v in others if isinstance(v, Tensor) and v.is_floating_point())
+    return count.to(next(real, torch.get_default_dtype()))
+
+
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b in their own precision: networks may run in bfloat16 around this, laws do not."""
     with torch.autocast(a.device.type, enabled=False):
