@@ -5,10 +5,12 @@ What is damaged or crafted is refused: see test_altered_models.py and test_hosti
 
 import hashlib
 import json
+import math
 import os
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,8 +36,8 @@ from zoo.pairs import (
 
 import aevb
 from aevb.conditional import Conditional
-from aevb.errors import ModelFileError
-from aevb.families import Normal
+from aevb.errors import ModelFileError, TrainingError, UsageError
+from aevb.families import Bernoulli, Columns, Normal
 from aevb.posterior import Amortized, PerDatum
 from aevb.storage.description import ACTIVATIONS, CLASSES, describe, restore
 from aevb.storage.files import parse_json, read_json
@@ -112,6 +114,55 @@ def test_facts_join_the_config_and_do_not_disturb_loading(tmp_path):
     aevb.save(tmp_path, *small(), facts={"remark": [1, 2]})
     assert read_json(tmp_path / "config.json")["remark"] == [1, 2]
     aevb.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"model": "mine"}, {"format": 1}, {"loss": math.nan}, {"at": Path("a")}, {"x": "x" * 2**24}],
+    ids=["a name that is taken", "the format", "NaN", "a path", "more than is read"],
+)
+def test_facts_that_would_spoil_the_folder_are_refused_in_a_sentence(saved, facts):
+    before = {path: path.read_bytes() for path in saved.iterdir()}
+    with pytest.raises(UsageError) as caught:
+        aevb.save(saved, *small(), facts=facts)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+    assert before == {path: path.read_bytes() for path in saved.iterdir()}
+
+
+def test_a_diverged_model_leaves_the_good_one_that_is_there(saved):
+    before = {path: path.read_bytes() for path in saved.iterdir()}
+    model, posterior = plain(lambda: aevb.bernoulli(aevb.MLP(D, [7], X)))()
+    nn.init.constant_(model.likelihood.network.body[0].weight, math.inf)
+    with pytest.raises(TrainingError, match="not finite"):
+        aevb.save(saved, model, posterior)
+    assert before == {path: path.read_bytes() for path in saved.iterdir()}
+
+
+def of_columns(families, groups):
+    """A model of tables, of a family for each group of columns."""
+    family = Columns(families, groups)
+    width = sum(map(len, groups))
+    network = aevb.MLP(1, [], family.outputs(width))
+    encoder = aevb.mean_field(aevb.MLP(width, [], 2))
+    return aevb.Model(aevb.standard_normal(1), Conditional(network, family)), encoder
+
+
+@pytest.mark.parametrize("width", [2_100, 20_000])
+def test_a_model_of_many_columns_is_read_back(tmp_path, width):
+    half = [list(range(0, width, 2)), list(range(1, width, 2))]
+    model, posterior = of_columns([Normal(), Bernoulli()], half)
+    names = [f"the count of cells in region {i:06d} of the plate" for i in range(width)]
+    aevb.save(tmp_path, model, posterior, facts={"data": {"columns": names}})
+    again = aevb.load(tmp_path)[0]
+    assert again.likelihood.family.columns == model.likelihood.family.columns
+
+
+def test_a_model_that_no_file_may_hold_is_refused_before_it_is_written(tmp_path):
+    pair = of_columns([Normal() for _ in range(5_000)], [[i] for i in range(5_000)])
+    with pytest.raises(UsageError, match="more than 10000 items"):
+        aevb.save(tmp_path / "new", *pair)
+    assert not (tmp_path / "new").exists()
 
 
 def test_saving_where_nothing_can_be_written_is_one_sentence(tmp_path):

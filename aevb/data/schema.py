@@ -67,8 +67,9 @@ def _names(columns: tuple[Column, ...]) -> tuple[str, ...]:
 
 
 def _same_names(where: str, fitted: tuple[str, ...], names: tuple[str, ...]) -> None:
-    absent = [name for name in fitted if name not in set(names)]
-    unseen = [name for name in names if name not in set(fitted)]
+    known, found = set(fitted), set(names)
+    absent = [name for name in fitted if name not in found]
+    unseen = [name for name in names if name not in known]
     if absent or unseen:
         parts = [f"missing {listed(absent)}"] if absent else []
         parts += [f"unseen {listed(unseen)}"] if unseen else []

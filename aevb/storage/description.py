@@ -97,7 +97,6 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
 }
 MAX_WIDTH = 10_000_000
-MAX_LAYERS = 1_000
 MAX_DEPTH = 20
 MAX_ITEMS = 10_000
 
@@ -144,28 +143,37 @@ def restore(
     Errors: ModelFileError for a name outside the table, arguments that are not the class's or of
     another type, sizes beyond the limits, or an external module that was not handed in.
     """
-    if _more_items_than(MAX_ITEMS, tree):
+    if too_many_items(tree):
         raise ModelFileError(f"the description of {path} has more than {MAX_ITEMS} items")
     return _restore(tree, modules, path, {} if built is None else built)
 
 
-def _more_items_than(limit: int, tree: Any) -> bool:
-    """Whether a tree has more than so many items, counted without recursion."""
+def too_many_items(tree: Any) -> bool:
+    """Whether a tree has more items than `restore` takes, counted without recursion.
+
+    The columns that a family is of are not counted: nothing is built of their numbers.
+    """
     waiting, count = [tree], 0
-    while waiting and count <= limit:
+    while waiting and count <= MAX_ITEMS:
         item = waiting.pop()
         count += 1
-        if isinstance(item, dict | list):
-            waiting.extend(item.values() if isinstance(item, dict) else item)
-    return count > limit
+        if isinstance(item, dict):
+            waiting.extend(v for k, v in item.items() if k != "columns" or not _all_columns(v))
+        elif isinstance(item, list):
+            waiting.extend(item)
+    return count > MAX_ITEMS
+
+
+def _all_columns(value: Any) -> bool:
+    """Whether these are lists of numbers alone."""
+    lists = isinstance(value, list) and all(isinstance(group, list) for group in value)
+    return lists and all(type(i) is int for group in value for i in group)
 
 
 def _restore(tree: Any, modules: Mapping[str, nn.Module], path: str, built: dict[str, Any]) -> Any:
     if path.count(".") > MAX_DEPTH:
         raise ModelFileError(f"the description of {path} is nested too deeply")
     if isinstance(tree, list):
-        if len(tree) > MAX_LAYERS:
-            raise ModelFileError(f"{path} lists {len(tree)} items, more than {MAX_LAYERS}")
         return tuple(_restore(item, modules, f"{path}.{i}", built) for i, item in enumerate(tree))
     if isinstance(tree, dict):
         return _restore_object(tree, modules, path, built)

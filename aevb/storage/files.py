@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from aevb.errors import ModelFileError, TrainingError, reason
 
-MAX_JSON_BYTES = 1 << 20
+MAX_JSON_BYTES = 1 << 24
 
 
 def to_json(value: Any) -> bytes:
@@ -36,7 +36,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_json(path: Path, writers: str = "`aevb train` or `aevb.save`") -> dict[str, Any]:
-    """A JSON object of at most 1 MiB, as `parse_json` takes it; ModelFileError otherwise.
+    """A JSON object of at most 16 MiB, as `parse_json` takes it; ModelFileError otherwise.
 
     `writers` are those of whose folders one is to be named where there is no such file.
     """
@@ -44,7 +44,7 @@ def read_json(path: Path, writers: str = "`aevb train` or `aevb.save`") -> dict[
         with open_regular(path) as file:
             content = file.read(MAX_JSON_BYTES + 1)
         if len(content) > MAX_JSON_BYTES:
-            raise ModelFileError(f"{path} is larger than 1 MiB: it is no description of a run")
+            raise ModelFileError(f"{path} is larger than 16 MiB: it is no description of a run")
         value = parse_json(content)
     except FileNotFoundError:
         raise ModelFileError(f"{path} does not exist: name a folder that {writers} wrote") from None

@@ -172,7 +172,7 @@ class RunFolder:
         """Describe model and posterior in `config.json`, beside `facts`: a run is begun."""
         content = weights.config_of(model, posterior, facts)
         with writing(self.path):
-            replace_atomically(self.path / weights.CONFIG, to_json(content))
+            replace_atomically(self.path / weights.CONFIG, content)
 
     def load(self, modules: Mapping[str, nn.Module] | None = None) -> tuple[Model, Posterior]:
         """The selected model, in evaluation mode; ModelFileError where there is none."""

@@ -7,12 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aevb.errors import ModelFileError, TrainingError, name_shortly, shortly
+from aevb.errors import (
+    ModelFileError,
+    TrainingError,
+    UsageError,
+    name_shortly,
+    reason,
+    shortly,
+)
 from aevb.files import replace_atomically
 from aevb.model import Model
 from aevb.posterior import Posterior
-from aevb.storage.description import describe, restore
-from aevb.storage.files import read_json, sha256, to_json
+from aevb.storage.description import MAX_ITEMS, describe, restore, too_many_items
+from aevb.storage.files import MAX_JSON_BYTES, read_json, sha256, to_json
 from aevb.storage.sealed import CHECKSUM, Header, read_header, read_tensors, seal
 
 FORMAT = 4
@@ -37,7 +44,8 @@ def save(
     """Write model and posterior into a folder, each file in one step; `facts` join the config.
 
     Errors: ModelFileError where the folder cannot be written; TrainingError for parameters that
-    are not finite.
+    are not finite; UsageError for facts that JSON does not hold, or that are called as the model
+    is, and for a description that `load` would refuse. Then the folder is as it was.
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> from aevb.linear_gaussian import linear_gaussian
@@ -47,20 +55,40 @@ def save(
         ...     sorted(path.name for path in Path(folder).iterdir())
         ['config.json', 'model.safetensors']
     """
-    folder = Path(folder)
+    folder, config = Path(folder), config_of(model, posterior, facts)
+    require_finite_modules(model, posterior)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        replace_atomically(folder / CONFIG, to_json(config_of(model, posterior, facts)))
+        replace_atomically(folder / CONFIG, config)
         save_weights(folder, model, posterior)
     except OSError as error:
-        raise ModelFileError(f"{folder} cannot be written ({error.strerror})") from error
+        raise ModelFileError(f"{folder} cannot be written ({reason(error)})") from error
 
 
-def config_of(
-    model: Model, posterior: Posterior, facts: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """The content of `config.json`."""
-    return {"format": FORMAT, **_trees(model, posterior), **(facts or {})}
+def config_of(model: Model, posterior: Posterior, facts: Mapping[str, Any] | None = None) -> bytes:
+    """The content of `config.json`, held to what `load` asks of it: UsageError for others."""
+    trees = _trees(model, posterior)
+    if taken := sorted({"format", *trees} & set(facts or {})):
+        raise UsageError(f"facts may not be called {', '.join(taken)}: choose other names")
+    for name, tree in trees.items():
+        if too_many_items(tree):
+            raise UsageError(
+                f"the {name} takes more than {MAX_ITEMS} items to describe, which no file may "
+                "hold: build it of fewer modules"
+            )
+    try:
+        content = to_json({"format": FORMAT, **trees, **(facts or {})})
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{CONFIG} cannot say this ({reason(error)}): facts are finite numbers, texts, lists, "
+            "and objects of these under texts"
+        ) from error
+    if len(content) > MAX_JSON_BYTES:
+        raise UsageError(
+            f"names of columns and all that describes the model take {len(content):,} bytes, and "
+            f"{CONFIG} may have {MAX_JSON_BYTES:,}: give fewer columns, or shorter names and texts"
+        )
+    return content
 
 
 def _trees(model: Model, posterior: Posterior) -> dict[str, Any]:
