@@ -86,6 +86,20 @@ def test_a_kept_classifier_says_the_classes_of_new_rows(capsys, tmp_path):
     assert "accuracy" not in report
 
 
+def test_new_rows_in_bytes_are_read_as_the_training_rows_were(capsys, tmp_path):
+    kept, digits = tmp_path / "kept", load_digits().data
+    for i, treatment in enumerate(("none", "threshold")):
+        kept = tmp_path / str(i)
+        options = [*SMALL, "--binarize", treatment, "--out", kept]
+        assert run(capsys, "classify", "digits", *options)[1] == 0
+        said = []
+        for x in (digits / 16, digits, digits.astype(np.uint8)):
+            np.save(tmp_path / "rows.npy", x)
+            said.append(run(capsys, "predict", kept, tmp_path / "rows.npy")[0]["counts"])
+        assert said[0] == said[1] == said[2]
+        assert min(said[0].values()) < 1700
+
+
 KINDS = np.array(["setosa", "versicolor", "virginica"])
 
 

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits, load_iris
 import aevb
 from aevb import VAE, VAEDetector
 from aevb.data import open_source
-from aevb.errors import ModelFileError, UsageError
+from aevb.errors import DataError, ModelFileError, UsageError
 from aevb.storage import RunFolder
 
 IRIS = load_iris().data
@@ -125,6 +125,59 @@ def test_a_run_of_the_command_line_is_an_estimator(tmp_path):
     assert np.isfinite(vae.score(x))
     assert len(vae.history_) == 2
     assert "fitted" in vae._repr_html_()
+
+
+def saved_as(path, x):
+    np.save(path, x)
+    return str(path)
+
+
+def test_pictures_in_bytes_are_the_same_as_floats_and_in_the_unit_interval(tmp_path):
+    grey = np.random.default_rng(0).integers(4, 234, (80, 8, 8)).astype(np.uint8)
+    run, file = tmp_path / "run", tmp_path / "x.npy"
+    options = ["--hidden", 8, "--latent-dim", 3, "--epochs", 2]
+    code, _, err = call("train", saved_as(tmp_path / "grey.npy", grey), *options, "--out", run)
+    assert code == 0, err
+    vae, truth = VAE.load(run), grey.reshape(80, 64).astype(np.float32) / np.float32(255)
+    for x in (grey, grey.astype(int), grey.astype(float), grey / 255, truth.reshape(grey.shape)):
+        rows = RunFolder(run).rows(saved_as(file, x))
+        assert np.allclose(rows.all(), truth, atol=1e-7)
+        assert np.allclose(vae._rows(x.reshape(80, 64)).all(), truth, atol=1e-7)
+    holes = grey.reshape(80, 64).astype(float)
+    holes[np.random.default_rng(1).uniform(size=holes.shape) < 0.2] = np.nan
+    filled = vae.impute(holes, method="importance", random_state=0)
+    assert np.nanmax(np.abs(filled - holes)) == 0
+    units = {1: holes, 255: holes / 255}
+    for unit, x in units.items():
+        out = tmp_path / f"{unit}.npy"
+        options = ["--method", "importance", "--out", out]
+        code, _, err = call("impute", run, saved_as(file, x), *options)
+        assert code == 0, err
+        assert np.allclose(np.load(out) * unit, filled, atol=20)  # other draws, of 32 bits
+        assert np.allclose(vae.impute(x, method="importance") * unit, filled, atol=0.1)
+    clean = vae.denoise(grey.reshape(80, 64), samples=5)
+    assert np.allclose(vae.denoise(truth, samples=5) * 255, clean, atol=0.1)
+    assert np.allclose(
+        vae.reconstruct(truth) * 255, vae.reconstruct(grey.reshape(80, 64)), atol=0.1
+    )
+
+
+def test_new_rows_of_a_binarized_run_are_grey_levels(tmp_path):
+    run, file = tmp_path / "run", tmp_path / "x.npy"
+    options = ["--hidden", 8, "--latent-dim", 3, "--epochs", 2, "--binarize", "once"]
+    code, _, err = call("train", "digits", *options, "--out", run)
+    assert code == 0, err
+    folder, vae = RunFolder(run), VAE.load(run)
+    drawn = folder.rows("digits").all()
+    assert set(np.unique(drawn)) == {0, 1}
+    for x in (DIGITS, DIGITS.astype(np.uint8), DIGITS / 16):
+        assert (folder.rows(saved_as(file, x)).all() == drawn).all()
+        assert (vae._rows(x).all() == drawn).all()
+    holes = np.where(np.arange(64) == 20, np.nan, DIGITS)
+    assert (np.isnan(vae._rows(holes, allow_nan=True).all().numpy()) == np.isnan(holes)).all()
+    for wrong in (2 * DIGITS, 2 * holes, -DIGITS / 16):
+        with pytest.raises(DataError, match=r"x\.npy.*between 0 and 1"):
+            folder.rows(saved_as(file, wrong), allow_nan=True)
 
 
 def test_a_detector_keeps_its_threshold(tmp_path):

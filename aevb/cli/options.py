@@ -27,7 +27,13 @@ RowsOf = Annotated[
     str | None,
     typer.Argument(metavar="DATA", help="A data set's name or a file [default: test rows]."),
 ]
-Out = Annotated[Path | None, typer.Option(help="Where to write: .npy, .csv or .png.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where to write: .npy, .csv or .png. Pictures in bytes are given in [0, 1], by impute "
+        "in the units of the file."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing on stderr but errors.")]
 Samples = Annotated[int, typer.Option(min=1, help="Draws of z for each row.")]

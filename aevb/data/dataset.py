@@ -83,12 +83,9 @@ class Rows:
     """Some rows of a source, given out as float32 batches; the source is never changed.
 
     Shapes: `values` (all rows, ...), `index` (N,) which of them belong here; a batch is (M, X).
-    Units: values times `scale`. With `binarize` THRESHOLD a cell is 1 where it is above 1/2; with
-    ONCE it is drawn as a Bernoulli of its grey level by (seed, row), always the same; with EPOCH
-    training draws afresh at every presentation by (seed, step), and any other use sees the draw
-    of ONCE.
-    Errors: UsageError, of `limit`, for fewer than 1 row. Grey levels to be binarized that lie
-    outside [0, 1] are refused by `split`, not here.
+    Units: values times `scale`, binarized as `Binarization` says by (seed, row), in training with
+    EPOCH by (seed, step); a missing cell stays NaN.
+    Errors: UsageError, of `limit`, for fewer than 1 row.
     Example:
         >>> pixels = np.array([[0, 255], [51, 0], [0, 0]], np.uint8)
         >>> rows = Rows(pixels, np.array([1, 0]), (2,), scale=1 / 255)
@@ -154,10 +151,11 @@ class Rows:
         """The rows at these positions as the model sees them outside training, (M, X)."""
         if self.kept is not None:
             return self.treatment(self.stored(positions))
-        x = Treatment(self.width, self.scale, self.binarize)(self._cells(positions))
-        if self.binarize in (Binarization.ONCE, Binarization.EPOCH):
-            return (self._fixed_draw(positions) < x).to(x.dtype)
-        return x
+        x = Treatment(self.width, self.scale)(self._cells(positions))
+        if self.binarize is Binarization.NONE:
+            return x
+        level = 0.5 if self.binarize is Binarization.THRESHOLD else self._fixed_draw(positions)
+        return torch.where(x.isnan(), x, (x > level).to(x.dtype))
 
     def chunks(self, size: int) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         """All rows in order, as (positions, x) of at most `size` rows."""
@@ -234,13 +232,17 @@ def all_rows(source: Source, binarize: Binarization = Binarization.NONE, seed: i
     """Every row of a source, in its order, where nothing is held out: new data to be scored, say.
 
     Shapes: N rows of X cells, as `Rows` gives them out.
+    Errors: DataError where grey levels to be binarized lie outside [0, 1].
     Example:
         >>> from aevb.data import open_source
         >>> all_rows(open_source("digits")).all().shape
         torch.Size([1797, 64])
     """
     index = row_numbers(len(source.values))
-    return Rows(source.values, index, source.shape, source.scale, binarize, seed, source.labels)
+    rows = Rows(source.values, index, source.shape, source.scale, binarize, seed, source.labels)
+    if binarize is not Binarization.NONE and not source.lies_within(0, 1):
+        _check_grey(rows, source.name)
+    return rows
 
 
 @dataclass(frozen=True)
@@ -309,14 +311,11 @@ def split(
         part: replace(everything, index=index, name=f"{source.name} {part}")
         for part, index in _parts(source, seed).items()
     }
-    if treatment is not Binarization.NONE:
-        if source.missing:
-            raise DataError(
-                f"{source.name}: binarization needs every cell, and {source.missing:,} are "
-                "missing: fill them, or leave the binarization out"
-            )
-        if not source.lies_within(0, 1):
-            _check_grey(everything)
+    if treatment is not Binarization.NONE and source.missing:
+        raise DataError(
+            f"{source.name}: binarization needs every cell, and {source.missing:,} are missing: "
+            "fill them, or leave the binarization out"
+        )
     rows["train"] = rows["train"].limit(limit)
     if not is_mapped(source.values) and (treatment is not Binarization.NONE or _is_bits(source)):
         fresh = treatment is Binarization.EPOCH
@@ -367,12 +366,12 @@ def _parts(source: Source, seed: int) -> dict[str, NDArray[np.int64]]:
     return {"train": rest, **held_out}
 
 
-def _check_grey(rows: Rows) -> None:
+def _check_grey(rows: Rows, name: str) -> None:
     for positions, grey in replace(rows, binarize=Binarization.NONE).chunks(10_000):
-        low, high = float(grey.min()), float(grey.max())
-        if low < 0 or high > 1:
+        if ((grey < 0) | (grey > 1)).any():  # of a missing cell neither is so
+            low, high = float(np.nanmin(grey)), float(np.nanmax(grey))
             raise DataError(
-                f"binarization needs grey levels between 0 and 1, found values from {low:g} to "
-                f"{high:g} in rows {positions[0] + 1} to {positions[-1] + 1}: scale the data, or "
-                "leave the binarization out"
+                f"{name}: binarization needs grey levels between 0 and 1, found values from "
+                f"{low:g} to {high:g} in rows {positions[0] + 1} to {positions[-1] + 1}: scale the "
+                "data, or leave the binarization out"
             )

@@ -1,11 +1,13 @@
 """A `Source`: data as they lie in a file or a library, before any split or binarization."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from aevb.data.survey import extremes
 
 Kind = Literal["real", "count", "binary", "category"]
 Drawn = Literal["image", "signal", "table"]
@@ -85,3 +87,22 @@ class Source:
             return False
         x = self.extremes[:2] * np.float32(self.scale)
         return bool(((x >= low) & (x <= high) | np.isnan(x)).all())
+
+    def at_scale(self, scale: float, *, whole: bool = False) -> Self:
+        """The same, read as new rows for a model whose own data had this scale.
+
+        A few dark pictures do not show what unit they are in. Where `scale` is not 1, whole numbers
+        by their type, and floats beyond 1, are in the units of those data; other floats are what
+        the model sees. With `whole`, floats of which all are 0 or 1 are in those units too.
+        Example:
+            >>> from aevb.data import open_source
+            >>> [open_source([[x, 0.5]]).at_scale(1 / 16).scale for x in (16.0, 1.0)]
+            [0.0625, 1.0]
+        """
+        if scale == 1.0:
+            return self
+        _, high, odd = extremes(self.values) if self.extremes is None else self.extremes
+        fitted = self.values.dtype.kind in "ui" or bool((high > 1).any())
+        if whole and not fitted:
+            fitted = bool((np.isnan(odd) | (odd == np.floor(odd))).all())
+        return replace(self, scale=scale if fitted else 1.0)

@@ -255,8 +255,8 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     def _read(self, X: Any, allow_nan: bool = False) -> Rows:
         source = self._source(X, reset=False, allow_nan=allow_nan)
-        # X is in the units of the fit: neither a few dark images nor floats show what they are.
-        source = replace(source, scale=self._facts["data"]["scale"])
+        scale: float = self._facts["data"]["scale"]
+        source = source.at_scale(scale, whole=True) if scale != 1.0 else replace(source, scale=1.0)
         # Only a run of the command line has grey levels binarized; it reads new rows so.
         return all_rows(source, Binarization(self.settings_.binarize or "none"))
 
@@ -314,7 +314,8 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     def reconstruct(self, X: Any) -> Array:
         """The mean of p(x given z) at the posterior mean of each row, (N, X)."""
-        return self.inverse_transform(self._means(X))
+        rows = self._rows(X)
+        return codes.decode(self.model_, codes.encode(*self._pair_for(rows), rows)) / rows.scale
 
     def sample(
         self,
@@ -387,14 +388,14 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             seed=self._seed(random_state),
         )
         given = rows.values.reshape(len(rows), -1).astype(np.float64)  # not rounded to 32 bits
-        return np.where(np.isnan(given), self._in_units_of_x(filled), given)
+        return np.where(np.isnan(given), filled / rows.scale, given)
 
     def denoise(self, X: Any, *, samples: int = 100, random_state: Randomness = None) -> Array:
         """What the model takes for the truth behind noisy rows, (N, X)."""
         rows = self._rows(X, allow_nan=True)
         seed = self._seed(random_state)
         clean = imputation.denoise(*self._pair_for(rows), rows, samples=samples, seed=seed)
-        return self._in_units_of_x(clean)
+        return clean / rows.scale
 
     # -- files ------------------------------------------------------------------------------------
 

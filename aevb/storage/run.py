@@ -6,11 +6,9 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from aevb.data import Binarization, Column, Dataset, Rows, all_rows, split
@@ -341,10 +339,8 @@ class RunFolder:
                 f"{name_or_path} has {source.missing} missing cells, and the model was fitted on "
                 "rows without any: fill them with aevb impute first"
             )
-        # Bytes are read as they were in training: a few dark images do not show what they are.
-        was = facts.get("scale", 1.0)
-        scale = was if source.values.dtype == np.uint8 and was != 1.0 else source.scale
-        return replace(all_rows(source, Binarization(settings.binarize or "none")), scale=scale)
+        source = source.at_scale(facts.get("scale", 1.0))
+        return all_rows(source, Binarization(settings.binarize or "none"))
 
     def load_for(self, rows: Rows, refine: int | None = None) -> tuple[Model, Posterior]:
         """The model and a posterior for these rows: the encoder, or new free parameters, fitted.

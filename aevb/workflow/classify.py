@@ -185,7 +185,7 @@ def classify(
     seconds = learn(classifier, data, seen)
     about: dict[str, Any] = {"data": name, "label": choice.label, "binarize": choice.binarize}
     about |= {"model": choice.model, "rows": len(seen), "labels": known, "seed": choice.seed}
-    about |= {"seconds": seconds, "run": None if out is None else str(out)}
+    about |= {"scale": data.source.scale, "seconds": seconds, "run": out and str(out)}
     about |= judged(classifier, data.source, data.test)
     if out is not None:
         classifier.save(out)
@@ -230,6 +230,7 @@ class _About(BaseModel):
 
     label: str | None = None
     binarize: Literal["none", "threshold"] = "none"
+    scale: float = 1.0
 
     @classmethod
     def of(cls, folder: Path) -> Self:
@@ -250,7 +251,7 @@ def _new_rows(classifier: Classifier, name: str, about: _About) -> tuple[Source,
         source = open_source(name)
         return source, split(source, binarize).test
     columns = classifier.columns_ or (Column("", "real"),) * classifier.n_features_in_
-    source = open_source(name, like=columns, label=about.label)
+    source = open_source(name, like=columns, label=about.label).at_scale(about.scale)
     return source, all_rows(source, binarize)
 
 

@@ -149,9 +149,8 @@ class Material:
 
 
 def with_holes(folder: RunFolder, rows: Rows) -> tuple[Model, Posterior, Rows]:
-    """The model, a posterior, and rows with NaN in their missing cells whatever was binarized."""
-    x = rows.all().flatten(1).numpy()
-    x[np.isnan(np.asarray(rows.values)[rows.index].reshape(len(x), -1))] = np.nan
+    """The model, a posterior, and the rows as they are seen, to be worked on as they are."""
+    x = rows.all().numpy()
     holed = Rows(x, np.arange(len(x)), rows.shape)
     model, posterior = folder.load()
     return model, posterior_for(model, posterior, holed), holed
