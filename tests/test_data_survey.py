@@ -26,7 +26,7 @@ from aevb.families import (
 )
 from aevb.model import Model
 from aevb.settings import Settings, check_settings
-from aevb.storage import build, building, check_domain
+from aevb.storage import build, check_domain
 
 FAMILIES = [
     Bernoulli,
@@ -97,7 +97,7 @@ def test_extremes_settle_only_what_a_full_look_would(array: np.ndarray, make: An
     model: Any = SimpleNamespace(family=make())
     x = rows.all()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(building, "MOST_OFFSET", 1e12)  # what rounding blurs is refused elsewhere
+        patch.setattr(checks, "MOST_OFFSET", 1e12)  # what rounding blurs is refused elsewhere
         if bool(model.family.inside(x).all()):
             check_domain(model, data)
         else:

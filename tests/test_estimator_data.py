@@ -361,6 +361,17 @@ def test_a_bad_row_is_named_by_its_number_and_changes_nothing():
     assert (vae.transform(x[:5]) == before).all()
 
 
-def test_a_column_that_rounding_would_blur_is_refused():
-    x = np.c_[IRIS[:, 0], 1.7e9 + IRIS[:, 1]]
-    assert "column 2: values near 1.7e+09" in refusal(VAE(**SMALL).fit, x)
+def test_a_column_that_rounding_would_blur_is_refused(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    x = np.c_[IRIS[:60, 0], 1.7e9 + np.arange(60.0)]
+    frame = pandas.DataFrame(x, columns=["a", "t"])
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    frame.to_parquet(tmp_path / "x.parquet")
+    assert "column 2: values near 1.7" in refusal(VAE(**SMALL).fit, x)
+    assert "column 2 ('t'): values near 1.7" in refusal(VAE(**SMALL).fit, frame)
+    for file in ("x.csv", "x.parquet"):
+        assert "column 2 ('t'): values near 1.7" in refusal(open_source, tmp_path / file)
+    # A few new rows may vary less than what a model was fitted on.
+    wide = VAE(**SMALL).fit(frame.assign(t=1000 * np.arange(60.0)))
+    assert wide.transform(frame.iloc[:2]).shape == (2, 2)

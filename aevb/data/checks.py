@@ -23,6 +23,8 @@ MOST_EXPANSION = 100
 """How many times its own size a compressed file may expand to beyond `FREE_BYTES`."""
 
 CHUNK_BYTES = 1 << 22
+MOST_OFFSET = 2.0**17
+"""How many of its ranges a column may lie from zero: 64 to 128 numbers of 32 bits remain in it."""
 
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -210,6 +212,28 @@ def not_finite(where: object, place: str, column: int, found: object, count: int
         f"{where}, {place}, column {column}: found {found} ({cells} in all), expected finite "
         f"numbers{cure}"
     )
+
+
+def check_resolution(
+    where: object,
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    names: tuple[str, ...] = (),
+) -> None:
+    """DataError for a column that differs so little, beside its size, that 32 bits blur it.
+
+    Shapes: `low`, `high` (X,), what was observed between, before it was rounded.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):  # infinity has a sentence of its own
+        middle, spread = low / 2 + high / 2, high - low
+        blurred = (spread > 0) & (np.abs(middle) > MOST_OFFSET * spread)
+    if blurred.any():
+        i = int(np.argmax(blurred))
+        raise DataError(
+            f"{where}, {column_label(i, names)}: values near {middle[i]:.9g} differ by "
+            f"{spread[i]:.3g} only, which rounding to 32 bits would blur: subtract an offset from "
+            "the column"
+        )
 
 
 def column_label(index: int, names: tuple[str, ...]) -> str:

@@ -32,13 +32,13 @@ LEAST_BYTES = 1 << 20
 MOST_BYTES = 2 << 30
 """What all kept tables together may take on the disk."""
 
-_FORMAT = 1
+_FORMAT = 2
 
 logger = logging.getLogger("aevb")
 
 
 def converted(file: Path, rules: Rules, read: Callable[[Path, Rules], Table]) -> Table:
-    """What `read(file, rules)` gives, less its `line`; from an earlier reading where one is kept.
+    """What `read(file, rules)` gives, but for its `place`; from an earlier reading if it is kept.
 
     One under stricter rules serves too: rules refuse, and change nothing in what they let by.
     Errors: those of `read`, which is asked whenever nothing is kept.

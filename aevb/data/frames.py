@@ -17,6 +17,7 @@ from aevb.data.checks import (
     Rules,
     Table,
     check_names,
+    check_resolution,
     column_label,
     first_cell,
     not_finite,
@@ -96,12 +97,15 @@ def assemble(
     values = np.empty(shape, np.float32)
     levels: list[tuple[str, ...]] = [()] * shape[1]
     written = np.zeros(shape, np.bool_)  # NaN that are numbers, and no missing cells
+    low, high = np.empty((2, shape[1]))
     for at, cells in enumerate(columns):
         found = _numbers(where, at, cells)
         if found is None:
             codes, texts = _without_nan(cells)
             levels[at] = code_by_level(where, column_label(at, names), codes, texts, rules)
             found = codes
+        low[at] = np.fmin.reduce(found, initial=np.inf)
+        high[at] = np.fmax.reduce(found, initial=-np.inf)
         with np.errstate(over="ignore", invalid="ignore"):
             values[:, at] = found
         values[cells.null, at] = np.nan
@@ -109,6 +113,8 @@ def assemble(
     if written.any() and not rules.allow_nan:
         row, column = first_cell(written)
         raise not_finite(where, row_place(row - 1), column, "nan", int(written.sum()))
+    if rules.fit:
+        check_resolution(where, low, high, names)
     return Table(values, names=names, levels=tuple(levels) if any(levels) else (), checked=True)
 
 

@@ -12,7 +12,14 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from aevb.data.checks import Rules, Table, check_names, column_label, not_finite
+from aevb.data.checks import (
+    Rules,
+    Table,
+    check_names,
+    check_resolution,
+    column_label,
+    not_finite,
+)
 from aevb.data.columns import MOST_LEVELS, code_by_level, has_comma, not_a_number, number
 from aevb.data.converted import converted
 from aevb.errors import DataError, reason
@@ -41,7 +48,7 @@ class _Scan:
 
     width: int = 0
     header: list[str] | None = None
-    numbers: "array[float]" = field(default_factory=lambda: array("f"))
+    numbers: "array[float]" = field(default_factory=lambda: array("d"))
     missing: int = 0
     texts: dict[int, int] = field(default_factory=dict)
     first: dict[int, tuple[int, str]] = field(default_factory=dict)
@@ -67,7 +74,11 @@ def _read(file: Path, rules: Rules) -> Table:
     if not scan.numbers:
         raise DataError(f"{file}: expected rows of numbers, found none; check that it was saved")
     check_names(file, scan.names)
-    values = np.frombuffer(scan.numbers, np.float32).reshape(-1, scan.width)
+    exact = np.frombuffer(scan.numbers, np.float64).reshape(-1, scan.width)
+    if rules.fit:
+        check_resolution(file, np.fmin.reduce(exact), np.fmax.reduce(exact), scan.names)
+    with np.errstate(over="ignore"):  # what is infinite in 32 bits is refused later
+        values = exact.astype(np.float32)
     _check_nan(file, scan, values, rules)
     texts = _text_columns(file, scan, values)
     levels = _code_texts(file, scan, values, texts, rules) if texts else ()

@@ -13,6 +13,7 @@ from torch import nn
 from aevb.algorithms import uncertain
 from aevb.conditional import Conditional, class_and_code
 from aevb.data import Binarization, Dataset
+from aevb.data.checks import check_resolution
 from aevb.data.maps import rows_of
 from aevb.errors import DataError, UsageError
 from aevb.families import Family, Masked
@@ -52,8 +53,6 @@ ROWS_FOR_START = 10_000
 CELLS_LOOKED_AT = 4_000_000
 BETWEEN = 200
 """The width of the networks between layers, where those to the data are convolutional."""
-MOST_OFFSET = 2.0**17
-"""How many of its ranges a column may lie from zero: 64 to 128 numbers of 32 bits remain in it."""
 
 
 def build(settings: Settings, data: Dataset) -> tuple[Model, Posterior]:
@@ -131,7 +130,8 @@ def check_domain(model: Model, data: Dataset) -> None:
     """Hold every row of the data to the likelihood: DataError at the first cell outside its domain.
 
     They are read again only where what was seen when they were opened does not settle it.
-    A column whose values differ by less than 32 bits can tell is refused too.
+    A column of an array whose values differ by less than 32 bits can tell is refused too; tables
+    and frames were looked at as they were read.
     """
     _check_resolution(data)
     family = model.family
@@ -163,19 +163,11 @@ def _check_resolution(data: Dataset) -> None:
     """DataError for a column that differs so little, beside its size, that rounding blurs it."""
     values = data.train.values
     if values.dtype.itemsize < 4 or values.dtype == np.float32:
-        return  # nothing is rounded
+        return  # nothing is rounded here: tables were looked at as they were read
     most = max(10, min(ROWS_FOR_START, CELLS_LOOKED_AT // data.train.width))
     some = data.train.index[_spread(len(data.train), most)]
     x = np.asarray(rows_of(values, some), np.float64).reshape(len(some), -1)
-    low, high = np.fmin.reduce(x), np.fmax.reduce(x)  # of what was observed
-    middle, spread = (low + high) / 2, high - low
-    blurred = (spread > 0) & (np.abs(middle) > MOST_OFFSET * spread)
-    if blurred.any():
-        i = int(np.argmax(blurred))
-        raise DataError(
-            f"{data.name}, column {i + 1}: values near {middle[i]:.9g} differ by {spread[i]:.3g} "
-            "only, which rounding to 32 bits would blur: subtract an offset from the column"
-        )
+    check_resolution(data.name, np.fmin.reduce(x), np.fmax.reduce(x))
 
 
 def settle_latents(settings: Settings) -> Settings:
