@@ -224,12 +224,23 @@ def test_what_is_no_class_is_said_in_a_sentence(capsys, tmp_path):
     alone = tmp_path / "alone.csv"
     alone.write_text("kind\n" + "a\nb\n" * 10)
     unsaid = flowers(tmp_path / "unsaid.csv", unknown=range(150))
+    days = tmp_path / "days.csv"
+    days.write_text("x,day\n" + "".join(f"{i}.5,20240{i % 4}01\n" for i in range(40)))
+    far = tmp_path / "far.npy"
+    np.save(
+        far, np.where(np.arange(80).reshape(40, 2) == 7, np.inf, np.arange(80).reshape(40, 2) % 4)
+    )
+    words = tmp_path / "words.npy"
+    np.save(words, np.array([["1.5", "a"], ["2.5", "b"]] * 20))
     for arguments, sentence in [
+        ((days, "--label", "day"), "whole numbers up to 16,777,216, found 2.024e+07 in line 2"),
+        ((far, "--label", "2"), "expected classes, texts or whole numbers"),
+        ((words, "--label", "2"), "expected real numbers, found text"),
         ((table,), "say by --label which column"),
         ((table, "--label", "petals"), "no column is called 'petals'"),
         (
             (table, "--label", "length"),
-            "expected classes, texts or whole numbers, found 5.1 in line 2",
+            "expected classes, texts or whole numbers up to 16,777,216, found 5.1 in line 2",
         ),
         ((headless, "--label", "kind"), "which of the columns 1 to 3 holds the class"),
         ((headless, "--label", "4"), "which of the columns 1 to 3 holds the class"),

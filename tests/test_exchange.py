@@ -14,13 +14,16 @@ import torch
 from helpers import small_pair
 from hypothesis import given
 from hypothesis import strategies as st
-from zoo.pairs import PAIRS, Own, perturbed, with_own
+from torch import nn
+from zoo.pairs import PAIRS, D, Own, perturbed, with_own
 
 import aevb
+from aevb.conditional import Chain, Conditional
 from aevb.errors import ModelFileError, UsageError
 from aevb.evaluation import Asked
 from aevb.exchange import Card, export_hub, hub_of_run
 from aevb.exchange.card import plain, to_yaml
+from aevb.families import Normal
 from aevb.settings import check_settings
 from aevb.storage import RunFolder
 from aevb.storage.run import EVALUATION
@@ -200,6 +203,13 @@ def test_own_modules_and_free_parameters_are_told(tmp_path):
     prose = matter(folder)[1]
     assert "modules={'model.likelihood.network': ...}" in prose
     assert "no file of this folder holds code" in prose
+    model, posterior = with_own(Own())
+    model.prior = Chain(
+        [aevb.standard_normal(1), Conditional(nn.Linear(1, 2 * D - 2), Normal())], [1, D - 1]
+    )
+    prose = matter(export_hub(tmp_path / "chain", model, posterior, card=Card("Own")))[1]
+    for path in ("model.prior.links.1.network", "model.likelihood.network"):
+        assert f"'{path}': ..." in prose
     export_hub(tmp_path / "free", *perturbed(PAIRS["per-datum"][0]), card=Card("Free"))
     assert "codes" not in matter(tmp_path / "free")[1]
 

@@ -99,9 +99,10 @@ def _sorted_entries(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
     """The images, other files and folders in a folder, each sorted by name."""
     entries = sorted(os.listdir(folder))
     paths = [folder / name for name in entries if not name.startswith((".", "__MACOSX"))]
-    images = [p for p in paths if p.suffix.lower() in SUFFIXES and not p.is_dir()]
-    folders = [p for p in paths if p.is_dir()]
-    return images, [p for p in paths if p not in set(images) | set(folders)], folders
+    found: tuple[list[Path], list[Path], list[Path]] = ([], [], [])
+    for path in paths:
+        found[2 if path.is_dir() else int(path.suffix.lower() not in SUFFIXES)].append(path)
+    return found
 
 
 @contextmanager

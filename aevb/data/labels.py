@@ -1,6 +1,7 @@
 """A column of a table that says each row's class: taken out of the rows, and coded."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ def split_off(where: str, table: Table, label: str) -> Table:
     labels, classes = (
         (_coded(cells), levels[at])
         if any(levels[at : at + 1])
-        else _whole(where, found, cells, table.place)
+        else _whole(where, found, cells, _most(table.values), table.place)
     )
     if not 2 <= len(classes) <= MOST_CLASSES:
         raise DataError(
@@ -77,18 +78,25 @@ def _coded(codes: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.where(np.isnan(codes), UNLABELED, codes).astype(np.int64)
 
 
+def _most(values: NDArray[Any]) -> int:
+    """The largest whole number whose neighbors are told from it, in a table of this type."""
+    kind: Any = values.dtype if values.dtype.kind == "f" else np.float64
+    return int(2 ** (np.finfo(kind).nmant + 1))
+
+
 def _whole(
-    where: str, found: str, cells: NDArray[np.float64], place: Callable[[int], str]
+    where: str, found: str, cells: NDArray[np.float64], most: int, place: Callable[[int], str]
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Labels and classes of a column of numbers."""
     known = ~np.isnan(cells)
-    numbers, codes = np.unique(cells[known], return_inverse=True)
-    if (numbers != np.round(numbers)).any():
-        row = int(np.flatnonzero(known & (cells != np.round(cells)))[0])
+    odd = known & ((cells != np.round(cells)) | (np.abs(cells) > most))
+    if odd.any():
+        row = int(np.argmax(odd))
         raise DataError(
-            f"{where}, {found}: expected classes, texts or whole numbers, found {cells[row]:g} in "
-            f"{place(row)}; name the column that says the class"
+            f"{where}, {found}: expected classes, texts or whole numbers up to {most:,}, found "
+            f"{cells[row]:g} in {place(row)}; name the column that says the class"
         )
+    numbers, codes = np.unique(cells[known], return_inverse=True)
     labels = np.full(len(cells), UNLABELED)
     labels[known] = codes
     return labels, tuple(str(int(number)) for number in numbers)

@@ -137,9 +137,9 @@ def read_file(
         else:
             table = reader(file, rules)
             mark = fingerprint(file)
+        check_array(str(file), table.values)
         if label is not None and (like is None or has_label(table, label, len(like))):
             table = split_off(str(file), table, label)
-        check_array(str(file), table.values)
         return _source(file.name or str(file), str(file), table, mark, rules, like)
 
 

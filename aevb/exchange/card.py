@@ -199,8 +199,9 @@ def _metric(number: Mapping[str, Any]) -> dict[str, Any]:
 def _usage(model: Model, posterior: Posterior) -> str:
     """Python that loads the model from the folder and uses it, and runs as it stands."""
     (latent,) = model.prior().event_shape
-    own = list(_external(describe(model), "model"))
-    own += _external(describe(posterior), "posterior")
+    known: dict[int, str] = {}
+    own = list(_external(describe(model, known), "model"))
+    own += _external(describe(posterior, known, "posterior"), "posterior")
     handed = f", modules={{{', '.join(f'{path!r}: ...' for path in own)}}}" if own else ""
     lines = [
         "```python",
@@ -225,11 +226,13 @@ def _usage(model: Model, posterior: Posterior) -> str:
 
 def _external(tree: Any, path: str) -> Iterator[str]:
     """The paths of modules that a description leaves to whoever loads it."""
-    if isinstance(tree, dict):
-        if "external" in tree:
-            yield path
-        for name, item in tree.get("arguments", {}).items():
-            yield from _external(item, f"{path}.{name}")
+    if isinstance(tree, dict) and "external" in tree:
+        yield path
+    parts = tree.get("arguments", {}) if isinstance(tree, dict) else tree
+    if isinstance(parts, list):
+        parts = dict(enumerate(parts))
+    for name, item in parts.items() if isinstance(parts, dict) else ():
+        yield from _external(item, f"{path}.{name}")
 
 
 def _limits(model: Model) -> str:
