@@ -252,12 +252,13 @@ def _checksum(folder: Path, names: Sequence[str], result: str) -> str:
 
 
 def _keep(made: Path, folder: Path) -> None:
-    beside = Path(tempfile.mkdtemp(dir=folder.parent))
-    for name in (_MANIFEST, *_CODE):
-        if (made / name).exists():
-            shutil.copy(made / name, beside)
-    shutil.rmtree(folder, ignore_errors=True)  # there is one only where it was damaged
-    beside.rename(folder)
+    # What is left of it where the disk is full, or another process was faster, goes with it.
+    with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as beside:
+        for name in (_MANIFEST, *_CODE):
+            if (made / name).exists():
+                shutil.copy(made / name, beside)
+        shutil.rmtree(folder, ignore_errors=True)  # there is one only where it was damaged
+        os.rename(beside, folder)
 
 
 def _opened(folder: Path) -> Library:

@@ -168,6 +168,13 @@ def test_what_the_survey_settles_is_not_read_again(
         check_domain(model, unknown)
 
 
+def test_levels_of_grey_that_no_step_tells_are_asked_for() -> None:
+    settings = replace(check_settings({}), likelihood="discretized-logistic")
+    data = split(open_source(np.full((30, 4), 0.5)))
+    with pytest.raises(DataError, match=r"array: every value is the same.*--classes"):
+        build(settings, data)
+
+
 def test_classes_are_as_many_as_the_largest_says() -> None:
     values = np.random.default_rng(0).integers(0, 5, (400, 5)).astype(np.float32)
     family = prepared(values, "categorical")[0].family

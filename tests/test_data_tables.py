@@ -355,6 +355,8 @@ ARRAYS: list[tuple[Any, str]] = [
     (np.zeros((0, 4)), "expected at least 1 row"),
     (np.zeros((4, 0)), "expected at least 1 column"),
     (np.ma.masked_equal([[1.0, np.nan], [2.0, 3.0]], 3), "found nan that is not masked"),
+    (np.ma.masked_equal([[1 + 2j, 3], [2, 3]], 3), "found complex numbers"),
+    (np.ma.masked_equal([["a", "b"], ["c", "d"]], "b"), "found text"),
     (None, "found Python objects"),
 ]
 
@@ -373,6 +375,10 @@ def test_other_arrays_are_taken_for_what_they_are() -> None:
     np.testing.assert_array_equal(read_values(torch.arange(6.0).reshape(3, 2)).values[1], [2, 3])
     masked = read_values(np.ma.masked_equal([[1, 5], [2, 3], [7, 2]], 5))
     assert (masked.missing, masked.values[0, 1]) == (1, pytest.approx(np.nan, nan_ok=True))
+    grey = np.arange(0, 240, 4, np.uint8).reshape(20, 3)
+    for mask in (np.zeros_like(grey, bool), grey == 4):
+        masked = read_values(np.ma.masked_array(grey, mask))
+        assert (masked.scale, masked.missing) == (1 / 255, mask.sum())
     assert "call .toarray()" in refusal(sparse.csr_matrix(np.eye(3)))
 
 

@@ -1,5 +1,6 @@
 """Compiled steps that are kept: found only by what decides them, never where they were damaged."""
 
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from helpers import binary_rows, needs_compiler, small_pair
 from torch import nn
 
 import aevb
+from aevb import library
 from aevb.algorithms import AEVB
 from aevb.compilation import Compiled, _compiling
 from aevb.evaluation import bound_sums
@@ -167,6 +169,25 @@ def in_a_process(script, path):
     return subprocess.run(
         command, capture_output=True, text=True, check=True, env=environment
     ).stdout
+
+
+def test_a_library_that_cannot_be_kept_leaves_nothing(tmp_path, monkeypatch):
+    made, target = tmp_path / "made", tmp_path / "libraries" / "graph"
+    made.mkdir()
+    target.mkdir(parents=True)
+    (made / "code.so").write_text("code")
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copy", full)
+        with pytest.raises(OSError, match="No space"):
+            library._keep(made, target)
+    assert list(target.parent.iterdir()) == [target]
+    library._keep(made, target)
+    assert list(target.parent.iterdir()) == [target]
+    assert (target / "code.so").read_text() == "code"
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from aevb.data.parquet import read_parquet
 from aevb.data.schema import conform
 from aevb.data.source import Column, Drawn, Source
 from aevb.data.suggestion import column_kinds, is_signal, suggest
-from aevb.data.survey import Survey, survey
+from aevb.data.survey import survey
 from aevb.data.tables import read_csv
 from aevb.errors import DataError, UsageError, reason
 
@@ -190,10 +190,12 @@ def _read_array(data: Any, where: str) -> Table:
     """An array in memory; masked cells are missing ones."""
     if hasattr(data, "toarray"):
         raise DataError(f"{where}: expected an array, found a sparse one; call .toarray() first")
-    if isinstance(data, np.ma.MaskedArray):
-        if data.dtype.kind == "f" and bool(np.isnan(data.compressed()).any()):
+    if isinstance(data, np.ma.MaskedArray) and data.dtype.kind in "biuf":
+        known = data.compressed()
+        if data.dtype.kind == "f" and bool(np.isnan(known).any()):
             raise DataError(f"{where}: expected finite numbers, found nan that is not masked")
-        return Table(np.ma.filled(data.astype(np.float32), np.nan), checked=True)
+        scale = _scale(frozenset(np.unique(known))) if data.dtype == np.uint8 else None
+        return Table(np.ma.filled(data.astype(np.float32), np.nan), scale=scale, checked=True)
     try:
         return Table(np.asarray(data))
     except (TypeError, ValueError, RuntimeError) as error:
@@ -216,7 +218,7 @@ def _source(
     # Some NaN are signaling: to do anything with them is a warning of its own.
     with np.errstate(invalid="ignore"):
         found = survey(where, table, rules)
-        scale = _scale(found) if table.scale is None else table.scale
+        scale = _scale(found.levels) if table.scale is None else table.scale
         likelihood, clause = suggest(table.values, scale, table.levels, found.extremes)
         columns = _columns(table, scale, likelihood, found.extremes)
         kind = _kind(values, table.names)
@@ -266,6 +268,6 @@ def _kind(values: NDArray[np.generic], names: tuple[str, ...]) -> Drawn:
     return "signal" if not names and is_signal(values) else "table"
 
 
-def _scale(found: Survey) -> float:
+def _scale(levels: frozenset[int]) -> float:
     """1/255 for bytes that are pixels, that is neither {0, 1} nor two other levels; else 1."""
-    return 1 / 255 if len(found.levels) > 2 or 255 in found.levels else 1.0
+    return 1 / 255 if len(levels) > 2 or 255 in levels else 1.0

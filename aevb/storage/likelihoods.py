@@ -7,7 +7,7 @@ from torch.distributions import Distribution
 
 from aevb import distributions as zoo
 from aevb.data import Dataset
-from aevb.errors import UsageError
+from aevb.errors import DataError, UsageError
 from aevb.families import (
     LIKELIHOOD_MIN_VARIANCE,
     Bernoulli,
@@ -100,8 +100,13 @@ def _levels(components: int) -> Callable[[Dataset, Settings], Family]:
                 "auto"
             )
         steps = [x.unique().diff() for _, x in data.train.chunks(10_000)]
-        smallest = min(float(step[step > 0].min()) for step in steps if bool((step > 0).any()))
-        return DiscretizedLogistic(round(1 / smallest) + 1, components)
+        found = [float(step[step > 0].min()) for step in steps if bool((step > 0).any())]
+        if not found:
+            raise DataError(
+                f"{data.name}: every value is the same, which shows no step between two levels: "
+                "say --classes"
+            )
+        return DiscretizedLogistic(round(1 / min(found)) + 1, components)
 
     return make
 
