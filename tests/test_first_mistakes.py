@@ -5,12 +5,15 @@ import re
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 import aevb
 from aevb.data import Rows
 from aevb.errors import AevbError
 
 X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+Y = np.arange(60) % 2
 PRIOR = aevb.standard_normal(2)
 DECODER = aevb.gaussian(aevb.MLP(2, [3], 8))
 ENCODER = aevb.mean_field(aevb.MLP(4, [3], 4))
@@ -80,6 +83,23 @@ MISTAKES = {
     "a path for rows": (
         lambda: aevb.VAE(epochs=1).fit("table.csv"),
         "X is rows, found the name 'table.csv': give aevb.data.open_source of it",
+    ),
+    "a classifier of a classifier": (
+        lambda: aevb.VAEClassifier(LogisticRegression()).fit(X, Y),
+        "estimator must be a VAE, found LogisticRegression; steps before it belong into a pipeline "
+        "around the classifier",
+    ),
+    "a classifier of a pipeline": (
+        lambda: aevb.SemiSupervisedVAE(make_pipeline(aevb.VAE()), model="m2").fit(X, Y),
+        "estimator must be a VAE, found Pipeline; steps before it belong into a pipeline around",
+    ),
+    "a classifier of detectors": (
+        lambda: aevb.VAEClassifier(aevb.VAEDetector()).fit(X, Y),
+        "estimator must be a VAE, found VAEDetector",
+    ),
+    "features by a pipeline": (
+        lambda: aevb.SemiSupervisedVAE(features=make_pipeline(aevb.VAE()), model="m1").fit(X, Y),
+        "features must be a VAE, found Pipeline",
     ),
     "numbers in a row": (
         lambda: aevb.data.load(X.ravel()),

@@ -8,6 +8,7 @@ from scipy.special import expit, logsumexp, ndtri
 from scipy.stats import norm
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 from zoo.labels import LABELS, X_ALL, K, X, learner_of, small
@@ -290,9 +291,9 @@ def test_rows_without_a_class_help():
 
 @pytest.mark.parametrize("model", ["m1", "m2", "m1+m2"])
 def test_every_model_gives_probabilities_of_classes(model):
-    classifier = SemiSupervisedVAE(TINY, model=model, features=TINY).fit(
-        DIGITS[TRAIN], few_labels()
-    )
+    sure = KNeighborsClassifier(3)  # of some classes, whose log-probability is minus infinity
+    classifier = SemiSupervisedVAE(TINY, model=model, features=TINY, classifier=sure)
+    classifier.fit(DIGITS[TRAIN], few_labels())
     p = classifier.predict_proba(DIGITS[TEST])
     assert p.shape == (TEST.sum(), 10)
     assert p.sum(1) == pytest.approx(np.ones(len(p)), abs=1e-9)

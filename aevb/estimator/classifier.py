@@ -14,6 +14,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from aevb.errors import DataError, UsageError
+from aevb.estimator.detector import VAEDetector
 from aevb.estimator.parts import load_parts, save_parts
 from aevb.estimator.reading import take_columns
 from aevb.estimator.vae import VAE
@@ -65,7 +66,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any) -> Self:
         """Fit a model to the rows of each class."""
         self.__dict__.pop("models_", None)
-        template = clone(self._estimator)
+        template = template_of(self.estimator, VAE(), "estimator")
         source = template._source(X, reset=True)
         classes, codes = classes_of(y, source.values)
         self.classes_ = classes
@@ -76,10 +77,6 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.models_ = models
         take_columns(self, models[0])
         return self
-
-    @property
-    def _estimator(self) -> VAE:
-        return VAE() if self.estimator is None else self.estimator
 
     def _check_priors(self, shares: Array) -> Array:
         if self.priors is None:
@@ -153,8 +150,23 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = bool(self._estimator.allow_nan)
+        tags.input_tags.allow_nan = bool(getattr(self.estimator, "allow_nan", False))
         return tags
+
+
+def template_of(given: VAE | None, usual: VAE, name: str) -> VAE:
+    """An unfitted copy of what was given, or of what is usual where nothing was.
+
+    Errors: UsageError for another estimator than a `VAE`, which has no density to learn, and for a
+    detector, whose threshold nobody would draw.
+    """
+    if given is not None and (not isinstance(given, VAE) or isinstance(given, VAEDetector)):
+        raise UsageError(
+            f"{name} must be a VAE, found {type(given).__name__}; steps before it belong into a "
+            "pipeline around the classifier"
+        )
+    copied: VAE = clone(usual if given is None else given)
+    return copied
 
 
 def classes_of(

@@ -18,7 +18,7 @@ from aevb.data import Dataset, Rows
 from aevb.data.source import UNLABELED
 from aevb.devices import tensor_of
 from aevb.errors import UsageError
-from aevb.estimator.classifier import classes_of
+from aevb.estimator.classifier import classes_of, template_of
 from aevb.estimator.parameters import Randomness
 from aevb.estimator.parts import load_parts, save_parts
 from aevb.estimator.reading import take_columns
@@ -141,7 +141,8 @@ class SemiSupervisedVAE(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.__dict__.pop(name, None)
         if self.model not in MODELS:
             raise UsageError(f"model must be {', '.join(MODELS)}, found {str(self.model)[:40]!r}")
-        first = self._m1() if self._has_features else self._m2()
+        joint = self._m2()
+        first: VAE = self._m1() if self._has_features else joint
         source = first._source(X, reset=True)
         classes, labels = classes_of(y, source.values, unlabeled=UNLABELED)
         if self._has_features:
@@ -151,7 +152,6 @@ class SemiSupervisedVAE(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             line = LogisticRegression(max_iter=1000) if self.classifier is None else self.classifier
             self.classifier_ = clone(line).fit(first._means(X)[known], classes[labels[known]])
         else:
-            joint = first if self.model == "m2" else self._m2()
             joint.with_classes(labels, len(classes), self.classification)
             if joint is not first:
                 source = joint._source(first._means(X), reset=True)
@@ -165,12 +165,11 @@ class SemiSupervisedVAE(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self.model != "m2"
 
     def _m1(self) -> VAE:
-        m1: VAE = clone(VAE(FEATURES) if self.features is None else self.features)
-        return m1
+        return template_of(self.features, VAE(FEATURES), "features")
 
     def _m2(self) -> _ClassAndCode:
-        usual = VAE(FEATURES) if self.estimator is None else self.estimator
-        return _ClassAndCode(**clone(usual).get_params(deep=False))
+        settings = template_of(self.estimator, VAE(FEATURES), "estimator")
+        return _ClassAndCode(**settings.get_params(deep=False))
 
     # -- classes ----------------------------------------------------------------------------------
 
@@ -183,7 +182,8 @@ class SemiSupervisedVAE(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """log q(y given x) of each row and class, (N, K)."""
         seen = self._seen(X)
         if self.model == "m1":
-            log_proba: Array = np.log(self.classifier_.predict_proba(seen))
+            with np.errstate(divide="ignore"):  # neighbors and trees are sure
+                log_proba: Array = np.log(self.classifier_.predict_proba(seen))
             return log_proba
         log_q: Array = self.joint_.log_probabilities(seen)
         return log_q
