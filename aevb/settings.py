@@ -75,11 +75,11 @@ class Settings:
     )
     posterior: Annotated[
         str,
-        "mean-field, low-rank, full-covariance, mixture, planar, radial, householder, sylvester, "
-        "real-nvp, iaf, ladder, von-mises-fisher, dirichlet, or a family such as laplace or gamma; "
-        "bernoulli and categorical for discrete codes; per-datum:FAMILY and global:FAMILY have "
-        "free parameters; auto: mean-field, or per-datum where the algorithm has no recognition "
-        "model.",
+        "mean-field, low-rank, full-covariance, elliptical, mixture, planar, radial, householder, "
+        "sylvester, real-nvp, iaf, ladder, von-mises-fisher, dirichlet, or a family such as "
+        "laplace or gamma; bernoulli and categorical for discrete codes; per-datum:FAMILY and "
+        "global:FAMILY have free parameters; auto: mean-field, or per-datum where the algorithm "
+        "has no recognition model.",
     ] = "auto"
     prior: Annotated[
         str,

@@ -24,6 +24,8 @@ from PIL import Image
 
 import aevb
 from aevb import cli
+from aevb.storage.latents import POSTERIORS, PRIORS
+from aevb.storage.likelihoods import LIKELIHOODS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -220,6 +222,29 @@ def test_every_command_parses(page):
             for program, command, *arguments in commands(block):
                 assert program == "aevb"
                 group.commands[command].make_context(command, list(arguments))
+
+
+TABLES = {"posterior": POSTERIORS, "prior": {*PRIORS, "vamp"}, "likelihood": LIKELIHOODS}
+LAWS = ["composition.md", "inverse-cdf.md", "location-scale.md", "observations.md"]
+
+
+@pytest.mark.parametrize("page", LAWS)
+def test_where_a_law_is_used_is_where_its_name_is_known(page):
+    text = (DOCS / page).read_text().split("| where it is used |")[1].split("\n\n")[0]
+    for _, law, _, _, used, *_ in (row.split("|") for row in text.splitlines()[2:]):
+        for kinds, names in re.findall(r"((?:\w+(?:, | and )?)+) ((?:`[a-z-]+`,? ?)+)", used):
+            for kind in re.findall("posterior|prior|likelihood", kinds):
+                assert {*re.findall(r"`(.+?)`", names)} <= {*TABLES[kind]}, used
+        if used.strip().startswith("Python"):
+            spelled = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", re.findall("`(\\w+)", law)[0]).lower()
+            assert not any(spelled in table for table in TABLES.values()), law
+
+
+def test_likelihoods_are_spelled_as_the_command_line_has_them():
+    text = (DOCS / "likelihoods.md").read_text().split("\n\n## ")[0]
+    names = re.findall(r"`([a-z][\w-]+) <aevb\.", text)
+    assert len(names) > 10
+    assert {found.replace("_", "-") for found in names} <= {*LIKELIHOODS}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
