@@ -84,13 +84,14 @@ class Normal(Family):
 
     def encode_marginals(self, x: Tensor) -> Tensor:
         mean, variance = x.mean(0), x.var(0, unbiased=False)
+        if self.noise_shape == ():
+            variance = variance.mean()
         log_variance = torch.log((variance - self.min_variance).clamp_min(1e-6))
         if self.sigmoid_mean:
             mean = torch.logit(mean, eps=1e-4)
         if self.noise_shape is None:
             return torch.cat([mean.flatten(), log_variance.flatten()])
-        shared = log_variance.reshape(self.noise_shape) if self.noise_shape else log_variance.mean()
-        self.log_variance.data.copy_(shared)
+        self.log_variance.data.copy_(log_variance.reshape(self.noise_shape))
         return mean.flatten()
 
 

@@ -391,7 +391,7 @@ ENTRIES: dict[str, Entry] = {
         lambda size: families.Normal(noise_shape=()),
         "Normal",
         shared_gaussian,
-        reals,
+        lambda rng, shape: reals(rng, shape) * np.geomspace(1, 0.01, shape[1]),
         MEAN | {"variance": lambda x: x.var(0).mean() * np.ones(x.shape[1])},
     ),
     "normal-of-shared-variances": Entry(
