@@ -60,7 +60,7 @@ class VampPrior(nn.Module):
         loc, scale = (self.held_loc, self.held_scale) if held else self._encoded()
         even = Categorical(logits=torch.zeros_like(loc[:, 0]), validate_args=False)
         parts = Independent(Normal(loc, scale, validate_args=False), 1, validate_args=False)
-        return distributions.Mixture(even, parts)
+        return distributions.Mixture(even, parts, validate_args=False)
 
     def start_at(self, x: Tensor) -> None:
         """Begin at rows of x (N, ...), spread evenly over them, with missing cells at 0."""

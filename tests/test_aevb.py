@@ -178,6 +178,15 @@ def test_schedules():
     assert [linear(f) for f in (0.0, 0.25)] == [1.0, 0.75]
 
 
+def test_a_prior_on_weights_says_nothing_where_all_of_them_are_frozen():
+    model, posterior = small_pair()
+    model.requires_grad_(False)
+    plain, _ = run(AEVB(model, posterior), 3)
+    model, posterior = small_pair()
+    model.requires_grad_(False)
+    assert torch.equal(run(AEVB(model, posterior, weight_prior_rows=10), 3)[0], plain)
+
+
 def test_nothing_to_learn_is_said():
     model, posterior = small_pair()
     learner = AEVB(model.requires_grad_(False), posterior.requires_grad_(False))

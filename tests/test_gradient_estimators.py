@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import binary_rows, noise, seeded, small_pair
+from torch.distributions import Independent, Uniform
 from zoo.gradients import (
     CODES,
     X,
@@ -43,7 +44,7 @@ from aevb.objectives import (
     straight_through,
     vimco,
 )
-from aevb.posterior import Amortized, Batch, amortized
+from aevb.posterior import Amortized, Batch, ExactPosterior, amortized
 from aevb.randomness import Stream, generator
 
 DRAWS = 100_000
@@ -134,6 +135,22 @@ def test_enumeration_is_exact(make):
     torch.testing.assert_close(weighed.objective, bound.objective + 0.7 * bound.kl)
     for part, gradients in drawn(enumeration, make, 1).items():
         torch.testing.assert_close(gradients[0], exact[part], rtol=1e-10, atol=1e-12)
+
+
+class FarApart(torch.nn.Module):
+    """Uniform on [0, 2] by the first of two classes, on [5, 7] by the second."""
+
+    def forward(self, z):
+        low = 5 * z[..., 1:]
+        return Independent(Uniform(low, low + 2, validate_args=False), 1, validate_args=False)
+
+
+def test_a_code_that_cannot_have_made_the_datum_adds_nothing_to_the_bound():
+    prior = aevb.Unconditional(families.OneHotCategorical(), 2)
+    model = aevb.Model(prior, FarApart())
+    x = torch.tensor([[0.3], [6.0]])
+    bound = enumeration(model, ExactPosterior(model), x, torch.zeros(1, 2, 0))
+    torch.testing.assert_close(bound, torch.full((2,), math.log(0.5 * 0.5)))
 
 
 @pytest.mark.parametrize("make", [coins, classes, several])

@@ -155,6 +155,7 @@ def test_a_ladder_multiplies_what_the_data_say_with_what_the_model_says():
 def test_a_vamp_prior_is_the_average_of_what_the_encoder_says():
     encoder = Conditional(MLP(6, [5], 4), families.Normal()).to(DOUBLE)
     prior = VampPrior(encoder, 7, 6).to(DOUBLE)
+    assert prior().log_prob(torch.full((1, prior().event_shape[0]), torch.nan)).isnan().all()
     z = torch.randn(3, 5, 2, dtype=DOUBLE)
     with torch.no_grad():
         q = encoder(prior.pseudo_inputs)

@@ -107,7 +107,7 @@ class GeneralizedEM(Monotone[Points]):
         if not self.weight_prior:
             return torch.zeros(())
         named: dict[str, Tensor] = {f"model.{n}": p for n, p in self.model.named_parameters()}
-        return log_weight_prior(named) / self.rows
+        return torch.as_tensor(log_weight_prior(named) / self.rows)
 
     def _expect(self, state: State, x: Tensor) -> Points:
         if not self.listed:

@@ -277,10 +277,9 @@ class GradientLearner(Learner):
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
 
-def log_weight_prior(parameters: dict[str, Tensor]) -> Tensor:
+def log_weight_prior(parameters: dict[str, Tensor]) -> Tensor | float:
     """log N(theta; 0, I) over the generative parameters."""
     theta = [p for name, p in parameters.items() if name.startswith("model.")]
     size = sum(p.numel() for p in theta)
-    return -0.5 * torch.stack([p.square().sum() for p in theta]).sum() - 0.5 * size * math.log(
-        2 * math.pi
-    )
+    squares = sum(p.square().sum() for p in theta)
+    return -0.5 * squares - 0.5 * size * math.log(2 * math.pi)

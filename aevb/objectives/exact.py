@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -43,8 +44,12 @@ class Enumerated(Objective):
         z = codes.to(at.batch.x.dtype).unsqueeze(1)  # (P, 1, *event): decoded once for all data
         log_q, log_p = at.q.log_prob(z), at.p.log_prob(z)
         mass = log_q.exp()
-        reconstruction = (mass * at.model.log_likelihood(at.batch.x, z)).sum(0)
-        divergence = (mass * (log_q - log_p)).sum(0)
+
+        def under_q(f: Tensor) -> Tensor:
+            return (mass * torch.where(mass > 0, f, 0.0)).sum(0)  # where f may be infinite
+
+        reconstruction = under_q(at.model.log_likelihood(at.batch.x, z))
+        divergence = under_q(log_q - log_p)
         return Terms(reconstruction - temper * divergence, reconstruction, divergence)
 
     def noise(self, model: Model, posterior: Posterior, batch: Batch) -> Noise:
