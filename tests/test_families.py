@@ -161,6 +161,14 @@ def test_numbers_far_out_leave_values_and_slopes_that_are_finite(name, far):
     assert torch.isfinite(value)
 
 
+@pytest.mark.parametrize("family", [families.Normal(), families.MultivariateNormal()])
+def test_the_slope_of_a_deviation_is_a_number_where_the_variance_underflows(family):
+    raw = torch.full((family.outputs(1),), -110.0, requires_grad=True)
+    drawn = zoo.reparameterize(family(raw, 0), torch.ones(1, 1))
+    (slopes,) = torch.autograd.grad(drawn.sum(), raw)
+    assert float(slopes[1]) == pytest.approx(0.5 * np.exp(-55.0), rel=1e-5, abs=0)
+
+
 @pytest.mark.parametrize("name", [name for name in DATA if ENTRIES[name].outside])
 def test_wrong_domain_names_the_first_cell(name):
     entry, family = ENTRIES[name], made(name)

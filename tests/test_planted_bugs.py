@@ -41,6 +41,7 @@ from aevb.algorithms import gradient as by_gradients
 from aevb.data import dataset
 from aevb.distributions import Logistic, Rayleigh, divergences
 from aevb.evaluation import batches, estimates
+from aevb.families import gaussian
 from aevb.objectives import Draw, Objective, baselines, bounds, pathwise
 from aevb.objectives.bounds import Encoded
 
@@ -73,7 +74,7 @@ BUGS = {
         KL, OF_BASES, "_of_bases(p.base_dist, q.base_dist)", laws.divergence_equals_quadrature
     ),
     "log-variance taken for the deviation": bug(
-        families.Normal._scale,
+        gaussian._deviation,
         "0.5 * log_variance",
         "log_variance",
         laws.bounds_equal_the_numpy_derivation,

@@ -25,6 +25,8 @@ infinite, and e^60 is far from the largest number of 32 bits, 3e38."""
 
 def _deviation(log_variance: Tensor, least: float) -> Tensor:
     """sqrt(exp(log_variance) + least)"""
+    if not least:
+        return torch.exp(0.5 * log_variance)  # whose slope is a number where the variance is 0
     return torch.sqrt(torch.exp(log_variance.clamp_max(MAX)) + least)
 
 
@@ -70,12 +72,8 @@ class Normal(Family):
             mean, log_variance = raw, self.log_variance.expand(raw.shape[batch_ndim:])
         if self.sigmoid_mean:
             mean = torch.sigmoid(mean)
-        scale = self._scale(log_variance).expand(mean.shape)
+        scale = _deviation(log_variance, self.min_variance).expand(mean.shape)
         return independent(td.Normal(mean, scale, validate_args=False), batch_ndim)
-
-    def _scale(self, log_variance: Tensor) -> Tensor:
-        least = self.min_variance
-        return _deviation(log_variance, least) if least else torch.exp(0.5 * log_variance)
 
     def moved(self, law: Any, loc: Tensor, scale: Tensor) -> Distribution:
         base = law.base_dist
