@@ -33,10 +33,19 @@ def names(examination):
     return [finding.name for finding in examination.findings]
 
 
+def said_as_it_is(result, name):
+    """The finding; of a mean or of draws the figure stands in its sentence, sign and all."""
+    finding = result.findings[names(result).index(name)]
+    if name.endswith(("-mean", "-draws")):
+        assert f" {finding.figure:.3g} " in finding.sentence
+    return finding
+
+
 @pytest.mark.parametrize("made", MORE, ids=lambda p: p.what.replace(" ", "-"))
 def test_mistakes_beyond_the_thirty_are_found(made):
     result = check(*made.make(), made.data())
     assert made.found in names(result), str(result)
+    said_as_it_is(result, made.found)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +69,7 @@ def test_a_planted_mistake_is_found(made):
     model, posterior, objective = pair_and_objective(made)
     result = check(model, posterior, made.data(), objective=objective)
     assert made.found in names(result), str(result)
-    finding = result.findings[names(result).index(made.found)]
+    finding = said_as_it_is(result, made.found)
     assert any(c.isdigit() for c in finding.sentence), finding.sentence
     assert finding.advice
     assert not result.healthy

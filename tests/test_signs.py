@@ -182,9 +182,15 @@ def test_noise_at_its_floor_is_found_in_every_wrapping(kind):
     assert finding.figure == 1
 
 
-def test_columns_that_never_vary_may_be_at_the_floor():
-    values = np.column_stack([REAL[:, :2], np.zeros((60, 2))])
-    case = table(values, families.Normal(1e-4), 8)
+@pytest.mark.parametrize(
+    "family",
+    [families.Normal(1e-4), families.Elementwise(aevb.distributions.Laplace, least=1e-2)],
+    ids=["normal", "laplace"],
+)
+@pytest.mark.parametrize("size", [0.0, 1e-3])
+def test_columns_that_hardly_vary_may_be_at_the_floor(family, size):
+    values = np.column_stack([REAL[:, :2], size * REAL[:, 2:]])
+    case = table(values, family, 8)
     with torch.no_grad():
         case.model.likelihood.network.head.bias[6:] = -30.0
         case.model.likelihood.network.head.weight[6:] = 0.0

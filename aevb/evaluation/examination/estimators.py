@@ -112,12 +112,12 @@ def examine_moments(subject: Subject, law: Law) -> Iterator[Finding]:
     judged &= spread > 1e-6 * mean.abs()  # else it is all rounding
     if not bool(judged.any()):
         raise Skipped("its moments are infinite, or its tails heavy")
-    off = ((draws.mean(0) - mean) / spread)[judged]
+    off = ((mean - draws.mean(0)) / spread)[judged]
     if float(off.abs().max()) > sigmas(off.numel()) / math.sqrt(MOMENTS) + 0.02:
         figure = float(off[off.abs().argmax()])
         yield Finding(
             f"{law.name}-mean",
-            f"The mean that {law.title} states differs from that of its draws by {-figure:.3g} of "
+            f"The mean that {law.title} states differs from that of its draws by {figure:.3g} of "
             "their deviations.",
             figure,
             "State the mean of the very law that sample draws from.",

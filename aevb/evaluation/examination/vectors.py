@@ -122,7 +122,7 @@ def _scores(law: Law, way: Any, u: Tensor) -> Iterator[Finding]:
         off = torch.where((kurtosis < 300) & torch.isfinite(mean), off, -math.inf)
         if float(off.max()) > 0.05:
             i = int(off.flatten().argmax())
-            figure = float(mean.flatten()[i])
+            figure = float(mean.flatten()[i]) - (what == "spread")
             yield Finding(
                 f"{law.name}-draws",
                 f"Draws of {law.title} do not follow its log_prob: in dimension "
@@ -137,9 +137,8 @@ def _said(what: str, figure: float) -> str:
     """What a failed identity of the score means in words."""
     if what == "mean":
         return f"the mean score is {figure:.3g} spreads instead of 0: they are shifted"
-    ratio = 1 - figure
-    side = "wider" if ratio > 1 else "narrower"
-    return f"E[(z - m) d log q/dz] is {-ratio:.3g} instead of -1: they are {side} than it says"
+    side = "wider" if figure < -1 else "narrower"
+    return f"E[(z - m) d log q/dz] is {figure:.3g} instead of -1: they are {side} than it says"
 
 
 def _integral(

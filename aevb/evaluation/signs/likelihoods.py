@@ -106,22 +106,16 @@ def noise_at_floor(case: Case) -> Finding | None:
 
     Columns that never vary are there by right, and not counted.
     """
-    varies = _varies(case)
     at_floor = counted = 0
-    least: float | None = None
-    position = 0
+    least = 0.0
     for part in case.parts:
-        width = part.x.shape[1]
         floor = _floor(part)
-        here = varies[position : position + width]
-        position += width
         if floor is None:
             continue
-        variance, bound = floor
-        low = (variance < AT_FLOOR * bound) & ~torch.isnan(part.x)
-        at_floor += int(low[:, here].sum())
-        counted += int((~torch.isnan(part.x))[:, here].sum())
-        least = bound
+        variance, least = floor
+        seen = ~torch.isnan(part.x) & _varies(part, least)
+        at_floor += int((seen & (variance < AT_FLOOR * least)).sum())
+        counted += int(seen.sum())
     if not counted or at_floor / counted <= MOST_AT_FLOOR:
         return None
     share, unit = at_floor / counted, _unit(case.x)
@@ -150,17 +144,10 @@ def _floor(part: Part) -> tuple[Tensor, float] | None:
     return (scale / part.unit).square().expand(part.x.shape), float(bound)
 
 
-def _varies(case: Case) -> Tensor:
-    """Which columns vary in the held-out rows by more than a hundred least variances, in the order
-    of the parts."""
-    result = []
-    for part in case.parts:
-        scaled = part.x.double() / part.unit
-        mean = scaled.nanmean(0)
-        variance = (scaled - mean).square().nanmean(0).nan_to_num(nan=0.0)
-        bound = getattr(part.family, "min_variance", 0.0) or 0.0
-        result.append(variance > 100 * bound)
-    return torch.cat(result)
+def _varies(part: Part, least: float) -> Tensor:
+    """Which columns vary in the held-out rows by more than a hundred least variances, (C,)."""
+    scaled = part.x.double() / part.unit
+    return (scaled - scaled.nanmean(0)).square().nanmean(0) > 100 * least
 
 
 def certain_and_wrong(case: Case) -> Finding | None:
