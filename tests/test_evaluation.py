@@ -25,6 +25,7 @@ from aevb.evaluation import (
 from aevb.evaluation.case import Case
 from aevb.evaluation.signs import learning
 from aevb.evaluation.weights import Weights
+from aevb.posterior import ExactPosterior
 
 
 def test_errors_cover_the_truth_as_often_as_they_claim():
@@ -149,6 +150,22 @@ def test_refitted_parameters_beat_the_encoder():
     assert ours.mean > encoder.mean
     assert ours.mean > truth.mean() - 0.1
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_the_bound_of_an_exact_posterior_has_no_sampling_error():
+    """Of three coins, by numpy's sum over their eight values."""
+    prior = aevb.Unconditional(aevb.families.Bernoulli(), 3)
+    decoder = seeded(lambda: torch.nn.Linear(3, 6))
+    torch.nn.init.normal_(decoder.weight, std=2.0, generator=torch.Generator().manual_seed(0))
+    model, rows = aevb.Model(prior, aevb.bernoulli(decoder)), binary_rows(5)
+    z = np.stack(np.meshgrid(*[[0, 1]] * 3), -1).reshape(8, 3)
+    logits = z @ decoder.weight.detach().numpy().T + decoder.bias.detach().numpy()
+    x = rows.all().double().numpy()
+    truth = np.logaddexp.reduce(x @ logits.T - np.logaddexp(0, logits).sum(1), axis=1) - np.log(8)
+    found = evidence(model, ExactPosterior(model), rows, 10)
+    assert np.allclose(found.elbo.values, truth, atol=1e-5)
+    assert found.elbo.monte_carlo_error < 1e-5
+    assert found.kl_by == "closed form"
 
 
 def test_treatment_stands_beside_the_number():

@@ -364,6 +364,7 @@ class Pass:
         self.some = [posterior(first) for posterior in posteriors]
         # Torch finds its formula here, which it cannot while it is traced.
         self.closed = kl(self.some[0], model.prior()) is not None
+        self.exact = len(posteriors) == 1 and getattr(posteriors[0], "exact", False)
 
     def __call__(self, batch: Batch, keys: Keys) -> Passed:
         weights, sums, closed = None, torch.zeros(4, 1).to(batch.x).double(), None
@@ -377,7 +378,8 @@ class Pass:
                 both = torch.stack([log_w, log_likelihood]).double()
                 sums = sums + torch.cat([both.sum(1), both.square().sum(1)])
         assert weights is not None
-        return Passed(*weights.summary(), *_bound(sums / self.samples, closed, self.samples))
+        bound = _bound(sums / self.samples, closed, self.samples, self.exact)
+        return Passed(*weights.summary(), *bound)
 
     def run(self, function: Callable[..., Any], key: tuple[object, ...], *arguments: Any) -> Any:
         """A call of a function; compiled, if so, for the first key, which is that of most calls.
@@ -452,14 +454,14 @@ def _decode(model: Model, x: Tensor, z: Tensor, precision: str) -> Tensor:
 
 
 def _bound(
-    means: Tensor, closed: Tensor | None, samples: int
+    means: Tensor, closed: Tensor | None, samples: int, exact: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The bound, its error, reconstruction and KL, (M,) each in float64, from the means (4, M) of
-    log w, log p(x given z), and their squares."""
+    log w, log p(x given z), and their squares; where q is exact every weight is p(x)."""
     log_w, reconstruction, log_w2, squares = means
-    if closed is None:
-        kl, spread = reconstruction - log_w, log_w2 - log_w.square()
-    else:
-        kl, spread = closed.double(), squares - reconstruction.square()
+    kl = reconstruction - log_w if closed is None else closed.double()
+    by_weights = closed is None or exact
+    spread = log_w2 - log_w.square() if by_weights else squares - reconstruction.square()
+    reconstruction = log_w + kl if by_weights else reconstruction
     error = torch.sqrt(spread.clamp_min(0) / (samples - 1 if samples > 1 else math.nan))
     return reconstruction - kl, error, reconstruction, kl

@@ -10,7 +10,6 @@ means of `BLOCKS` blocks are kept.
 """
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from aevb.data import Rows, require_rows
-from aevb.devices import tensor_of
+from aevb.devices import Stopwatch, tensor_of
 from aevb.distributions import kl
 from aevb.distributions.reparameterization import Noise
 from aevb.errors import UsageError, at_least
@@ -411,9 +410,10 @@ class _Measure:
         taken: dict[str, list[float]] = {name: [] for name in named}
         for _ in range(ROUNDS):
             for name, objective in named.items():
-                start = time.perf_counter()
-                self.draws.one(objective, noise[name])
-                taken[name].append(time.perf_counter() - start)
+                watch = Stopwatch(self.batch.x.device)
+                with watch.running():
+                    self.draws.one(objective, noise[name])
+                taken[name].append(watch.total())
         return {name: min(times) for name, times in taken.items()}
 
     def _tell(self, done: int) -> None:
