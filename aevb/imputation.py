@@ -25,10 +25,11 @@ from aevb.distributions.reparameterization import drawn
 from aevb.errors import UsageError, at_least
 from aevb.evaluation import evaluating
 from aevb.evaluation.certificate import require_reals
+from aevb.evaluation.weights import resampled, shares
 from aevb.mcmc import HMC, StepNoise, hamiltonian
 from aevb.model import Model, observing
 from aevb.posterior import Batch, Posterior
-from aevb.randomness import Stream, generator, normal, uniform
+from aevb.randomness import Stream, generator, uniform
 
 Array = NDArray[np.float64]
 CELLS_AT_ONCE = 16_000_000
@@ -182,26 +183,16 @@ class _Holes:
 
     def resample(self, z: Tensor, log_weights: Tensor, count: int, turn: int) -> Tensor:
         """Draws of z (count, N, D) from those given (S, N, D), by their log-weights (S, N)."""
-        edges = _shares(log_weights).cumsum(0)
         lots = uniform(self.source(turn, 1), (1, len(self.x)), torch.float64)
-        lots = ((torch.arange(count).unsqueeze(1) + lots) / count).to(z.device)
-        places = torch.searchsorted(edges.T.contiguous(), lots.T.contiguous()).T
-        places = places.clamp_max(len(z) - 1).unsqueeze(-1).expand(-1, -1, z.shape[-1])
-        return z.gather(0, places)
+        lots = (torch.arange(count).unsqueeze(1) + lots) / count
+        return resampled(z, log_weights, lots)
 
 
 def _average(weights: Tensor, moments: Tensor) -> Tensor:
     """sum_k w_k m_k over log-weights (K, N), normalized here, and moments (K, N or 1, M)."""
-    share = _shares(weights).to(moments.dtype)
+    share = shares(weights).to(moments.dtype)
     moments = moments.flatten(2).nan_to_num()  # a draw off the map has no weight, and no moments
     return torch.einsum("kn,knm->nm", share, moments.expand(-1, len(share[0]), -1))
-
-
-def _shares(log_weights: Tensor) -> Tensor:
-    """Weights (S, N) that sum to 1: equal ones for a row to which no draw comes near."""
-    finite = log_weights.double().nan_to_num(nan=-torch.inf)
-    lost = torch.isinf(finite).all(0)
-    return torch.softmax(torch.where(lost, 0.0, finite), dim=0)
 
 
 def _importance(holes: _Holes, samples: int) -> Tensor:
@@ -253,9 +244,7 @@ def _hmc(holes: _Holes, samples: int) -> Tensor:
     start = holes.resample(z, log_weights, min(CHAINS, samples), 0)
 
     def noise(t: int) -> StepNoise:
-        momentum = normal(holes.source(t, 4), start.shape, start.dtype)
-        lots = [uniform(holes.source(t, part), start.shape[:2], start.dtype) for part in (5, 6)]
-        return StepNoise(*(e.to(start) for e in (momentum, *lots)))
+        return StepNoise(*(e.to(start) for e in StepNoise.draw(holes.source(t, 4), start)))
 
     hmc = HMC(lambda z: model.log_joint(holes.x, z))
     kept = -(-samples // len(start))

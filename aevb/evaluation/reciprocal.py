@@ -38,7 +38,7 @@ from aevb.errors import UsageError
 from aevb.evaluation.batches import batch_for, judging, rows_at_once
 from aevb.evaluation.certificate import Certificate, precision_of, require_reals
 from aevb.evaluation.chunks import Kept, Progress, by_chunks
-from aevb.evaluation.weights import Weighted, Weights
+from aevb.evaluation.weights import Weighted, Weights, resampled
 from aevb.mcmc import HMC, LogDensity, State, StepNoise, effective_sample_size, hamiltonian, r_hat
 from aevb.model import Model
 from aevb.posterior import Posterior
@@ -204,7 +204,8 @@ def _walk(
 
     places = [drawn[:CHAINS], _best(hmc.log_density, anywhere, SCOUTS - CHAINS)]
     ((found, _),) = chains(torch.cat(places), 1, 2)
-    start = _chosen(found, named(lambda s: uniform(s, (CHAINS,), dtype), 3))
+    lots = named(lambda s: uniform(s, (CHAINS,), dtype), 3)
+    start = resampled(found.z, found.log_density, lots)  # each scout by its share of p(x, z)
     states, acceptance = zip(*chains(start, samples // CHAINS, 4), strict=True)
     z = torch.stack([state.z for state in states])
     log_joint = torch.stack([state.log_density for state in states])
@@ -216,14 +217,6 @@ def _best(log_density: LogDensity, candidates: Tensor, count: int) -> Tensor:
     found = torch.cat([log_density(z) for z in candidates.split(SCOUTS)])
     best = found.nan_to_num(nan=-torch.inf).topk(count, dim=0).indices.unsqueeze(-1)
     return candidates.gather(0, best.expand(-1, -1, candidates.shape[-1]))
-
-
-def _chosen(found: State, lots: Tensor) -> Tensor:
-    """Places of scouts (CHAINS, M, D), each by its share of p(x, z), for lots (CHAINS, M)."""
-    edges = torch.softmax(found.log_density, 0).cumsum(0)
-    chosen = torch.searchsorted(edges.T.contiguous(), lots.T.contiguous()).T
-    chosen = chosen.clamp_max(len(edges) - 1).unsqueeze(-1)
-    return found.z.gather(0, chosen.expand(-1, -1, found.z.shape[-1]))
 
 
 def _steps(named: Callable[..., Tensor], start: Tensor) -> Callable[[int], StepNoise]:

@@ -68,6 +68,33 @@ class Weights(NamedTuple):
         return Weighted(*mean, tail_shape(self.tail))
 
 
+def shares(log_weights: Tensor) -> Tensor:
+    """Weights (K, M) that sum to 1, in float64: NaN is none, and where there is none all are equal.
+
+    Example:
+        >>> shares(torch.tensor([[0.0, -torch.inf], [torch.nan, -torch.inf]]))
+        tensor([[1.0000, 0.5000],
+                [0.0000, 0.5000]], dtype=torch.float64)
+    """
+    known = log_weights.double().nan_to_num(nan=-torch.inf)
+    return torch.softmax(torch.where(torch.isinf(known).all(0), 0.0, known), dim=0)
+
+
+def resampled(z: Tensor, log_weights: Tensor, lots: Tensor) -> Tensor:
+    """The places z that lots in [0, 1) fall on, each as often as is its share of the weights.
+
+    Shapes: z (K, M, D), log_weights (K, M), lots (C, M); the result (C, M, D). Units: nats.
+    Example:
+        >>> z, log_w = torch.tensor([[[7.0]], [[8.0]]]), torch.tensor([[1.0], [3.0]]).log()
+        >>> resampled(z, log_w, torch.tensor([[0.2], [0.3], [0.9]])).flatten()
+        tensor([7., 8., 8.])
+    """
+    edges = shares(log_weights).cumsum(0)
+    places = torch.searchsorted(edges.T.contiguous(), lots.to(edges).T.contiguous()).T
+    places = places.clamp_max(len(z) - 1).unsqueeze(-1)
+    return z.gather(0, places.expand(-1, -1, z.shape[-1]))
+
+
 def log_mean(log_sum: Tensor, log_square_sum: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """log of the mean of K weights, its standard error, and what K is worth, from two sums.
 
