@@ -221,7 +221,7 @@ def main(suffix: str, first: int, end: int) -> None:
         outcomes = [0, 0]
         for seed in range(first, end):
             print(seed, file=sys.stderr)
-            signal.alarm(SECONDS)
+            signal.alarm(6 * SECONDS)
             outcomes[isinstance(verdict(write(Path(folder), suffix, seed), seed), str)] += 1
             signal.alarm(0)
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-import time
+from functools import partial
 
 import pytest
 
@@ -17,6 +17,12 @@ def statistics(path, busy):
     return path
 
 
+@pytest.fixture(autouse=True)
+def _now(monkeypatch):
+    """A look taken now is one at 100 seconds, when this process has used 9."""
+    monkeypatch.setattr(machine, "Look", partial(Look, at=100.0, own=9.0))
+
+
 @pytest.mark.parametrize(
     ("others", "own", "idle"),
     [((0, 0), 0.0, 2), ((100, 0), 0.0, 1), ((100, 100), 0.0, 1), ((100, 100), 1.0, 1)],
@@ -24,7 +30,7 @@ def statistics(path, busy):
 def test_cores_that_others_keep_busy_are_not_idle(tmp_path, monkeypatch, others, own, idle):
     monkeypatch.setattr(machine, "_cores", lambda: {0, 1})
     monkeypatch.setattr(machine, "_STATISTICS", statistics(tmp_path / "stat", others))
-    past = Look(at=time.monotonic() - 1.0, busy=0.0, own=Look().own - own)
+    past = Look(at=99.0, busy=0.0, own=9.0 - own)
     assert past.idle_cores_since() == idle
     assert usable_threads(2, past) == idle
     assert usable_threads(1, past) == 1
@@ -33,14 +39,14 @@ def test_cores_that_others_keep_busy_are_not_idle(tmp_path, monkeypatch, others,
 def test_work_of_this_process_leaves_its_cores_idle(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "_cores", lambda: {0, 1})
     monkeypatch.setattr(machine, "_STATISTICS", statistics(tmp_path / "stat", (100, 80)))
-    past = Look(at=time.monotonic() - 1.0, busy=0.0, own=Look().own - 1.8)
+    past = Look(at=99.0, busy=0.0, own=7.2)
     assert past.idle_cores_since() == 2
 
 
 def test_cores_of_others_do_not_count(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "_cores", lambda: {1, 2})
     monkeypatch.setattr(machine, "_STATISTICS", statistics(tmp_path / "stat", (500, 0, 0)))
-    assert Look(at=time.monotonic() - 1.0, busy=0.0).idle_cores_since() == 2
+    assert Look(at=99.0, busy=0.0, own=9.0).idle_cores_since() == 2
 
 
 @pytest.mark.parametrize("content", [None, "", "cpu0 what", "cpu0 1"])
@@ -50,7 +56,7 @@ def test_where_nobody_tells_all_threads_are_used(tmp_path, monkeypatch, content)
         path.write_text(content)
     monkeypatch.setattr(machine, "_STATISTICS", path)
     monkeypatch.setattr(machine, "_cores", lambda: {0})
-    past = Look(at=time.monotonic() - 1.0, busy=None)
+    past = Look(at=99.0, busy=None)
     assert past.idle_cores_since() is None
     assert usable_threads(7, past) == 7
 
