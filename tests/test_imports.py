@@ -1,6 +1,7 @@
 """The order of the design: a module imports only what stands to the left of it; no cycles."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,17 @@ def test_imports_only_what_stands_to_the_left(path):
         if other in ("__version__", own):
             continue
         assert RANK[other] < RANK[own], f"{own} imports {other}"
+
+
+def test_a_room_imports_only_from_those_above_it_in_the_readme():
+    readme = (PACKAGE.parent / "README.md").read_text()
+    tree = re.findall(r"^  (\S+(?:, \S+)*)  ", readme.split("\naevb/\n")[1], re.MULTILINE)
+    rooms = re.findall(r"\w+(?=\.py|/)", " ".join(tree))
+    assert sorted(rooms) == sorted({room(path) for path in FILES})
+    for path in FILES:
+        asked = {module.split(".")[1] for module in imports(path)} - {"__version__", room(path)}
+        below = asked & set(rooms[rooms.index(room(path)) :])
+        assert not below, f"{path} imports {below}"
 
 
 def test_no_cycle_inside_a_room():
