@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 from helpers import public_names
 
+import aevb
+
 API = Path(__file__).parents[1] / "docs" / "api"
 PAGES = [page for page in sorted(API.glob("*.md")) if page.name != "index.md"]
 DIRECTIVE = re.compile(r"^\.\. (autofunction|autoclass|automodule|currentmodule):: (\S+)$")
@@ -98,6 +100,11 @@ def test_what_the_page_names_has_an_example_and_says_shapes_and_errors(page):
     # Sphinx leaves out without a word what has none.
     offences += [f"{name} lacks a docstring" for name, part in parts(text) if not doc(part)]
     assert not offences, "\n".join(offences)
+
+
+def test_the_first_page_names_all_that_the_package_offers():
+    page = (API / "index.md").read_text()
+    assert not [name for name in aevb.__all__ if not re.search(rf"aevb\.(\w+\.)?{name}\b", page)]
 
 
 def entries(text: str) -> Iterator[tuple[str, str, dict[str, list[str]]]]:
