@@ -78,7 +78,7 @@ def test_a_hostile_folder_is_refused_and_nothing_is_done(found, name):
 
 
 def test_the_whole_table_takes_little_memory(found):
-    assert len(CASES) >= 30
+    assert len(CASES) > 200  # as SECURITY says
     assert sum(answer["megabytes"] for _, answer in found.values()) < MEGABYTES
 
 
