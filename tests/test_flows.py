@@ -140,7 +140,8 @@ def plane(count):
     return edges, torch.cartesian_prod(edges, edges)
 
 
-def density_integrates_to_one_and_draws_follow_it(kind):
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_density_integrates_to_one_and_draws_follow_it(kind):
     q = flow_in_the_plane(kind)
     edges, points = plane(481)
     step = float(edges[1] - edges[0])
@@ -166,11 +167,6 @@ def test_inverse_and_jacobian(kind, size):
     for seed, scale in enumerate(SCALES * 3):
         each_inverse_undoes_the_map(kind, size, scale, seed)
         log_determinant_is_that_of_the_jacobian(kind, size, scale, seed)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_density_and_draws(kind):
-    density_integrates_to_one_and_draws_follow_it(kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -210,23 +206,6 @@ def test_both_ways_trace_into_one_graph(kind):
     eps = noise((4, 3, 2))
     for found, expected in zip(traced(eps, *numbers), there_and_back(eps, *numbers), strict=True):
         near(found, expected, 1e-12)
-
-
-@pytest.mark.parametrize("kind", ["planar", "sylvester", "iaf"])
-def test_a_dropped_log_determinant_is_caught(kind, monkeypatch):
-    made = type(make(kind, 2)[0](*make(kind, 2)[1]))
-    for way in ("forward", "inverse"):
-        whole = getattr(made, way)
-
-        def dropped(self, x, whole=whole):
-            y, log_det = whole(self, x)
-            return y, torch.zeros_like(log_det)
-
-        monkeypatch.setattr(made, way, dropped)
-    with pytest.raises(AssertionError):
-        density_integrates_to_one_and_draws_follow_it(kind)
-    with pytest.raises(AssertionError):
-        log_determinant_is_that_of_the_jacobian(kind, 2, 1.0, 0)
 
 
 @given(st.floats(-1e3, 1e3), st.floats(-1, 1e3), *[st.floats(-1e3, 1e3)] * 2)

@@ -171,6 +171,13 @@ BUGS = [
         "planar",
     ),
     bug(
+        planar.PlanarMap.inverse,
+        "log_slope(gain, at)",
+        "0 * log_slope(gain, at)",
+        test_flows.test_the_density_integrates_to_one_and_draws_follow_it,
+        "planar",
+    ),
+    bug(
         orthogonal._reflect,
         "x - 2 * v *",
         "x - v *",
