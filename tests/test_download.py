@@ -73,10 +73,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 @pytest.fixture
-def closed_port() -> str:
+def closed_port() -> Iterator[str]:
+    """It is held while nobody listens at it, so that no other server is given it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}/good"
+        yield f"http://127.0.0.1:{probe.getsockname()[1]}/good"
 
 
 def files_below(folder: Path) -> list[str]:
