@@ -62,8 +62,7 @@ def test_checkpoints_come_back_and_two_are_kept(tmp_path):
     for step in range(1, 5):
         keep(tmp_path, step)
         assert same(checkpoints.newest(tmp_path, pytest.fail), step)
-    assert names(tmp_path) == ["latest", "step-000000003", "step-000000004"]
-    assert (tmp_path / "latest").read_text() == "step-000000004"
+    assert names(tmp_path) == ["step-000000003", "step-000000004"]
     assert same(checkpoints.load(tmp_path / "step-000000003"), 3)
 
 
@@ -71,7 +70,7 @@ def test_a_step_can_be_saved_again(tmp_path):
     keep(tmp_path, 3)
     checkpoints.save(tmp_path, 3, {"a": torch.ones(2)}, {"t": 3})
     assert torch.equal(checkpoints.newest(tmp_path, pytest.fail).tensors["a"], torch.ones(2))
-    assert names(tmp_path) == ["latest", "step-000000003"]
+    assert names(tmp_path) == ["step-000000003"]
 
 
 def exchanged(former):
@@ -112,7 +111,7 @@ def test_damage_is_named_and_the_one_before_is_loaded(tmp_path, name):
     said = []
     assert same(checkpoints.newest(tmp_path, said.append), 1)
     assert len(said) == 1
-    assert str(tmp_path / "step-000000002") in said[0]
+    assert f"{tmp_path / 'step-000000002'} is damaged: " in said[0]
     assert "\n" not in said[0]
 
 
@@ -143,12 +142,12 @@ def test_leftovers_are_never_loaded_and_removed_by_the_next_holder(tmp_path):
     keep(folder, 1)
     for name in (".step-000000002.tmp", ".step-000000001.tmp"):
         shutil.copytree(folder / "step-000000001", folder / name)
-    (folder / ".latest.tmp").write_text("step-000000002")
+    (folder / ".state.json.tmp").write_text("{")
     (tmp_path / ".model.safetensors.tmp").write_text("half")
     (tmp_path / "notes.tmp").write_text("the user's")
     assert same(run.newest_checkpoint(pytest.fail), 1)
     with run.locked():
-        assert names(folder) == ["latest", "step-000000001"]
+        assert names(folder) == ["step-000000001"]
         assert "notes.tmp" in names(tmp_path)
         assert ".model.safetensors.tmp" not in names(tmp_path)
 

@@ -1,9 +1,9 @@
 """Checkpoints that survive a kill at any moment.
 
 A checkpoint is a folder `step-000000123` with `state.safetensors`, `state.json` and, written last,
-`manifest.json` with the SHA-256 of both. It is written under a temporary name, flushed, renamed;
-only then does the pointer `latest` move to it. The one before is kept. What fails its checksum is
-named, set aside and never loaded.
+`manifest.json` with the SHA-256 of both. It is written under a temporary name, flushed and renamed;
+the one before is kept. The newest whole one counts: no pointer says which, since it could only be
+wrong. What fails its checksum is named, set aside and never loaded.
 """
 
 import shutil
@@ -18,11 +18,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from aevb.errors import ModelFileError
-from aevb.files import replace_atomically, sync_folder, write_durably
-from aevb.storage.files import open_regular, read_json, sha256, to_json
+from aevb.files import sync_folder, write_durably
+from aevb.storage.files import open_regular, parse_json, read_json, sha256, to_json
 
 KEPT = 2
-POINTER = "latest"
 TENSORS, FACTS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 
 
@@ -35,7 +34,7 @@ class Checkpoint:
 
 
 def save(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
-    """Write the checkpoint of a step, durable before the pointer names it; returns its folder."""
+    """Write the checkpoint of a step, durable before it has its name; returns its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"step-{step:09d}"
     final, beside, former = folder / name, folder / f".{name}.tmp", folder / f"{name}.former"
@@ -55,7 +54,6 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[
     beside.rename(final)
     sync_folder(folder)
     shutil.rmtree(former, ignore_errors=True)
-    replace_atomically(folder / POINTER, name.encode())
     _forget_old(folder, name)
     return final
 
@@ -79,7 +77,12 @@ def newest(folder: Path, report: Callable[[str], None]) -> Checkpoint | None:
 
 def load(checkpoint: Path) -> Checkpoint:
     """Read one checkpoint after checking every byte against its manifest."""
-    manifest = read_json(checkpoint / MANIFEST)
+    try:
+        manifest = read_json(checkpoint / MANIFEST)
+    except ModelFileError as error:
+        raise ModelFileError(
+            f"{checkpoint} is damaged: it has no manifest that can be read"
+        ) from error
     if set(manifest) != {TENSORS, FACTS}:
         raise ModelFileError(f"{checkpoint} is damaged: its manifest does not name its two files")
     content: dict[str, bytes] = {}
@@ -92,10 +95,13 @@ def load(checkpoint: Path) -> Checkpoint:
         if sha256(content[file]) != expected:
             raise ModelFileError(f"{checkpoint} is damaged: {file} does not match its checksum")
     try:
-        tensors = safetensors.torch.load(content[TENSORS])
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise ModelFileError(f"{checkpoint} is damaged: {TENSORS} holds no tensors") from error
-    return Checkpoint(tensors, read_json(checkpoint / FACTS))
+        # The bytes that were held to the checksum, not the file, which may be another by now.
+        tensors, facts = safetensors.torch.load(content[TENSORS]), parse_json(content[FACTS])
+    except (SafetensorError, ValueError, KeyError, RecursionError) as error:
+        raise ModelFileError(f"{checkpoint} is damaged: its files hold no state") from error
+    if not isinstance(facts, dict):
+        raise ModelFileError(f"{checkpoint} is damaged: {FACTS} holds no object")
+    return Checkpoint(tensors, facts)
 
 
 def clear_unfinished(folder: Path) -> None:
