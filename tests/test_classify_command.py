@@ -165,6 +165,17 @@ def test_a_kept_classifier_of_a_table_takes_it_with_and_without_the_class(capsys
     assert "digits: expected 5 columns as the model was fitted on, found 64" in report["error"]
 
 
+def test_a_class_may_be_one_of_many_texts(capsys, tmp_path):
+    rows = "".join(f"{i % 150}.5,{i % 7}.25,species {i % 150:03d}\n" for i in range(600))
+    (tmp_path / "t.csv").write_text("x,y,kind\n" + rows)
+    options = ["--epochs", 1, "--latent-dim", 1, "--hidden", 4, "--model", "m1"]
+    report, code = run(capsys, "classify", tmp_path / "t.csv", "--label", "kind", *options)
+    assert (code, len(report["classes"])) == (0, 150), report
+    report, code = run(capsys, "train", tmp_path / "t.csv", "--out", tmp_path / "run")
+    assert code == 3
+    assert "column 3 ('kind'): the column holds text with 150 different values" in report["error"]
+
+
 def test_a_column_is_called_by_its_number_where_there_is_no_header(capsys, tmp_path):
     X, y = load_iris(return_X_y=True)
     np.save(tmp_path / "rows.npy", np.column_stack([X[:, :2], y + 1, X[:, 2:]]))

@@ -102,7 +102,7 @@ def assemble(
         found = _numbers(where, at, cells)
         if found is None:
             codes, texts = _without_nan(cells)
-            levels[at] = code_by_level(where, column_label(at, names), codes, texts, rules)
+            levels[at] = code_by_level(where, column_label(at, names), codes, texts)
             found = codes
         low[at] = np.fmin.reduce(found, initial=np.inf)
         high[at] = np.fmax.reduce(found, initial=-np.inf)

@@ -7,10 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aevb.data.checks import Table, column_label, listed
+from aevb.data.columns import MOST_CLASSES
 from aevb.data.source import UNLABELED
 from aevb.errors import DataError
-
-MOST_CLASSES = 1000
 
 
 def split_off(where: str, table: Table, label: str) -> Table:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from aevb.data.arrays import lay_out, read_npy, read_npz
 from aevb.data.checks import Rules, Table, check_array, held_bytes, is_folder, readable
+from aevb.data.columns import check_levels
 from aevb.data.dataset import Binarization, Dataset, split
 from aevb.data.fingerprints import fingerprint, fingerprint_of_files, fingerprint_of_values
 from aevb.data.frames import is_frame, read_frame
@@ -214,6 +215,7 @@ def _source(
     like: tuple[Column, ...] | None,
 ) -> Source:
     """What follows from a table alone: its scale, its likelihood, its columns."""
+    check_levels(where, table, rules)
     values, shape = lay_out(where, table.values)
     # Some NaN are signaling: to do anything with them is a warning of its own.
     with np.errstate(invalid="ignore"):

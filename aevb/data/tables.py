@@ -20,7 +20,7 @@ from aevb.data.checks import (
     column_label,
     not_finite,
 )
-from aevb.data.columns import MOST_LEVELS, code_by_level, has_comma, not_a_number, number
+from aevb.data.columns import MOST_CLASSES, code_by_level, has_comma, not_a_number, number
 from aevb.data.converted import converted
 from aevb.errors import DataError, reason
 
@@ -81,7 +81,7 @@ def _read(file: Path, rules: Rules) -> Table:
         values = exact.astype(np.float32)
     _check_nan(file, scan, values, rules)
     texts = _text_columns(file, scan, values)
-    levels = _code_texts(file, scan, values, texts, rules) if texts else ()
+    levels = _code_texts(file, scan, values, texts) if texts else ()
     return Table(values, names=scan.names, levels=levels, checked=True)
 
 
@@ -265,7 +265,7 @@ def _text_columns(file: Path, scan: _Scan, values: NDArray[np.float32]) -> list[
 
 
 def _code_texts(
-    file: Path, scan: _Scan, values: NDArray[np.float32], columns: list[int], rules: Rules
+    file: Path, scan: _Scan, values: NDArray[np.float32], columns: list[int]
 ) -> tuple[tuple[str, ...], ...]:
     """Write the codes of the texts into their columns; the levels of all columns."""
     codes: dict[int, dict[str, float]] = {at: {} for at in columns}
@@ -273,13 +273,13 @@ def _code_texts(
         for at, known in codes.items():
             code = known.get(row[at])
             values[index, at] = _code(known, row[at].strip()) if code is None else code
-        if max(map(len, codes.values())) > MOST_LEVELS:
+        if max(map(len, codes.values())) > MOST_CLASSES:
             break
     _check_header(file, scan, codes)
     levels: list[tuple[str, ...]] = [()] * scan.width
     for at, known in codes.items():
         label = column_label(at, scan.names)
-        levels[at] = code_by_level(file, label, values[:, at], list(known), rules)
+        levels[at] = code_by_level(file, label, values[:, at], list(known))
     return tuple(levels)
 
 
