@@ -139,6 +139,9 @@ def test_a_kept_classifier_of_a_table_takes_it_with_and_without_the_class(capsys
     options = ["--epochs", 60, "--lr", 0.02, "--latent-dim", 1, "--hidden", 16]
     table = flowers(tmp_path / "irises.csv")
     assert run(capsys, "classify", table, "--label", "kind", *options, "--out", kept)[1] == 0
+    said, code = run(capsys, "sample", kept)
+    assert code == 4
+    assert said["error"].endswith("is a classifier, of a run for each part: aevb predict takes it")
     said, code = run(capsys, "predict", kept, table, "--out", tmp_path / "all.csv")
     assert code == 0
     with (tmp_path / "all.csv").open(newline="") as stream:

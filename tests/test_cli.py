@@ -313,9 +313,8 @@ def test_bad_data_are_named(numbers, digits, tmp_path):
 
 def test_codes_of_another_width_are_refused(digits, tmp_path):
     np.save(tmp_path / "codes.npy", np.zeros((4, 3)))
-    sentence = refused(2, "decode", digits, tmp_path / "codes.npy")
-    assert "(N, 2)" in sentence
-    assert "(4, 3)" in sentence
+    sentence = refused(3, "decode", digits, tmp_path / "codes.npy")
+    assert sentence.endswith("codes.npy: expected codes of shape (N, 2), found (4, 3)")
 
 
 def test_rows_beyond_the_end_are_refused(digits):

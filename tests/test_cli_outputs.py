@@ -226,13 +226,33 @@ def test_pictures_are_drawn_on_request(digits, tmp_path, command):
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_codes_are_no_picture(digits, tmp_path):
-    assert "codes are numbers" in refused(2, "encode", digits, "--out", tmp_path / "codes.png")
-    assert not (tmp_path / "codes.png").exists()
+@pytest.mark.parametrize(
+    ("command", "option", "name", "known"),
+    [
+        ("sample", "--out", "x.txt", ".npy, .csv or .png"),
+        ("sample", "--latent", "z.png", ".npy or .csv"),
+        ("encode", "--out", "z.png", ".npy or .csv"),
+        ("score", "--out", "s.png", ".csv or .npy"),
+        ("evaluate", "--values", "v.txt", ".npy or .csv"),
+        ("gradients", "--figure", "f.pdf", ".png"),
+        ("report", "--out", "r.pdf", ".html"),
+    ],
+)
+def test_an_unknown_suffix_is_refused_at_once(tmp_path, command, option, name, known):
+    said = f"{option} {tmp_path / name} must end in {known}"
+    assert refused(2, command, tmp_path / "nowhere", option, tmp_path / name) == said
 
 
-def test_an_unknown_suffix_is_refused(digits, tmp_path):
-    assert ".npy, .csv" in refused(2, "sample", digits, "--out", tmp_path / "samples.txt")
+def test_what_was_meant_is_said(digits, tmp_path):
+    said = refused(2, "evaluate", digits, "rows.csv")
+    assert said.endswith(f"`aevb score {digits} rows.csv` takes others")
+    said = refused(2, "plot", digits, "all", "--out", tmp_path / "all.png")
+    assert said.endswith("all.png: all pictures go into a folder, and this is the name of one")
+    assert not list(tmp_path.iterdir())
+    draws = tmp_path / "draws.npy"
+    good("encode", digits, "--samples", 3, "--out", draws)
+    said = f"{draws}: expected codes of shape (N, 2), found more axes, as `encode --samples` writes"
+    assert refused(3, "decode", digits, draws).startswith(said)
 
 
 def test_encode_then_decode_is_reconstruct(digits, tmp_path):

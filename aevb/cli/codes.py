@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aevb.cli.options import Json, Limit, Out, Refine, RowsOf, Run, Seed
+from aevb.cli.options import Json, Limit, Out, Refine, RowsOf, Run, Seed, ends_in
 from aevb.cli.root import app, open_run, row_number, say
 from aevb.errors import DataError, UsageError
 
@@ -26,7 +26,10 @@ def sample(
     run: Run,
     n: Annotated[int, typer.Option("--n", min=1, help="How many.")] = 64,
     draw: Annotated[bool, typer.Option("--draw", help="Draws of p(x | z), not its mean.")] = False,
-    latent: Annotated[Path | None, typer.Option(help="Write z here too: .npy or .csv.")] = None,
+    latent: Annotated[
+        Path | None,
+        typer.Option(help="Write z here too: .npy or .csv.", callback=ends_in(".npy", ".csv")),
+    ] = None,
     out: Out = None,
     seed: Seed = 0,
     json_: Json = False,
@@ -93,7 +96,13 @@ def encode(
         typer.Option(min=1, help="So many draws of z for each row, not its mean: S x N x D."),
     ] = None,
     refine: Refine = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write: .npy or .csv.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to write: .npy or .csv [default: RUN/codes.npy].",
+            callback=ends_in(".npy", ".csv"),
+        ),
+    ] = None,
     data_limit: Limit = None,
     seed: Seed = 0,
     json_: Json = False,
@@ -104,8 +113,6 @@ def encode(
 
     folder = open_run(run)
     target = folder.path / "codes.npy" if out is None else out
-    if target.suffix == ".png":
-        raise UsageError("codes are numbers: write them to .npy or .csv, or use aevb plot latent")
     if samples is not None and target.suffix == ".csv":
         raise UsageError(f"{target}: draws have three axes, S x N x D, so write them to .npy")
     rows = folder.rows(data).limit(data_limit)
@@ -140,8 +147,12 @@ def decode(
         )
     if any(column.levels for column in source.columns):
         raise DataError(f"{codes_file} has columns of text: codes are numbers")
-    z = source.values.reshape(len(source.values), -1).astype("float64")
-    result = codes.decode(model, z)
+    size, shape = model.prior().event_shape[0], source.values.shape
+    if shape[1:] != (size,):
+        more = "more axes, as `encode --samples` writes them: take one of the draws"
+        found = more if len(shape) > 2 else shape
+        raise DataError(f"{codes_file}: expected codes of shape (N, {size}), found {found}")
+    result = codes.decode(model, source.values.astype("float64"))
     deliver(
         folder,
         result,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from aevb.cli.options import Device, Json, Limit, Quiet, Refine, RowsOf, Run, Seed, Threads
+from aevb.cli.options import Device, Json, Limit, Quiet, Refine, RowsOf, Run, Seed, Threads, ends_in
 from aevb.cli.root import app, open_run, print_json, say
 from aevb.errors import UsageError
 
@@ -40,7 +40,7 @@ Draws = Annotated[
 ]
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True})
 def evaluate(
     ctx: typer.Context,
     run: Run,
@@ -66,7 +66,11 @@ def evaluate(
     threads: Threads = None,
     device: Device = "auto",
     values: Annotated[
-        Path | None, typer.Option(help="Write the value of each datum here: .npy or .csv.")
+        Path | None,
+        typer.Option(
+            help="Write the value of each datum here: .npy or .csv.",
+            callback=ends_in(".npy", ".csv"),
+        ),
     ] = None,
     json_: Json = False,
     quiet: Quiet = False,
@@ -83,11 +87,9 @@ def evaluate(
     from aevb.workflow.outputs import write_array
     from aevb.workflow.scores import score
 
-    if values is not None and values.suffix not in (".npy", ".csv"):
-        raise UsageError(f"--values {values} must end in .npy or .csv")
     methods = _names(method)
     check_methods(methods)
-    _check_options(ctx, methods)
+    _check_options(ctx, run, methods)
     how = samples, Annealing(temperatures), start, _names(proposals)
     asked = Asked(*how, seed=seed, precision=precision)
     rest: dict[str, Any] = {"limit": data_limit, "refine": refine, "device": device}
@@ -103,8 +105,13 @@ def evaluate(
         print(evaluation_table(report))
 
 
-def _check_options(ctx: typer.Context, methods: tuple[str, ...]) -> None:
-    """UsageError for an option that was given and that no method would obey."""
+def _check_options(ctx: typer.Context, run: Path, methods: tuple[str, ...]) -> None:
+    """UsageError for rows of a person's own, and for an option that no method would obey."""
+    if ctx.args:
+        raise UsageError(
+            f"rows of the run's own data are evaluated (--split): `aevb score {run} {ctx.args[0]}` "
+            "takes others"
+        )
     for name, known in MEANT_FOR.items():
         given = str(ctx.get_parameter_source(name)).endswith("COMMANDLINE")
         if given and not set(known) & set(methods):
@@ -168,7 +175,10 @@ def gradients(
     ] = None,
     seed: Seed = 0,
     threads: Threads = None,
-    figure: Annotated[Path | None, typer.Option(help="Draw the variances into this .png.")] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="Draw the variances into this .png.", callback=ends_in(".png")),
+    ] = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -179,8 +189,6 @@ def gradients(
     from aevb.progress import bar
     from aevb.workflow.gradients import measure_gradients
 
-    if figure is not None and figure.suffix.lower() != ".png":
-        raise UsageError(f"--figure {figure} must end in .png")
     folder = open_run(run, threads)
     with bar("measuring gradients", quiet=quiet or json_) as progress:
         found = measure_gradients(

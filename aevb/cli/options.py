@@ -22,6 +22,19 @@ def meaning(name: str) -> str:
     return next(said for said in get_args(_HINTS[name]) if isinstance(said, str))
 
 
+def ends_in(*suffixes: str) -> Callable[[typer.CallbackParam, Path | None], Path | None]:
+    """Refuse the name of a file to write by its ending, before the work is done."""
+
+    def check(option: typer.CallbackParam, path: Path | None) -> Path | None:
+        if path is not None and path.suffix not in suffixes:
+            *most, last = suffixes
+            known = f"{', '.join(most)} or {last}" if most else last
+            raise UsageError(f"{option.opts[0]} {path} must end in {known}")
+        return path
+
+    return check
+
+
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `aevb train` wrote.")]
 RowsOf = Annotated[
     str | None,
@@ -30,8 +43,9 @@ RowsOf = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option(
-        help="Where to write: .npy, .csv or .png. Pictures in bytes are given in [0, 1], by impute "
-        "in the units of the file."
+        help="Where to write: .npy, .csv or .png [default: a .npy in RUN]. Pictures in bytes are "
+        "given in [0, 1], by impute in the units of the file.",
+        callback=ends_in(".npy", ".csv", ".png"),
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from aevb.cli.codes import deliver, told
-from aevb.cli.options import Json, Limit, Out, RowsOf, Run, Samples, Seed
+from aevb.cli.options import Json, Limit, Out, RowsOf, Run, Samples, Seed, ends_in
 from aevb.cli.root import app, open_run, say
-from aevb.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,7 +102,11 @@ def score(
     ] = 0.05,
     samples: Samples = 100,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write: .csv or .npy [default: RUN/scores.csv].")
+        Path | None,
+        typer.Option(
+            help="Where to write: .csv or .npy [default: RUN/scores.csv].",
+            callback=ends_in(".csv", ".npy"),
+        ),
     ] = None,
     data_limit: Limit = None,
     seed: Seed = 0,
@@ -119,8 +122,6 @@ def score(
 
     folder = open_run(run)
     target = folder.path / "scores.csv" if out is None else out
-    if target.suffix not in (".csv", ".npy"):
-        raise UsageError(f"--out {target} must end in .csv or .npy")
     rows = folder.rows(data)
     numbers = np.arange(len(rows))
     if data_limit is not None:

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from aevb.cli.options import AllowNan, Json, Quiet, Resize, Run, Seed, size_of
+from aevb.cli.options import AllowNan, Json, Quiet, Resize, Run, Seed, ends_in, size_of
 from aevb.cli.root import app, open_run, print_json, say
+from aevb.errors import UsageError
 
 
 @app.command()
@@ -32,6 +33,8 @@ def plot(
     from aevb.workflow.material import Material
     from aevb.workflow.pictures import file_name, picture, pictures_of
 
+    if kind == "all" and out is not None and out.suffix in (".png", ".gif"):
+        raise UsageError(f"--out {out}: all pictures go into a folder, and this is the name of one")
     folder = open_run(run)
     material = Material(folder, seed)
     if kind == "all":
@@ -47,7 +50,8 @@ def plot(
 def report(
     run: Run,
     out: Annotated[
-        Path | None, typer.Option(help="An .html file [default: RUN/report.html].")
+        Path | None,
+        typer.Option(help="An .html file [default: RUN/report.html].", callback=ends_in(".html")),
     ] = None,
     seed: Seed = 0,
     json_: Json = False,
@@ -78,7 +82,6 @@ def export(
     json_: Json = False,
 ) -> None:
     """Write the model for other programs."""
-    from aevb.errors import UsageError
     from aevb.exchange import export_onnx, hub_of_run
 
     if license_ is not None and to != "hub":

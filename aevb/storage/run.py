@@ -357,6 +357,10 @@ class RunFolder:
         """This folder, or a ModelFileError where no run was begun."""
         if not self.exists:
             what = "is a file" if self.path.exists() else "does not exist"
+            if (self.path / "index.json").exists():
+                raise ModelFileError(
+                    f"{self.path} is a classifier, of a run for each part: aevb predict takes it"
+                )
             if self.path.is_dir():
                 what = f"holds no run, since it has no {weights.CONFIG}"
             raise ModelFileError(f"{self.path} {what}: name a folder that `aevb train` wrote")

@@ -202,8 +202,6 @@ def predicted(folder: Path, name: str, target: Path | None) -> dict[str, Any]:
     kinds: dict[str, type[Classifier]] = {
         kind.__name__: kind for kind in (VAEClassifier, SemiSupervisedVAE)
     }
-    if target is not None and target.suffix != ".csv":
-        raise UsageError(f"--out {target} must end in .csv")
     kind = kind_of(folder)
     if kind not in kinds:
         raise ModelFileError(f"{folder} holds a {kind[:30]}, which is no classifier")
