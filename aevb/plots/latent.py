@@ -12,14 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from aevb.errors import UsageError
 from aevb.plots.style import (
-    INK,
     MOST_CLASSES,
-    SMALL,
     TRAINING,
     Floats,
     as_floats,
     calm_axes,
     own_axes,
+    own_legend,
     plain,
     quiet_title,
 )
@@ -126,14 +125,6 @@ def _histogram(
 def _class_legend(ax: Axes, classes: Sequence[str], colors: Floats) -> None:
     """A compact key of the classes to the right of the axes."""
     looks: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 5.0}
-    ax.legend(
-        [Line2D([], [], color=tuple(color), **looks) for color in colors],
-        classes,
-        loc="upper left",
-        bbox_to_anchor=(1.0, 1.0),
-        frameon=False,
-        fontsize=SMALL,
-        labelcolor=INK,
-        handletextpad=0.1,
-        borderaxespad=0.0,
-    )
+    handles = [Line2D([], [], color=tuple(color), **looks) for color in colors]
+    place = {"loc": "upper left", "ncols": 1, "handletextpad": 0.1, "borderaxespad": 0.0}
+    own_legend(ax, handles=handles, labels=classes, **place)

@@ -21,6 +21,7 @@ from aevb.plots.style import (
     calm_axes,
     column_names,
     own_axes,
+    own_legend,
     panels,
     slanted_ticks,
 )
@@ -82,15 +83,8 @@ def paired_profiles(data: ArrayLike, again: ArrayLike, ax: Axes | None, columns:
     for rows, (name, color, width) in zip(pair, looks, strict=True):
         lines = cell_lines(rows, columns, low, high)
         ax.add_collection(LineCollection(list(lines), colors=color, linewidths=width, label=name))
-    ax.legend(
-        loc="lower left",
-        bbox_to_anchor=(0.0, 1.0),
-        ncols=2,
-        frameon=False,
-        fontsize=LABEL,
-        labelcolor=INK,
-        borderaxespad=0.2,
-    )
+    place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2}
+    own_legend(ax, ncols=2, fontsize=LABEL, **place)
     return ax
 
 

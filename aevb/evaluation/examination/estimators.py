@@ -21,17 +21,13 @@ def examine_joint(subject: Subject) -> Iterator[Finding]:
     model, batch = subject.model, subject.batch
     z = subject.z(3)
     prior, likelihood = model.prior().log_prob(z), model.likelihood(z).log_prob(batch.x)
-    pairs = {
-        "log_joint(x, z) from log p(z) + log p(x given z)": (
-            model.log_joint(batch.x, z),
-            prior + likelihood,
-        ),
-        "log_likelihood(x, z) from likelihood(z).log_prob(x)": (
-            model.log_likelihood(batch.x, z),
-            likelihood,
-        ),
-    }
-    for what, (found, expected) in pairs.items():
+    joint = model.log_joint(batch.x, z), prior + likelihood
+    parts = model.log_likelihood(batch.x, z), likelihood
+    ways = (
+        ("log_joint(x, z)", "log p(z) + log p(x given z)", *joint),
+        ("log_likelihood(x, z)", "likelihood(z).log_prob(x)", *parts),
+    )
+    for what, other, found, expected in ways:
         if found.shape != expected.shape:
             return  # the shapes have a finding of their own
         difference = (found - expected).double()
@@ -40,8 +36,7 @@ def examine_joint(subject: Subject) -> Iterator[Finding]:
             figure = float(difference.mean())
             yield Finding(
                 "log-joint",
-                f"{what.split(' from ')[0]} differs by {figure:+.4g} nats in the mean from "
-                f"{what.split(' from ')[1]}.",
+                f"{what} differs by {figure:+.4g} nats in the mean from {other}.",
                 figure,
                 "Use the model's own prior and likelihood, each once and unscaled.",
             )
