@@ -23,7 +23,7 @@ from aevb.conditional import Conditional, Unconditional
 from aevb.data import Rows
 from aevb.evaluation import doctor
 from aevb.evaluation.case import Case
-from aevb.evaluation.findings import Finding
+from aevb.evaluation.findings import Finding, Skipped
 from aevb.evaluation.signs import latents, learning, likelihoods, networks, treatment
 from aevb.linear_gaussian import linear_gaussian
 
@@ -118,8 +118,10 @@ def test_a_posterior_that_is_one_for_all_rows_is_found_however_far_it_lies(case)
 
 def test_one_posterior_for_all_rows_that_was_asked_for_is_no_sickness(case):
     case = replace(case, posterior=aevb.posterior.everywhere(LATENT))
-    assert latents.collapsed(case) is None
-    assert latents.deaf_decoder(case) is None
+    about_rows = (latents.collapsed, latents.dead_dimensions, latents.deaf_decoder)
+    for sign in (*about_rows, latents.fallen_into_holes):
+        with pytest.raises(Skipped, match="all rows share one posterior"):
+            sign(case)
 
 
 def silence(posterior, dimensions):

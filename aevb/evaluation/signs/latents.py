@@ -23,8 +23,6 @@ ERRORS = 3.0
 
 def collapsed(case: Case) -> Finding | None:
     """The codes say nothing: the least upper bound on I(x; z) is below 0.1 nats."""
-    if isinstance(case.posterior, Global):  # as it was asked for
-        return None
     said, total = _said(case), case.latents.posterior_mean_variance.size
     if not said < NOTHING:
         return None
@@ -44,7 +42,7 @@ def dead_dimensions(case: Case) -> Finding | None:
     quarter of the variance of the rows. Unused dimensions by themselves cost nothing.
     """
     total, dead = case.latents.posterior_mean_variance.size, unused(case)
-    if isinstance(case.posterior, Global) or _said(case) < NOTHING:
+    if _said(case) < NOTHING:
         return None
     if not on_reals(case.model.prior()) or dead <= total / 2 or total - dead >= directions(case):
         return None
@@ -87,8 +85,14 @@ def directions(case: Case) -> int:
 
 def _said(case: Case) -> float:
     """The least upper bound on I(x; z), with its error on top."""
+    _require_own(case)
     found = case.information
     return max(min(found.upper + ERRORS * found.upper_error, float(case.evidence.kl.mean())), 0.0)
+
+
+def _require_own(case: Case) -> None:
+    if isinstance(case.posterior, Global):
+        raise Skipped("all rows share one posterior, as was asked for")
 
 
 def _to_say_more(case: Case) -> str:
@@ -109,7 +113,7 @@ def deaf_decoder(case: Case) -> Finding | None:
     E log p(x given z) with the code of its own row exceeds that with another's by less than 0.1
     nats, three standard errors included.
     """
-    if isinstance(case.posterior, Global) or _said(case) < NOTHING:
+    if _said(case) < NOTHING:
         return None
     gain, error = case.swapped
     if not gain + ERRORS * error < NOTHING:
@@ -136,8 +140,7 @@ def fallen_into_holes(case: Case) -> Finding | None:
     More than 30 % of them fall where only 1 % of the codes of held-out rows lie, or KL(q(z) || p)
     of all codes together is more than 2 nats; three standard errors less.
     """
-    if isinstance(case.posterior, Global):
-        return None
+    _require_own(case)
     found = case.holes
     fallen = found.share - ERRORS * found.share_error > MOST_IN_HOLES
     if not fallen and not found.distance - ERRORS * found.distance_error > MOST_APART:
