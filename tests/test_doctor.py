@@ -21,7 +21,7 @@ import aevb
 from aevb import families
 from aevb.conditional import Conditional, Unconditional
 from aevb.data import Rows
-from aevb.evaluation import doctor
+from aevb.evaluation import doctor, layers
 from aevb.evaluation.case import Case
 from aevb.evaluation.findings import Finding, Skipped
 from aevb.evaluation.signs import latents, learning, likelihoods, networks, treatment
@@ -265,7 +265,7 @@ def test_units_that_are_off_or_saturated_for_every_row_are_found(activation, bia
     network = model.likelihood.network if part == "decoder" else posterior.conditional.network
     with torch.no_grad():
         network.body[0].bias[: 64 * 3 // 4] = bias
-    finding = only(networks.dead_units(case), "dead-units")
+    finding = only(networks.dead_units(replace(case)), "dead-units")
     assert advice in finding.advice
     assert finding.figure >= 0.75
 
@@ -280,7 +280,21 @@ def test_leaky_units_are_never_dead():
 def test_channels_of_images_are_units():
     images = torch.randn(5, 4, 3, 3)
     images[:, 1] = -images[:, 1].abs()
-    assert networks._flat(nn.ReLU(), images) == 0.25
+    assert layers._flat(nn.ReLU(), images) == 0.25
+
+
+def test_gradients_are_taken_once_and_averaged_over_as_many_batches_as_there_are(monkeypatch):
+    taken = []
+
+    def of_two_batches(*arguments):
+        taken.append(arguments)
+        return [("weight", torch.full((3, 3), size)) for size in (6.0, 8.0)]
+
+    monkeypatch.setattr(layers, "_gradients", of_two_batches)
+    case = replace(case_of(*pair(aevb.bernoulli), digits()), rows=digits().test.limit(2))
+    doctor.examine(case)
+    assert doctor.measured(case)["gradients"]["weight"] == pytest.approx(math.sqrt(50))
+    assert len(taken) == 1
 
 
 # -- cases that lack something, or are of another kind ------------------------------------------

@@ -9,6 +9,7 @@ import torch
 from plants import bug, caught, named
 
 from aevb import families
+from aevb.evaluation import layers
 from aevb.evaluation.examination import domain, elements, objective, recognition, shapes, vectors
 from aevb.evaluation.examination import estimators as estimators_of
 from aevb.evaluation.examination import gradients as reaching
@@ -196,7 +197,7 @@ BUGS = [
         test_doctor.test_gradients_that_vanish_in_a_deep_network_are_found,
     ),
     bug(
-        networks._flat,
+        layers._flat,
         "amax(0)",
         "amin(0)",
         test_doctor.test_units_that_are_off_or_saturated_for_every_row_are_found,

@@ -21,6 +21,7 @@ from aevb.evaluation.diagnosis import Diagnosis, diagnose
 from aevb.evaluation.estimates import Evidence, evidence
 from aevb.evaluation.findings import Skipped
 from aevb.evaluation.information import Holes, Information, codes_of, holes, information
+from aevb.evaluation.layers import dead_shares, layer_gradients
 from aevb.families import Family
 from aevb.model import Model
 from aevb.posterior import Posterior
@@ -176,6 +177,16 @@ class Case:
             ]
         gain = (own - torch.stack(others).mean(0)).double()
         return float(gain.mean()), float(gain.std()) / math.sqrt(n)
+
+    @cached_property
+    def layer_gradients(self) -> dict[str, float]:
+        """How large the gradient of the bound is in each weight matrix."""
+        return layer_gradients(self.model, self.posterior, self.held_out, seed=self.seed)
+
+    @cached_property
+    def dead_shares(self) -> dict[str, float]:
+        """The share of the units of each activation that pass no gradient back."""
+        return dead_shares(self.model, self.posterior, self.held_out, seed=self.seed)
 
     @cached_property
     def parts(self) -> list[Part]:

@@ -95,8 +95,8 @@ def measured(case: Case) -> dict[str, Any]:
             "distance": case.holes.distance,
             "distance_error": case.holes.distance_error,
         },
-        "dead_units": lambda: networks.dead_shares(case),
-        "gradients": lambda: networks.layer_gradients(case),
+        "dead_units": lambda: case.dead_shares,
+        "gradients": lambda: case.layer_gradients,
     }
     found = {}
     for name, figure in figures.items():
