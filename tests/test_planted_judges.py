@@ -27,6 +27,7 @@ import torch
 from plants import bug, caught, named
 
 from aevb import Model, VAEClassifier, codes, imputation
+from aevb.errors import UsageError
 from aevb.estimator import detector
 from aevb.evaluation import (
     annealing,
@@ -34,6 +35,7 @@ from aevb.evaluation import (
     certificate,
     chunks,
     diagnosis,
+    estimates,
     estimation,
     gradient_draws,
     gradients,
@@ -60,6 +62,34 @@ from aevb.storage import gradients as settings_gradients
 from aevb.storage import weights as saving
 
 BUGS = [
+    bug(
+        imputation.impute,
+        "on_reals(model.prior())",
+        "True",
+        test_imputation.test_codes_that_are_no_free_numbers_stay_where_they_may_lie,
+        "simplex",
+        by=UsageError,
+    ),
+    bug(
+        pareto.tail_shape,
+        "quartile < 1e-300",
+        "quartile < 0",
+        test_pareto.test_the_worst_weights_are_never_called_reliable,
+        1000.0,
+    ),
+    bug(
+        calibration._ranked,
+        "torch.where(deviation > 0, deviation, math.nan)",
+        "deviation.clamp_min(1e-100)",
+        test_calibration.test_a_coin_that_is_sure_for_some_data_has_no_figures_and_its_own_verdict,
+        by=RuntimeWarning,
+    ),
+    bug(
+        estimates._bound,
+        "closed is None or exact",
+        "closed is None",
+        test_evaluation.test_the_bound_of_an_exact_posterior_has_no_sampling_error,
+    ),
     bug(
         certificate.monte_carlo_error,
         "np.sqrt(np.square(errors).sum()) / len(errors)",
