@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aevb.data.maps import is_mapped, rows_of
 from aevb.data.source import Source
-from aevb.errors import DataError, UsageError, shortly
+from aevb.errors import DataError, UsageError, at_least, shortly
 from aevb.randomness import Stream, generator, rewind, uniform_in_step
 
 VALIDATION_SHARE = 0.1
@@ -184,8 +184,7 @@ class Rows:
         """A random subset of n rows, always the same for a seed; all of them for None."""
         if n is None or n >= len(self):
             return self
-        if n < 1:
-            raise UsageError(f"the number of rows must be at least 1, found {n}")
+        at_least(1, n, "the number of rows")
         chosen = generator(self.seed, Stream.SUBSET).permutation(len(self))[:n]
         return self.pick(np.sort(chosen))
 

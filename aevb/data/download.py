@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from aevb.data.checks import readable
 from aevb.errors import DataError, reason
 from aevb.files import beside, cache_folder
 
@@ -174,13 +175,8 @@ def _folders() -> Iterator[Path]:
 
 def _check(file: RemoteFile, path: Path) -> None:
     """Hold a file on this machine to its checksum."""
-    try:
-        with path.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({reason(error)}); check the permissions"
-        ) from error
+    with readable(path), path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != file.sha256:
         raise DataError(
             f"{path} is damaged or another file: expected the SHA-256 {file.sha256[:12]}..., found "

@@ -17,7 +17,6 @@ bound on training rows after the first iterations. What the paper leaves open is
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ from aevb.reproduce.jobs import Share
 from aevb.reproduce.performing import Budget
 from aevb.settings import check_settings
 from aevb.storage import RunFolder, learner
-from aevb.storage.files import read_json, to_json
+from aevb.storage.files import npy_bytes, read_json, to_json
 from aevb.training import Callback, train
 
 BATCH, SAMPLES = 100, 1
@@ -212,9 +211,7 @@ def learn_and_show(
 ) -> dict[str, Any]:
     """Run an experiment; what the model shows, (N, X), is kept beside its checkpoints."""
     learned = learn(Experiment.of(settings), folder, share)
-    buffer = BytesIO()
-    np.save(buffer, show(learned.model).astype(np.float32))
-    replace_atomically(folder / PICTURES, buffer.getvalue())
+    replace_atomically(folder / PICTURES, npy_bytes(show(learned.model).astype(np.float32)))
     return learned.result | {"shape": list(learned.data.shape)}
 
 
@@ -227,7 +224,7 @@ def shown(folder: Path) -> Array:
 def judged(rows: Rows, most: int) -> Rows:
     """At most so many of the rows, as the model sees them outside training."""
     some = rows.limit(most)
-    return some.keep_bits() if some.binarize.value != "none" else some
+    return some.keep_bits() if some.binarize is not Binarization.NONE else some
 
 
 class Told(Callback):

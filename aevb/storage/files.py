@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -10,6 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from aevb.errors import ModelFileError, TrainingError, reason
 
@@ -62,8 +66,8 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise TrainingError(
-            f"{folder} cannot be written ({error.strerror or error}): make room, then go on with "
-            "--resume"
+            f"{folder} cannot be written ({reason(error)}): make room, then begin again, or go on, "
+            "where it is a run of `aevb train`, with --resume"
         ) from error
 
 
@@ -75,6 +79,13 @@ def parse_json(content: bytes) -> Any:
         parse_constant=_refuse,
         parse_float=_finite,
     )
+
+
+def npy_bytes(array: NDArray[Any]) -> bytes:
+    """An array as a .npy file holds it."""
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
 
 
 def sha256(*parts: bytes | memoryview) -> str:

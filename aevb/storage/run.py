@@ -124,7 +124,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise TrainingError(f"{self.path} cannot be written ({error.strerror})") from error
+            raise TrainingError(f"{self.path} cannot be written ({reason(error)})") from error
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,6 +13,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from aevb.errors import reason
 from aevb.files import replace_atomically
 from aevb.storage.files import sha256
 
@@ -63,8 +64,7 @@ def read(folder: Path) -> Trail:
         try:
             found.append((epoch, _load(path)))
         except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            logger.warning(f"{path} is damaged and left out ({reason})")
+            logger.warning(f"{path} is damaged and left out ({reason(error)})")
     if not found:
         empty = np.zeros((0, 0, 0), np.float32)
         return Trail(np.zeros(0, np.int64), empty, None, empty)

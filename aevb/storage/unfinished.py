@@ -1,6 +1,5 @@
 """Work on a run that was stopped before its end: kept in the run's folder, and taken up again."""
 
-import io
 import json
 import logging
 from collections.abc import Mapping
@@ -11,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aevb.errors import TrainingError
 from aevb.files import replace_atomically
-from aevb.storage.files import sha256, writing
+from aevb.storage.files import npy_bytes, sha256
 
 logger = logging.getLogger("aevb")
 LARGEST = 1 << 30
@@ -40,7 +38,7 @@ class Unfinished:
         self.path = folder / f"{name}.npy"
 
     def load(self) -> NDArray[np.float64] | None:
-        """What was saved last; nothing where the file is missing or damaged."""
+        """What was saved last; nothing where the file is missing or cut off."""
         try:
             if self.path.stat().st_size > LARGEST:
                 return None
@@ -54,11 +52,9 @@ class Unfinished:
 
     def save(self, table: NDArray[np.float64]) -> None:
         """Put the table in place of what was there."""
-        stream = io.BytesIO()
-        np.save(stream, table, allow_pickle=False)
-        with suppress(TrainingError, OSError), writing(self.folder):
+        with suppress(OSError):
             self.folder.mkdir(exist_ok=True)
-            replace_atomically(self.path, stream.getvalue())
+            replace_atomically(self.path, npy_bytes(table))
 
     def remove(self) -> None:
         """Forget it: the work is done."""

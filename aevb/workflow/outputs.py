@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from aevb.data import Column
 from aevb.errors import UsageError
 from aevb.files import write
+from aevb.storage.files import npy_bytes
 
 Array = NDArray[np.float64]
 Cells = list[list[str]]
@@ -34,9 +35,7 @@ def write_array(target: Path, array: NDArray[Any], header: Sequence[str] = ()) -
         return
     if target.suffix != ".npy":
         raise UsageError(f"{target} must end in .npy, .csv or, for pictures, .png")
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    write(target, buffer.getvalue())
+    write(target, npy_bytes(array))
 
 
 def dimensions(codes: NDArray[Any]) -> list[str]:
