@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import GIF, HEADER, PNG, SMALL, WAYS, call, good, people, refused, write
+from helpers import GIF, HEADER, PNG, SMALL, WAYS, call, good, people, printed, refused, write
 
 import aevb
 from aevb import cli
@@ -64,6 +64,13 @@ def python_run(tmp_path_factory):
 
 
 # --- tables go out as they came in ---------------------------------------------------------------
+
+
+def test_squares_of_units_that_differ_are_not_added_up(table, tmp_path):
+    folder = shutil.copytree(table[1], tmp_path / "run")
+    assert good("evaluate", folder, "--samples", 9)["reconstruction_error"] is None
+    assert "reconstruction error" not in printed("evaluate", folder, "--samples", 9)
+    assert "reconstruction error" not in (folder / "README.md").read_text()
 
 
 def test_imputing_a_table_gives_a_filled_copy_of_its_file(table, tmp_path):

@@ -89,10 +89,10 @@ def _remarks(found: Mapping[str, Any]) -> list[str]:
 
 def _dimensions(report: Mapping[str, Any]) -> list[str]:
     """What the latent dimensions do."""
-    lines = [
-        row("reconstruction error", report["reconstruction_error"], "squared, per datum"),
-        f"{'active units':<28}{report['active_units']:>10} of {report['latent_dim']}",
-    ]
+    error, lines = report["reconstruction_error"], []
+    if error is not None:
+        lines.append(row("reconstruction error", error, "squared, per datum"))
+    lines.append(f"{'active units':<28}{report['active_units']:>10} of {report['latent_dim']}")
     by_dimension = report["kl_per_dimension"]
     if by_dimension is not None and None not in by_dimension:
         ranked = sorted(by_dimension, reverse=True)

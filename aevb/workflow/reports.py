@@ -177,7 +177,7 @@ def _diagnosis(material: Material, evaluated: Mapping[str, Any] | None) -> Itera
         ["active units", f"{found.active_units} of {material.latent_dim}"],
         ["effective samples of log p(x)", f"{_short(effective)} of {importance['samples']}"],
     ]
-    if material.folder.settings().likelihood != "mixed":  # a sum over units that differ says little
+    if material.folder.settings().likelihood != "mixed":
         facts.append(
             ["reconstruction error, squared, per datum", _short(found.reconstruction_error)]
         )

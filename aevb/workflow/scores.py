@@ -75,6 +75,8 @@ def score(
         **_of_pass(found.evidence),
         **diagnose(model, posterior, rows).as_dict(),
     }
+    if folder.settings().likelihood == "mixed":  # a sum over units that differ says little
+        report["reconstruction_error"] = None
     if refine is None:
         _keep(folder, report)
     for method in methods:
