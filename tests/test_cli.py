@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from inspect import signature
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,6 +17,7 @@ from aevb import cli
 from aevb.errors import ModelFileError
 from aevb.storage import RunFolder, checkpoints
 from aevb.workflow import scores
+from aevb.workflow.reports import CONTAMINATION
 
 COMMANDS = list(typer.main.get_command(cli.app).commands)
 TRAIN = ["train", "digits", "--hidden", "8", "--latent-dim", "2"]
@@ -24,6 +26,19 @@ ROWS = 180
 
 
 # --- help ----------------------------------------------------------------------------------------
+
+
+def test_what_is_usual_is_so_in_python_too():
+    def usual(command, name):
+        options = typer.main.get_command(cli.app).commands[command].params
+        return next(option.default for option in options if option.name == name)
+
+    def of(kind, name):
+        return signature(kind).parameters[name].default
+
+    assert usual("score", "contamination") == of(aevb.VAEDetector, "contamination") == CONTAMINATION
+    weight = usual("classify", "classification")
+    assert weight == of(aevb.SemiSupervisedVAE, "classification")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

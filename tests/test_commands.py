@@ -272,6 +272,8 @@ def test_scores_tell_improbable_rows(signal, tmp_path):
     assert told["mean"] is told["lowest"][0]["log_p"] is None
     _, out, _ = call("score", folder, tmp_path / "rows.npy", "--samples", 20, "--out", target)
     assert "lowest: row 8 (-inf), row 5 (" in out
+    _, out, _ = call("score", folder, "--out", target)
+    assert "lowest: test row " in out
 
 
 def test_as_many_training_rows_lie_below_as_were_asked_for(signal, tmp_path):

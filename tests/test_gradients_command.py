@@ -180,7 +180,7 @@ def trained(tmp_path_factory):
     return folder
 
 
-FEW = ["--rows", 5, "--replicates", 20]
+FEW = ["--data-limit", 5, "--replicates", 20]
 
 
 def test_the_command_says_the_same_for_the_same_seed(trained, tmp_path):

@@ -41,7 +41,7 @@ def classify(
     features_hidden: Annotated[str, typer.Option(help="Widths of m1 in m1+m2.")] = "500",
     classification: Annotated[
         float, typer.Option(help="Weight of the labels in m2 and m1+m2, nats per row.")
-    ] = 1.0,
+    ] = 0.1,
     samples: Annotated[
         int, typer.Option(min=1, help="Of z for each row and class, of bayes.")
     ] = 100,
@@ -63,8 +63,16 @@ def classify(
 
     if out is not None and out.exists():
         raise UsageError(f"{out} exists already: name another folder with --out")
-    limit, seed = given.pop("data_limit", None), given.pop("seed")
-    choice = learned.Choice(*(model, label, labels, classification, samples, binarize, limit, seed))
+    choice = learned.Choice(
+        model=model,
+        label=label,
+        labels=labels,
+        classification=classification,
+        samples=samples,
+        binarize=binarize,
+        limit=given.pop("data_limit", None),
+        seed=given.pop("seed"),
+    )
     features = {**given, "latent_dim": features_dim, "hidden": widths(features_hidden)}
     told = {} if quiet or json_ else {"report": partial(print, file=sys.stderr)}
     report = learned.classify(data, choice, given, features, out=out, **told)

@@ -168,7 +168,9 @@ def check(
 @app.command()
 def gradients(
     run: Run,
-    rows: Annotated[int, typer.Option(min=1, help="Test rows that they are gradients of.")] = 20,
+    data_limit: Annotated[
+        int, typer.Option(min=1, help="Test rows that they are gradients of.")
+    ] = 20,
     replicates: Annotated[int, typer.Option(min=20, help="Draws of the noise.")] = 1000,
     samples: Annotated[
         int | None, typer.Option(min=1, help="For each datum [default: the run's].")
@@ -193,7 +195,7 @@ def gradients(
     with bar("measuring gradients", quiet=quiet or json_) as progress:
         found = measure_gradients(
             folder,
-            limit=rows,
+            limit=data_limit,
             replicates=replicates,
             samples=samples,
             seed=seed,

@@ -145,7 +145,7 @@ def score(
         "below": int(found.below.sum()),
         "lowest": lowest,
     }
-    say(report, _in_words(report, found), json_)
+    say(report, _in_words(report, found, "test row" if data is None else "row"), json_)
 
 
 def _finite(value: float) -> float | None:
@@ -153,7 +153,7 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _in_words(report: dict[str, Any], found: "RowScores") -> str:
+def _in_words(report: dict[str, Any], found: "RowScores", row: str) -> str:
     """The scores in a few lines for a person."""
     mean = _decimal(report["mean"])
     lines = [f"{report['out']}: {report['n']} rows, log p(x) {mean} nats on average"]
@@ -164,7 +164,7 @@ def _in_words(report: dict[str, Any], found: "RowScores") -> str:
             f"{report['below']} rows lie below {found.threshold:.2f}, as do "
             f"{100 * found.contamination:.3g} % of the training rows"
         )
-    named = ", ".join(f"row {low['row']} ({_decimal(low['log_p'])})" for low in report["lowest"])
+    named = ", ".join(f"{row} {low['row']} ({_decimal(low['log_p'])})" for low in report["lowest"])
     return "\n".join([*lines, f"lowest: {named}"])
 
 

@@ -37,7 +37,7 @@ class VAEDetector(OutlierMixin, VAE):  # type: ignore[misc]
         self,
         latent_dim: int = 10,
         *,
-        contamination: float = 0.1,
+        contamination: float = 0.05,
         **settings: Any,
     ) -> None:
         super().__init__(latent_dim, **settings)

@@ -34,23 +34,22 @@ from aevb.workflow.outputs import number, write_csv
 
 Labels = NDArray[np.int64]
 Classifier = VAEClassifier | SemiSupervisedVAE
-MODELS = ("bayes", "m1", "m2", "m1+m2")
 ABOUT = "classification.json"
 """What `aevb classify` said, kept beside the classifier."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Choice:
     """Which classifier, from which labels: the options of `aevb classify` that decide it."""
 
-    model: str = "bayes"
-    label: str | None = None
-    labels: int | None = None
-    classification: float = 1.0
-    samples: int = 100
-    binarize: str = "none"
-    limit: int | None = None
-    seed: int = 0
+    model: Literal["bayes", "m1", "m2", "m1+m2"]
+    label: str | None
+    labels: int | None
+    classification: float
+    samples: int
+    binarize: str
+    limit: int | None
+    seed: int
 
 
 def keep_labels(labels: Labels, count: int | None, seed: int) -> Labels:
@@ -105,13 +104,11 @@ def labeled_data(name: str, choice: Choice) -> Dataset:
 
 def classifier_of(choice: Choice, settings: VAE, features: VAE) -> Classifier:
     """The classifier that was chosen: `settings` are those of its densities, `features` M1's."""
-    if choice.model not in MODELS:
-        raise UsageError(f"--model must be one of {', '.join(MODELS)}, found {choice.model!r}")
     if choice.model == "bayes":
         return VAEClassifier(settings, samples=choice.samples)
     return SemiSupervisedVAE(
         settings,
-        model=choice.model,  # type: ignore[arg-type]
+        model=choice.model,
         features=settings if choice.model == "m1" else features,
         classification=choice.classification,
     )

@@ -6,16 +6,14 @@ from aevb.evaluation import Comparison, compare_gradients
 from aevb.storage import RunFolder
 from aevb.storage.gradients import TEMPERATURE
 
-ROWS, REPLICATES = 20, 1000
-
 
 def measure_gradients(
     folder: RunFolder,
     *,
-    limit: int = ROWS,
-    replicates: int = REPLICATES,
-    samples: int | None = None,
-    seed: int = 0,
+    limit: int,
+    replicates: int,
+    samples: int | None,
+    seed: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Every estimator that applies to a run, on up to `limit` of its test rows.
