@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
+    from aevb.model import Model
     from aevb.storage import RunFolder
 
     Array = NDArray[np.float64]
@@ -179,17 +180,12 @@ def interpolate(
     """Decode the way between the codes of two rows.
 
     It is a straight line or an arc."""
-    import numpy as np
-
     from aevb import codes
     from aevb.workflow.material import Material
     from aevb.workflow.pictures import draw_walk
 
     folder = open_run(run)
-    rows = folder.rows(data)
-    ends = rows.pick(np.array([row_number(row, len(rows)) for row in (start, stop)]))
-    model, posterior = folder.load_for(ends)
-    first, last = codes.encode(model, posterior, ends)
+    model, (first, last) = _codes(folder, data, start, stop)
     way = codes.decode(model, codes.interpolate(first, last, steps, spherical=spherical))
     deliver(folder, way, out, "interpolation.npy", json_, lambda: draw_walk(Material(folder), way))
 
@@ -227,7 +223,7 @@ def traverse(
         )
     if data is not None and start is None:
         raise UsageError("DATA are the rows that --from chooses of: name one, like --from 1")
-    code = None if start is None else _code(folder, data, start)
+    code = None if start is None else _codes(folder, data, start)[1][0]
     dimensions = list(range(size)) if dimension is None else [dimension - 1]
     ways = [codes.traverse(model, d, start=code) for d in dimensions]
     rows = codes.decode(model, np.concatenate(ways))
@@ -239,17 +235,16 @@ def traverse(
     deliver(folder, rows, out, "traversals.npy", json_, picture)
 
 
-def _code(folder: "RunFolder", data: str | None, row: int) -> "Array":
-    """The code of a row that is named by its number."""
+def _codes(folder: "RunFolder", data: str | None, *numbers: int) -> "tuple[Model, Array]":
+    """The model, and the codes of rows that are named by their numbers."""
     import numpy as np
 
     from aevb import codes
 
     rows = folder.rows(data)
-    one = rows.pick(np.array([row_number(row, len(rows))]))
-    model, posterior = folder.load_for(one)
-    found: Array = codes.encode(model, posterior, one)[0]
-    return found
+    some = rows.pick(np.array([row_number(row, len(rows)) for row in numbers]))
+    model, posterior = folder.load_for(some)
+    return model, codes.encode(model, posterior, some)
 
 
 def deliver(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from aevb.cli.codes import deliver, told
+from aevb.cli.codes import deliver
 from aevb.cli.options import Json, Limit, Out, RowsOf, Run, Samples, Seed, ends_in
 from aevb.cli.root import app, open_run, say
 
@@ -55,10 +55,8 @@ def impute(
     else:
         in_units = filled / rows.scale
         write_filled(target, in_units, original, folder.columns, _file(data))
-    if json_:
-        told(target, filled, json_, {"missing": missing})
-    else:
-        print(f"{target}: {filled.shape[0]} x {filled.shape[1]}, {missing} missing cells filled")
+    line = f"{target}: {filled.shape[0]} x {filled.shape[1]}, {missing} missing cells filled"
+    say({"out": str(target), "shape": list(filled.shape), "missing": missing}, line, json_)
 
 
 def _file(data: str) -> Path | None:
