@@ -184,7 +184,7 @@ def gaussian_mixture(
     Shapes: weights pi (K,), means (K, X), covariances (K, X, X) where they are full, (K, X) the
     variances where they are diagonal, (K,) or (K, 1) where they are spherical.
     Errors: UsageError for shapes that do not fit, weights that are not positive or do not add up to
-    1, or covariances that are not positive definite.
+    1, or covariances that are not symmetric and positive definite.
     Source: Bishop (2006), equation 9.7.
     Example:
         >>> model = gaussian_mixture([0.5, 0.5], [[0.0], [0.0]], [[1.0], [1.0]])
@@ -204,6 +204,8 @@ def gaussian_mixture(
         )
     if not bool((pi > 0).all()) or not bool((pi.sum() - 1).abs() < 1e-4):
         raise UsageError(f"weights must be positive and add up to 1, found {pi.tolist()}")
+    if kind == "full" and bool((sigma - sigma.mT).abs().max() > 1e-4 * sigma.abs().max()):
+        raise UsageError("every covariance must be symmetric, and one is not")
     pivots = torch.linalg.cholesky_ex(sigma).info == 0 if kind == "full" else sigma > 0
     if not bool(pivots.all()):
         raise UsageError("every covariance must be positive definite, and one is not")

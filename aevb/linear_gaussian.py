@@ -222,7 +222,7 @@ def maximum_likelihood(
     log-likelihood never falls from one step of EM to the next.
     Shapes: x (N, X), in float64 inside and for the result.
     Errors: UsageError for a noise of another shape, or too many latent dimensions; DataError for a
-    column that does not vary, or rows that leave no noise.
+    cell that is missing, a column that does not vary, or rows that leave no noise.
     Source: Tipping & Bishop (1999), equations 7 and 8; Rubin & Thayer (1982).
     Example:
         >>> model = maximum_likelihood([[0.0, 0.0], [2.0, 1.0], [4.0, 5.0]], 1)
@@ -236,6 +236,8 @@ def maximum_likelihood(
             f"{tuple(rows.shape)} and {latent_dim} dimensions"
         )
     _check_noise(noise_shape, rows.shape[1])
+    if not bool(rows.isfinite().all()):
+        raise DataError("cells of the rows are missing or not finite: fill them, or leave them out")
     mean = rows.mean(0)
     covariance = (rows - mean).mT @ (rows - mean) / len(rows)
     values, vectors = torch.linalg.eigh(covariance)

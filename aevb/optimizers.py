@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from aevb.errors import UsageError
+from aevb.errors import UsageError, at_least
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Optimizer(ABC):
 
     `clip` bounds the norm of the gradient in all parameters together.
     Shapes: p, its gradient and each of its memory alike; coefficients ().
-    Errors: UsageError for a bound that is not positive.
+    Errors: UsageError for a bound that is not positive, or a rate below 0.
     Example:
         >>> import torch
         >>> p, rule = torch.tensor([1.0]), SGD(clip=1.0)
@@ -40,6 +40,7 @@ class Optimizer(ABC):
     clip: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        at_least(0, self.lr, "the learning rate")
         if self.clip is not None and not self.clip > 0:
             raise UsageError(f"clip must be positive, found {self.clip}")
 

@@ -165,6 +165,12 @@ def test_options_must_be_positive(make, option):
         make(**{option: 0})
 
 
+@pytest.mark.parametrize("rate", [-1.0, np.nan])
+def test_a_rate_that_would_climb_the_loss_is_refused(rate):
+    with pytest.raises(UsageError, match="the learning rate must be at least 0"):
+        aevb.Adam(rate)
+
+
 def test_what_is_no_optimizer_is_refused():
     with pytest.raises(UsageError, match=r"one of aevb\.optimizers, .* found 'adam'"):
         AEVB(*small_pair(), optimizer="adam")

@@ -235,6 +235,10 @@ def test_codes_are_responsibilities():
     assert np.array_equal(np.unique(drawn_codes), [0.0, 1.0])
 
 
+LEANING = [[[1.0, 0.9], [0.0, 1.0]]]
+"""Of which a Cholesky factor sees the lower half."""
+
+
 @pytest.mark.parametrize(
     ("call", "error", "said"),
     [
@@ -242,11 +246,12 @@ def test_codes_are_responsibilities():
         (lambda: GaussianMixture(0, 3), UsageError, "component"),
         (lambda: GaussianMixture(2, 3).log_prob(torch.ones(4, 5)), DataError, "3 numbers"),
         (lambda: gaussian_mixture([1.0], [[0.0]], [[[0.0]]]), UsageError, "definite"),
+        (lambda: gaussian_mixture([1.0], np.zeros((1, 2)), LEANING), UsageError, "symmetric"),
         (lambda: gaussian_mixture([0.5, 0.4], np.zeros((2, 1)), [1, 1]), UsageError, "add up"),
         (lambda: gaussian_mixture([0.5, 0.5], np.zeros((2, 2)), np.ones(3)), UsageError, "found"),
         (lambda: ExactPosterior(small_pair()[0])(torch.ones(2, 6)), UsageError, "listed"),
     ],
-    ids=["name", "none", "width", "singular", "weights", "shapes", "continuous"],
+    ids=["name", "none", "width", "singular", "leaning", "weights", "shapes", "continuous"],
 )
 def test_what_cannot_be_is_said_in_one_sentence(call, error, said):
     with pytest.raises(error, match=said) as caught:

@@ -86,8 +86,9 @@ def test_free_bits_need_factors():
     model, posterior = full_pair()
     with pytest.raises(UsageError, match="factorize"):
         aevb.free_bits(0.1)(model, posterior, binary_rows(2).all().double(), noise((1, 2, 2)))
-    with pytest.raises(UsageError, match="not be negative"):
-        aevb.free_bits(-1.0)
+    for wrong in (-1.0, np.nan):
+        with pytest.raises(UsageError, match="free bits must be at least 0"):
+            aevb.free_bits(wrong)
 
 
 def test_estimator_b_without_a_closed_form_names_estimator_a():

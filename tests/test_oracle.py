@@ -357,9 +357,10 @@ ROWS = np.random.default_rng(0).random((9, 3))
             DataError,
             "column 4",
         ),
+        (lambda: maximum_likelihood([[0.0, np.nan], [1.0, 2.0]], 1), DataError, "not finite"),
         (lambda: LinearGaussian(2, 3).log_prob(torch.ones(4, 5)), DataError, "3 numbers"),
     ],
-    ids=["shapes", "variance", "noise", "dimensions", "name", "rank", "constant", "width"],
+    ids=["shapes", "variance", "noise", "latent", "name", "rank", "constant", "missing", "width"],
 )
 def test_what_cannot_be_is_said_in_one_sentence(call, error, said):
     with pytest.raises(error, match=said) as caught:

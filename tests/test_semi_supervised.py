@@ -221,6 +221,9 @@ def test_what_cannot_be_learned_is_refused():
         SemiSupervised(model, posterior, Labeled(torch.full((16,), -1), X_ALL[:0]))
     with pytest.raises(UsageError, match="found 2 rows for 1 classes"):
         SemiSupervised(model, posterior, Labeled(one, X_ALL[:2]))
+    for odd in (5, -2):
+        with pytest.raises(UsageError, match=f"classes are 0 to 2, or -1 where .*, found {odd}"):
+            SemiSupervised(model, posterior, Labeled(torch.where(one == 0, odd, one), X_ALL[:1]))
     with pytest.raises(UsageError, match="must not be negative"):
         SemiSupervised(model, posterior, Labeled(one, X_ALL[:1]), classification=-1.0)
     with pytest.raises(UsageError, match="the posterior of a semi-supervised model is"):

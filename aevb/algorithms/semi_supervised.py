@@ -137,8 +137,8 @@ class SemiSupervised(GradientLearner):
     Shapes: a batch of M data with their row numbers, noise (L, M, E + 1), that of z and a uniform
     number.
     Units: nats per datum; a bound on log p(x), or on log p(x, y) for rows with a class.
-    Errors: UsageError for no labeled rows, another number of them, a weight below 0, or a batch
-    without row numbers; those of `GradientLearner`.
+    Errors: UsageError for no labeled rows, another number of them, a class that is none, a weight
+    below 0, or a batch without row numbers; those of `GradientLearner`.
     Source: Kingma et al. (2014), "Semi-supervised learning with deep generative models", equations
     6 to 9, where a is called alpha / N, and is 0.1.
     Example:
@@ -175,6 +175,12 @@ class SemiSupervised(GradientLearner):
             raise UsageError(
                 "the posterior of a semi-supervised model is aevb.conditional.Informed: a "
                 f"classifier, and an encoder that is told of x and y; found {self.posterior}"
+            )
+        classes = self._conditional.sizes[0]
+        if len(odd := known[(known < 0) | (known >= classes)]):
+            raise UsageError(
+                f"classes are 0 to {classes - 1}, or {UNLABELED} where none is known, found "
+                f"{int(odd[0])}"
             )
         self._classes = known
         super().__post_init__()

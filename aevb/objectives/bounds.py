@@ -22,7 +22,7 @@ from torch.distributions import Distribution
 
 from aevb.distributions import kl, kl_by_dimension, reparameterize, route
 from aevb.distributions.reparameterization import Noise, base_of
-from aevb.errors import UsageError
+from aevb.errors import UsageError, at_least
 from aevb.model import Model
 from aevb.posterior import Batch, Posterior, as_batch
 
@@ -312,8 +312,7 @@ def free_bits(nats: float) -> Objective:
         >>> (elbo_b(*given) - free_bits(0.5)(*given)).mean().round(decimals=2).item()
         1.0
     """
-    if nats < 0:
-        raise UsageError(f"free bits must not be negative, found {nats}")
+    at_least(0, nats, "free bits")
 
     def reduce(d: Draw, temper: Tensor | float) -> Tensor:
         by_dimension = kl_by_dimension(d.posterior, d.prior)
