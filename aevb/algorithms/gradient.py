@@ -281,5 +281,5 @@ def log_weight_prior(parameters: dict[str, Tensor]) -> Tensor | float:
     """log N(theta; 0, I) over the generative parameters."""
     theta = [p for name, p in parameters.items() if name.startswith("model.")]
     size = sum(p.numel() for p in theta)
-    squares = sum(p.square().sum() for p in theta)
+    squares = torch.stack([p.square().sum() for p in theta]).sum() if theta else 0.0
     return -0.5 * squares - 0.5 * size * math.log(2 * math.pi)
