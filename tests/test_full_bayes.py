@@ -267,11 +267,15 @@ def test_missing_cells_are_filled_by_the_average():
     assert (filled <= 1).all()
 
 
-@pytest.mark.parametrize("wrong", ["plain", "rows", "no weights", "draws"])
+@pytest.mark.parametrize("wrong", ["plain", "objective", "rows", "no weights", "draws"])
 def test_what_makes_no_sense_is_refused(wrong):
     model, posterior = small_pair()
     makes = {
         "plain": (lambda: FullBayes(model, posterior, weight_prior_rows=5), "averages over them"),
+        "objective": (
+            lambda: FullBayes(uncertain(model), posterior, "iwae", weight_prior_rows=5),
+            "the objective is one of aevb.objectives",
+        ),
         "rows": (lambda: toy(rows=0), "weight_prior_rows must be positive"),
         "no weights": (lambda: Averaged(nn.Identity()), "no weights to average over"),
         "draws": (lambda: Averaged(nn.Linear(1, 1), 0), "draws of the weights must be at least 1"),

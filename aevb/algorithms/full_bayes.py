@@ -13,20 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from aevb.algorithms.gradient import GradientLearner
+from aevb.algorithms.aevb import AEVB
 from aevb.conditional import Averaged
 from aevb.devices import tensor_of
 from aevb.distributions.reparameterization import Noise
 from aevb.errors import UsageError
 from aevb.model import Model
-from aevb.objectives import Objective, Terms, elbo_b
+from aevb.objectives import Objective, Terms
 from aevb.posterior import Batch, Posterior
 from aevb.priors import VampPrior
 from aevb.randomness import Stream, generator, normal_in_step
 
 
 @dataclass
-class FullBayes(GradientLearner):
+class FullBayes(AEVB):
     """Learn a posterior over the generative weights, theta, with that over the codes.
 
         objective_n = L(x_n; theta, phi) - KL(q(theta) || N(0, I)) / N,   theta ~ q(theta)
@@ -37,8 +37,7 @@ class FullBayes(GradientLearner):
     averages over draws of theta (`uncertain` makes it): its bound is what validation and every
     evaluation report. A weight of the divergence, beta, is on that of the codes alone.
     Shapes: a batch of M data, noise (L, M, D); N is `weight_prior_rows`. Units: nats per datum.
-    Errors: UsageError for a model whose likelihood is not `Averaged`; those of the objective and of
-    `GradientLearner`.
+    Errors: UsageError for a model whose likelihood is not `Averaged`; those of `AEVB`.
     Source: Kingma & Welling (2013), appendix F.
     Example:
         >>> from aevb import MLP, Model, bernoulli, mean_field, standard_normal
@@ -51,7 +50,6 @@ class FullBayes(GradientLearner):
         True
     """
 
-    objective: Objective = elbo_b
     weight_prior_rows: int = field(kw_only=True)
     seed: int = field(default=0, kw_only=True)
 
@@ -67,7 +65,7 @@ class FullBayes(GradientLearner):
         super().__post_init__()
 
     def modules(self) -> dict[str, nn.Module]:
-        return {**super().modules(), **self.objective.modules(), "steps": self._steps}
+        return {**super().modules(), "steps": self._steps}
 
     def terms(self, batch: Batch, noise: Tensor, temper: Tensor) -> Terms:
         averages = self._at_draw.averages
