@@ -62,10 +62,6 @@ def _log_joint(d: Draw, temper: Temper) -> Tensor:
     return (d.log_likelihood + temper * d.prior.log_prob(d.z)).mean(0)
 
 
-def _weights(d: Draw, temper: Temper) -> Tensor:
-    return d.log_weights(temper)
-
-
 def _likelihood(d: Draw, temper: Temper) -> Tensor:
     return d.log_likelihood
 
@@ -75,9 +71,9 @@ def _same(f: Tensor) -> Tensor:
 
 
 _FORMS = {
-    "elbo_a": _Form(_weights, _same, mean_of_others, _log_joint, mean=True),
-    "elbo_b": _Form(_likelihood, _same, mean_of_others, elbo_b.reduce, mean=True),
-    "iwae": _Form(_weights, _log_mean, log_mean_without, iwae.reduce, mean=False),
+    elbo_a.reduce: _Form(Draw.log_weights, _same, mean_of_others, _log_joint, mean=True),
+    elbo_b.reduce: _Form(_likelihood, _same, mean_of_others, elbo_b.reduce, mean=True),
+    iwae.reduce: _Form(Draw.log_weights, _log_mean, log_mean_without, iwae.reduce, mean=False),
 }
 
 
@@ -92,8 +88,8 @@ class ScoreFunction(Objective):
     Example:
         >>> from aevb.objectives import learned_baseline
         >>> objective = score_function(iwae, learned_baseline(5))
-        >>> objective.bound, list(objective.modules())
-        ('iwae', ['baseline'])
+        >>> objective.name, list(objective.modules())
+        ('score_function(iwae)', ['baseline'])
     """
 
     baseline: Baseline | None = None
@@ -101,7 +97,7 @@ class ScoreFunction(Objective):
     def estimate(self, at: Encoded, noise: Tensor, temper: Temper) -> Terms:
         z = at.draw(noise).detach()
         d = at.decode(z)
-        form = _FORMS[self.bound]
+        form = _FORMS[self.reduce]
         f = form.f(d, temper).detach()
         signal = form.signal(f)
         expected, error = self._expected(Signal(signal, lambda: form.from_others(f)), at.batch.x)
@@ -117,7 +113,7 @@ class ScoreFunction(Objective):
         return {"baseline": self.baseline}
 
     def check(self, q: Distribution, p: Distribution, samples: int) -> None:
-        if self.bound == "elbo_b" and kl(q, p) is None:
+        if self.reduce is elbo_b.reduce and kl(q, p) is None:
             raise UsageError(
                 f"{self.name} needs KL(q || p) in closed form and there is none for this pair: "
                 "choose elbo_a"
@@ -128,20 +124,12 @@ class ScoreFunction(Objective):
                 f"2, found {samples}: give more samples, or choose another baseline"
             )
 
-    @property
-    def bound(self) -> str:
-        """The name of the bound that it is the gradient of."""
-        return _NAMES[self.reduce]
-
     def _expected(self, signal: Signal, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The baseline, and the error that is left to learn; nothing where there is none."""
         if self.baseline is None:
             return torch.zeros_like(signal.values), None
         found: tuple[Tensor, Tensor | None] = self.baseline(signal, x)
         return found
-
-
-_NAMES = {bound.reduce: bound.name for bound in (elbo_a, elbo_b, iwae)}
 
 
 def score_function(bound: Objective = elbo_b, baseline: Baseline | None = None) -> ScoreFunction:
@@ -166,7 +154,7 @@ def score_function(bound: Objective = elbo_b, baseline: Baseline | None = None) 
         >>> objective(model, posterior, torch.ones(4, 5), torch.rand(2, 4, 3)).shape
         torch.Size([4])
     """
-    require_bound(bound, tuple(_FORMS), "score_function")
+    require_bound(bound, ("elbo_a", "elbo_b", "iwae"), "score_function")
     return ScoreFunction(f"score_function({bound.name})", bound.reduce, baseline)
 
 
