@@ -39,7 +39,8 @@ if TYPE_CHECKING:  # a run without a folder does not wait for what checks those
 logger = logging.getLogger("aevb")
 
 SECONDS_WORTH_COMPILING_BOUNDS = 8.0
-"""Of the bounds after all epochs, likewise; their estimate is half of what they take."""
+"""Of the bounds after all epochs, uncompiled: from here a compilation pays. Their estimate is half
+of what they take."""
 
 NON_FINITE_ADVICE = (
     "try a smaller learning rate (--lr), gradient clipping (--clip 10), or data without extreme "
@@ -232,7 +233,7 @@ class _Loop:
                 for callback in self.callbacks:
                     callback.step(self.state.t)
                 if self.stop_signal is not None:
-                    self._stop()
+                    self._stop(self.stop_signal)
                 if i + 1 < self.per_epoch:
                     self._checkpoint_if_due()
         busy = inside.total()  # which waits for a GPU
@@ -328,8 +329,9 @@ class _Loop:
             )
 
     def _last_good(self) -> str:
-        kept = self.run is not None and self.run.has_checkpoint
-        return f"; the last good checkpoint is kept in {self.run.path}" if self.run and kept else ""
+        if self.run is None or not self.run.has_checkpoint:
+            return ""
+        return f"; the last good checkpoint is kept in {self.run.path}"
 
     def _checkpoint_if_due(self) -> None:
         if self.run and time.monotonic() - self.saved_at >= self.run.checkpoint_seconds:
@@ -370,17 +372,15 @@ class _Loop:
         self.run.keep_epochs(self.progress.epoch)
         self.history = self.run.history()
 
-    def _stop(self) -> None:
-        name = signal.Signals(self.stop_signal or signal.SIGINT).name
+    def _stop(self, number: int) -> None:
         assert self.run is not None
+        name = signal.Signals(number).name
         self._checkpoint()
         command, call = f"aevb train --out {self.run.path} --resume", "train(..., resume=True)"
         how = command if self.run.exists else f"{call} in {self.run.path}"
         where = f"step {self.state.t} of {self.total}"
-        raise Interrupted(
-            f"stopped by {name} at {where}, and saved: go on with {how}",
-            self.stop_signal or signal.SIGINT,
-        )
+        said = f"stopped by {name} at {where}, and saved: go on with {how}"
+        raise Interrupted(said, number)
 
     @contextmanager
     def running(self) -> Iterator[None]:

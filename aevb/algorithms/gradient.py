@@ -224,7 +224,7 @@ class GradientLearner(Learner):
         noise: Tensor,
         temper: Tensor,
     ) -> tuple[Tensor, tuple[Terms, dict[str, Tensor]]]:
-        """Minus the objective per datum: the one minus sign of the library."""
+        """Minus the objective per datum: the one minus sign of training."""
         # Layers such as batch normalization write to their buffers: let them write to copies.
         buffers = {name: buffer.clone() for name, buffer in buffers.items()}
         with products_in(self.precision, noise.device.type):

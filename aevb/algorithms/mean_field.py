@@ -180,10 +180,6 @@ class MeanField(Monotone[Coordinates]):
             return self.prior
         return NormalWishart.prior_for(u, self._mixture.components)
 
-    def begin(self, state: State, x: Tensor, shares: Tensor) -> None:
-        """Set q(pi, mu, Lambda) to what follows from q(z) = shares (N, K)."""
-        self._update(state, x, shares)
-
     def numbers(self, state: State) -> NormalWishart:
         """q(pi, mu, Lambda) of all components."""
         return NormalWishart(**{name: state.extra[name] for name in NormalWishart._fields})
@@ -218,11 +214,14 @@ class MeanField(Monotone[Coordinates]):
         return kl_divergence(Dirichlet(q.concentration), prior) + divergence(q, p).sum()
 
     def _maximize(self, state: State, x: Tensor, found: Coordinates) -> float:
-        self._update(state, x, found.shares)
+        self.begin(state, x, found.shares)
         return 0.0
 
-    def _update(self, state: State, x: Tensor, shares: Tensor) -> None:
-        """Bishop's equations 10.58 and 10.60 to 10.63, and the model at the means."""
+    def begin(self, state: State, x: Tensor, shares: Tensor) -> None:
+        """Set q(pi, mu, Lambda) to what follows from q(z) = shares (N, K), the model to its means.
+
+        They are Bishop's equations 10.58 and 10.60 to 10.63.
+        """
         seen = moments(self._mixture, x, shares)
         p = self._prior_for(self._mixture.standardize(x).double())
         counts = seen.counts

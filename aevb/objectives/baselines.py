@@ -152,7 +152,7 @@ class Learned(RunningMean):
         self.network = network
 
     def forward(self, signal: Signal, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        middle, spread = (number.clone() for number in self.seen())
+        middle, spread = self.seen()
         # Before the first step nothing is known of the scale that it is to be learned on.
         known = (self.weight > 0).to(self.weight.dtype)
         self.remember(signal.values)
