@@ -43,8 +43,8 @@ class WakeSleep(GradientLearner):
     Shapes: a batch of M data; noise (L, M, E) as `noise` says: side by side that of the wake codes,
     of the dreamt codes and of the dreams. Units: nats per datum.
     Errors: UsageError for free parameters of each datum, for a posterior and a prior that share
-    parameters, for a posterior that cannot reach all that the prior draws, for a weight of the
-    divergence other than 1; those of `GradientLearner`.
+    parameters, for a posterior on an interval that moves, which cannot reach all that the prior
+    draws, for a weight of the divergence other than 1; those of `GradientLearner`.
     Source: Hinton, Dayan, Frey & Neal (1995), "The wake-sleep algorithm for unsupervised neural
     networks"; Kingma & Welling (2013), section 5.
     Example:
