@@ -40,7 +40,7 @@ def test_what_is_damaged_below_is_sound_before(tmp_path: Path, suffix: str) -> N
             path.parent.mkdir()
         path.write_bytes(damage.MAKERS[suffix](0 if suffix == ".png" else which))
         source = open_source(path.parent if suffix == ".png" else path)
-        assert not isinstance(source, str)
+        assert len(source.values) > 0
 
 
 @pytest.mark.parametrize("suffix", damage.MAKERS)

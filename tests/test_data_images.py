@@ -13,8 +13,6 @@ from PIL import Image
 from aevb.data import images, load, open_source
 from aevb.errors import DataError
 
-DRAW = np.random.default_rng(0)
-
 
 def picture(mode: str = "L", size: tuple[int, int] = (6, 5), seed: int = 0) -> Image.Image:
     """A picture of noise, height x width."""

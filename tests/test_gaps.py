@@ -113,7 +113,7 @@ def linear(weight, bias):
     return network
 
 
-def check(found, parts, truth):
+def check(parts, truth):
     """The gaps of some rows are the true means, within their errors and what was left to do."""
     left = 2 * (parts.left.mean + 2 * parts.left.standard_error)
     assert 0 <= left < 0.05
@@ -142,7 +142,7 @@ def test_the_gaps_of_a_diagonal_encoder_are_the_analytic_ones(seed):
             "inference": inference,
         }
         assert expected["amortization"] > 0.05
-        check(found, parts, expected)
+        check(parts, expected)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -157,7 +157,6 @@ def test_a_full_covariance_leaves_nothing_to_approximation(seed):
         inference = kl(rows).mean()
         assert inference > 0.1
         check(
-            found,
             parts,
             {"approximation": 0.0, "amortization": inference, "inference": inference},
         )
@@ -214,7 +213,6 @@ def test_free_numbers_lose_nothing_to_amortization():
     parts = gaps(truth.model(), free, rows, rows, samples=300, evidence=truth.exact).test
     assert parts.mean("amortization")[:2] == (0.0, 0.0)
     check(
-        None,
         parts,
         {
             "approximation": truth.best_diagonal,

@@ -186,9 +186,6 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("Beta", "Kumaraswamy"), SHAPES),
     **{name: {"rate": POSITIVE} for name in ("Exponential", "Poisson")},
     **{name: {"scale": POSITIVE} for name in ("Rayleigh", "HalfNormal", "HalfCauchy")},
-    **{
-        n: {"concentration1": POSITIVE, "concentration0": POSITIVE} for n in ("Beta", "Kumaraswamy")
-    },
     "Weibull": {"scale": POSITIVE, "concentration": POSITIVE},
     "Pareto": {"scale": POSITIVE, "alpha": POSITIVE},
     "Gompertz": {"concentration": POSITIVE, "scale": POSITIVE},
