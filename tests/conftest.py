@@ -40,6 +40,12 @@ def _arguments_are_checked():
     Distribution.set_default_validate_args(True)
 
 
+@pytest.fixture
+def unchecked(_arguments_are_checked):
+    """Finite differences step out of a simplex, or off a triangle, that arguments must lie in."""
+    Distribution.set_default_validate_args(False)
+
+
 @pytest.fixture(autouse=True)
 def _draws_come_again():
     """What a test draws from torch without a seed does not hang on the tests before it."""

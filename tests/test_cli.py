@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import typer
-from helpers import call, good, printed, refused
+from helpers import TRAIN, call, good, printed, refused
 
 import aevb
 from aevb import cli
@@ -20,7 +20,6 @@ from aevb.workflow import scores
 from aevb.workflow.reports import CONTAMINATION
 
 COMMANDS = list(typer.main.get_command(cli.app).commands)
-TRAIN = ["train", "digits", "--hidden", "8", "--latent-dim", "2"]
 ROWS = 180
 """Test rows of digits."""
 

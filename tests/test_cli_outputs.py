@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import good, printed, refused
+from helpers import TRAIN, good, printed, refused
 
 from aevb.evaluation import batches
 from aevb.storage import RunFolder
@@ -12,7 +12,6 @@ from aevb.workflow import scores
 from aevb.workflow.material import Material
 from aevb.workflow.pictures import KINDS, pictures_of
 
-TRAIN = ["train", "digits", "--hidden", "8", "--latent-dim", "2"]
 ROWS = 180
 """Test rows of digits."""
 

@@ -13,7 +13,7 @@ import scipy.stats
 import torch
 from scipy.integrate import quad
 from torch import distributions as td
-from torch.distributions import Distribution, Independent, kl_divergence
+from torch.distributions import Independent, kl_divergence
 from zoo.numeric import bounds
 from zoo.table import ENTRIES, build, names, summing
 
@@ -21,6 +21,8 @@ from aevb import distributions as zoo
 from aevb.distributions import kl, kl_by_dimension
 
 F64 = torch.float64
+
+pytestmark = pytest.mark.usefixtures("unchecked")  # densities outside their support too
 
 
 def some(kind, each):
@@ -34,14 +36,6 @@ def some(kind, each):
 
 
 LINE, ATOMS = some("continuous", 2), some("discrete", 2)
-
-
-@pytest.fixture(autouse=True)
-def unchecked():
-    """A density outside its support is asked for on purpose."""
-    Distribution.set_default_validate_args(False)
-    yield
-    Distribution.set_default_validate_args(True)
 
 
 def within(p, points):

@@ -14,6 +14,7 @@ from sklearn.datasets import load_iris, load_wine
 from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Theirs
+from zoo.known import clusters
 
 import aevb
 from aevb.algorithms import EM, GeneralizedEM
@@ -30,14 +31,6 @@ from aevb.storage import RunFolder
 
 NAMES = {"full": "full", "diagonal": "diag", "spherical": "spherical"}
 """What scikit-learn calls them."""
-
-
-def clusters(seed=0, n=120, width=3):
-    """Rows of three clusters of different sizes and spreads, that overlap."""
-    source = np.random.default_rng(seed)
-    of = source.integers(0, 3, n)
-    means, scales = source.normal(size=(3, width)) * 2, source.uniform(0.3, 1.5, (3, width))
-    return torch.as_tensor(means[of] + scales[of] * source.normal(size=(n, width)))
 
 
 def steps(learner, x, count):

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from scipy.stats import gamma, multivariate_t, norm, wishart
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import BayesianGaussianMixture
+from zoo import known
 
 import aevb
 from aevb.algorithms import MeanField, NormalWishart
@@ -21,12 +23,7 @@ from aevb.data import Rows
 from aevb.errors import DataError, TrainingError, UsageError
 from aevb.gaussian_mixture import GaussianMixture
 
-
-def clusters(seed=0, n=90, width=2):
-    source = np.random.default_rng(seed)
-    of = source.integers(0, 3, n)
-    means, scales = source.normal(size=(3, width)) * 2, source.uniform(0.3, 1.5, (3, width))
-    return torch.as_tensor(means[of] + scales[of] * source.normal(size=(n, width)))
+clusters = partial(known.clusters, n=90, width=2)
 
 
 def begun(x, k, seed=0, prior=None):
@@ -209,7 +206,7 @@ def test_the_bound_never_falls_over_random_problems():
     for seed in range(200):
         source = np.random.default_rng(seed)
         n, width = int(source.integers(5, 40)), int(source.integers(1, 4))
-        x = clusters(seed, n, width) * torch.as_tensor(10.0 ** source.uniform(-2, 2, width))
+        x = clusters(seed, n=n, width=width) * torch.as_tensor(10.0 ** source.uniform(-2, 2, width))
         learner, state = begun(x, int(source.integers(1, 6)), seed)
         found = bounds(learner, state, x, 8)
         assert (np.diff(found) > -1e-9 * (1 + np.abs(found[1:]))).all(), seed

@@ -1,21 +1,18 @@
 """Monte Carlo EM held to models whose likelihood and posteriors are known in closed form."""
 
-import io
 import json
 import math
-from contextlib import redirect_stderr, redirect_stdout
 
 import laws
 import numpy as np
 import pytest
 import torch
-from helpers import binary_rows, noise, small_pair
+from helpers import binary_rows, good, noise, printed, refused, small_pair
 from laws import Fixed, visits
 from scipy import stats
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 import aevb
-from aevb import cli
 from aevb.algorithms import MonteCarloEM
 from aevb.conditional import Conditional, Unconditional
 from aevb.errors import UsageError
@@ -24,15 +21,6 @@ from aevb.families import Normal as NormalFamily
 from aevb.linear_gaussian import LinearGaussian, maximum_likelihood
 from aevb.optimizers import SGD, Adagrad, Adam, cosine
 from aevb.posterior import Batch, per_datum
-
-
-def run(code, *arguments):
-    """What a command prints and says on stderr, held to its exit code."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as caught:
-        cli.main([str(argument) for argument in arguments])
-    assert caught.value.code == code, err.getvalue()
-    return out.getvalue(), err.getvalue()
 
 
 def of_widths(latent=2, width=6, n=30, **options):
@@ -213,9 +201,8 @@ def test_what_it_cannot_do_is_refused_in_a_sentence():
     ],
 )
 def test_the_command_refuses_what_has_no_meaning(tmp_path, options):
-    command = ["train", "digits", "--algorithm", "monte-carlo-em", *options, "--json"]
-    out, _ = run(2, *command, "--out", tmp_path / "run")
-    assert "monte-carlo-em" in json.loads(out)["error"]
+    command = ["train", "digits", "--algorithm", "monte-carlo-em", *options]
+    assert "monte-carlo-em" in refused(2, *command, "--out", tmp_path / "run")
 
 
 # --- the command line ----------------------------------------------------------------------------
@@ -234,17 +221,17 @@ def test_a_run_is_trained_judged_and_examined(tmp_path, quick_refits):
         10,
     ]
     command += ["--data-limit", 60, "--epochs", 2, "--out", folder]
-    report = json.loads(run(0, *command, "--json")[0])
+    report = good(*command)
     assert report["train"]["elbo"] is report["train"]["kl"] is report["validation"] is None
     assert report["objective"] == "log-joint"
     record = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert 0 < record["acceptance"] <= 1
     assert record["step_size"] > 0
-    found = json.loads(run(0, "evaluate", folder, "--data-limit", 10, "--samples", 9, "--json")[0])
+    found = good("evaluate", folder, "--data-limit", 10, "--samples", 9)
     assert found["n"] == 10
-    assert json.loads(run(0, "check", folder, "--json")[0])["measured"]["latent_dim"] == 2
-    assert "no bound" in run(2, "plot", folder, "curve")[1]
-    assert "mean log p(x, z)" in run(0, *command, "--resume")[0]
+    assert good("check", folder)["measured"]["latent_dim"] == 2
+    assert "no bound" in refused(2, "plot", folder, "curve")
+    assert "mean log p(x, z)" in printed(*command, "--resume")
     assert "| train |  | " in (folder / "README.md").read_text()
 
 
@@ -300,4 +287,4 @@ def test_mean_field_learns_a_model_as_good_as_an_encoder_does():
 def test_mean_field_is_a_posterior_that_factorizes(tmp_path):
     for posterior in ("mean-field", "per-datum:full-covariance"):
         command = ["train", "digits", "--algorithm", "mean-field", "--posterior", posterior]
-        assert "--algorithm mean-field" in run(2, *command, "--out", tmp_path / "run")[1]
+        assert "--algorithm mean-field" in refused(2, *command, "--out", tmp_path / "run")

@@ -7,7 +7,6 @@ import pytest
 import torch
 from helpers import seeded
 from torch.autograd import gradcheck
-from torch.distributions import Distribution
 from zoo.numeric import bounds, grid
 from zoo.table import DIRECTION, ENTRIES, build, draws, each, names, tensors
 
@@ -19,14 +18,6 @@ EXTREMES = [
     (name, index) for name, entry in ENTRIES.items() for index in range(len(entry.extremes))
 ]
 DRAWS = 20_000
-
-
-@pytest.fixture
-def unchecked():
-    """Finite differences step out of a simplex, or off a triangle, that arguments must lie in."""
-    Distribution.set_default_validate_args(False)
-    yield
-    Distribution.set_default_validate_args(True)
 
 
 def bounded(name):

@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -93,6 +94,14 @@ def gamma_poisson():
     x = torch.tensor(list(product([0.0, 1.0, 3.0], repeat=CELLS)), dtype=DOUBLE)
     truth = zoo.Gamma(1 + x.sum(-1, keepdim=True), torch.full((len(x), 1), 1.0 + CELLS))
     return Unconditional(family, 1), likelihood, amortized(LogLinear(), family), x, truth
+
+
+def clusters(seed=0, n=120, width=3):
+    """Rows of three clusters of different sizes and spreads, that overlap."""
+    source = np.random.default_rng(seed)
+    of = source.integers(0, 3, n)
+    means, scales = source.normal(size=(3, width)) * 2, source.uniform(0.3, 1.5, (3, width))
+    return torch.as_tensor(means[of] + scales[of] * source.normal(size=(n, width)))
 
 
 def sigmoid_belief_network():
