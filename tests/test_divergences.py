@@ -7,6 +7,7 @@ by the statistics that log p is made of.
 
 import math
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.stats
@@ -165,6 +166,25 @@ def test_a_uniform_law_inside_a_beta_equals_quadrature():
     q, p = zoo.Uniform(*numbers(0.2, 0.7)), zoo.Beta(*numbers(2.0, 3.0))
     expected, _ = quad(lambda z: 2 * (math.log(2) - scipy.stats.beta(2, 3).logpdf(z)), 0.2, 0.7)
     assert float(kl(q, p)) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("size", [2.0, 1e2, 1e4, 1e6])
+@pytest.mark.parametrize("grown", [1.01, 1.0001, 3.0])
+def test_divergences_of_narrow_laws_keep_their_digits_in_single_precision(size, grown):
+    """Against fifty digits; torch's formulas leave none at a size of 1e6."""
+    log, psi, lgamma = mpmath.log, mpmath.digamma, mpmath.loggamma
+    single = [float(torch.tensor(v)) for v in (size, grown * size)]
+    c, d = map(mpmath.mpf, single)
+    gammas = (c - d) * psi(c) - lgamma(c) + lgamma(d) + d * (log(c) - log(d)) + c * (d - c) / c
+    gains = (c - d) * (psi(c) - psi(2 * c))
+    betas = lgamma(2 * c) - lgamma(c) - lgamma(d + c) + lgamma(d) + gains
+    a, b = (torch.tensor(v) for v in single)
+    assert float(kl(zoo.Gamma(a, a), zoo.Gamma(b, b))) == pytest.approx(float(gammas), 2e-4, 1e-6)
+    for q, p in (
+        (zoo.Beta(a, a), zoo.Beta(b, a)),
+        (zoo.Dirichlet(torch.stack([a, a])), zoo.Dirichlet(torch.stack([b, a]))),
+    ):
+        assert float(kl(q, p)) == pytest.approx(float(betas), 2e-4, 1e-6)
 
 
 def test_atoms_and_a_density_have_no_divergence():

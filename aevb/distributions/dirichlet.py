@@ -8,6 +8,7 @@ from torch import Tensor
 
 from aevb.distributions.by_scipy import ScipyFunction, by_scipy
 from aevb.distributions.quadrature import exponential
+from aevb.distributions.series import log_ratio
 from aevb.distributions.special import HALF_LOG_2PI, digamma_minus_log, stirling
 
 _DEEP = -460.0  # of log F, from which down scipy's own value loses digits, five at 1e-295
@@ -57,6 +58,21 @@ def entropy(a: Tensor) -> Tensor:
     differences = digamma_minus_log(a) - digamma_minus_log(total)
     logs = (a / total).log().sum(-1)
     return logs + _remainder(a, total) - ((a - 1) * differences).sum(-1)
+
+
+def divergence(a: Tensor, b: Tensor) -> Tensor:
+    """KL(Dirichlet(a) || Dirichlet(b)): for large a and b no term is much larger than the sum.
+
+    sum_i b_i (r_i - 1 - log r_i) + ...,   r_i the ratio of the means
+    """
+    total, other = a.sum(-1, keepdim=True), b.sum(-1, keepdim=True)
+    logs = digamma_minus_log(a) - digamma_minus_log(total)
+    own, mean = a / total, b / other
+    apart = (b * ((own - mean) / mean - log_ratio(own, mean))).sum(-1)
+    halves = 0.5 * (log_ratio(other, total).squeeze(-1) - log_ratio(b, a).sum(-1))
+    sums = (stirling(total) - stirling(other)).squeeze(-1)
+    corrections = sums + (stirling(b) - stirling(a) + (a - b) * logs).sum(-1)
+    return apart + halves + corrections
 
 
 def beta_cdf(a: Tensor, b: Tensor, logit: Tensor) -> Tensor:

@@ -5,7 +5,7 @@
     where log p is made of       p                                       and q is any law with
     z, z^2                       Normal, TruncatedNormal, HalfNormal     a mean and a variance
     z                            Exponential, ContinuousBernoulli        a mean
-    z, log z                     Gamma, Erlang, ChiSquared               both
+    z, log z                     Gamma, Erlang, Chi2                     both
     log z                        Pareto, Reciprocal                      E log z
     log z, (log z)^2             LogNormal                               both
     log z, z^k                   Weibull, Rayleigh                       both
@@ -32,6 +32,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, c
 from torch.distributions.kl import kl_divergence, register_kl
 from torch.special import xlogy
 
+from aevb.distributions import dirichlet
 from aevb.distributions.composition import LogitNormal
 from aevb.distributions.cross_entropies import EXPECTED
 from aevb.distributions.discrete import OneHotCategoricals
@@ -39,7 +40,8 @@ from aevb.distributions.expectations import EULER, find, gamma_parameters, weibu
 from aevb.distributions.inverse_cdf import Logistic, Rayleigh
 from aevb.distributions.location_scale import Triangular
 from aevb.distributions.reparameterization import ROUTES, base_of
-from aevb.distributions.special import product
+from aevb.distributions.series import log_ratio
+from aevb.distributions.special import digamma_minus_log, product, stirling
 from aevb.distributions.sphere import HypersphericalUniform, VonMisesFisher
 
 Formula = Callable[[Any, Any], Tensor]
@@ -161,9 +163,21 @@ def _diagonal_against_full(q: td.Normal, p: MultivariateNormal) -> Tensor:
 
 def _gamma_gamma(q: Any, p: Any) -> Tensor:
     (c, rate), (d, other) = gamma_parameters(q), gamma_parameters(p)
-    shapes = (c - d) * torch.digamma(c) + torch.lgamma(d) - torch.lgamma(c)
-    ratio = other / rate
-    return shapes - d * ratio.log() + c * (ratio - 1)
+    own, mean = c / rate, d / other
+    apart = d * ((own - mean) / mean - log_ratio(own, mean))
+    shapes = (c - d) * digamma_minus_log(c) - 0.5 * log_ratio(d, c)
+    return apart + shapes + stirling(d) - stirling(c)
+
+
+def _beta_beta(q: Any, p: Any) -> Tensor:
+    a, b = (torch.stack([d.concentration1, d.concentration0], -1) for d in (q, p))
+    return dirichlet.divergence(a, b)
+
+
+def _dirichlet_dirichlet(q: Any, p: Any) -> Tensor:
+    if q.event_shape != p.event_shape:
+        raise NotImplementedError
+    return dirichlet.divergence(q.concentration, p.concentration)
 
 
 def _weibull_weibull(q: Any, p: Any) -> Tensor:
@@ -226,12 +240,14 @@ _PAIRS: dict[tuple[type[Distribution], type[Distribution]], Formula] = {
     (LogitNormal, LogitNormal): _normal_normal,
     (VonMisesFisher, VonMisesFisher): _sphere_sphere,
     (VonMisesFisher, HypersphericalUniform): _sphere_uniform,
+    (td.Beta, td.Beta): _beta_beta,
+    (td.Dirichlet, td.Dirichlet): _dirichlet_dirichlet,
     (td.Poisson, td.Poisson): _poisson_poisson,
     (OneHotCategoricals, OneHotCategoricals): _classes_classes,
     **{(q, p): _gamma_gamma for q in _GAMMAS for p in _GAMMAS},
     **{(q, p): _weibull_weibull for q in _WEIBULLS for p in _WEIBULLS},
 }
-_LEFT_TO_TORCH = (td.Normal, td.Laplace, td.Cauchy, td.Beta)
+_LEFT_TO_TORCH = (td.Normal, td.Laplace, td.Cauchy)
 """Families whose own divergence torch has right."""
 
 # -- numbers: supports, and the registry of torch --------------------------------------------------
