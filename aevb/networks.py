@@ -42,9 +42,7 @@ class MLP(nn.Module):
         activation: type[nn.Module] = nn.Tanh,
     ) -> None:
         super().__init__()
-        if not isinstance(hidden, Sequence):
-            raise UsageError(f"hidden is a list of widths, like [500], found {hidden}")
-        widths = _widths(in_features, *hidden, out_features)
+        widths = _widths(in_features, hidden, out_features)
         self.in_features = in_features
         self.hidden = tuple(hidden)
         self.out_features = out_features
@@ -97,7 +95,7 @@ class MADE(nn.Module):
         activation: type[nn.Module] = nn.Tanh,
     ) -> None:
         super().__init__()
-        widths = _widths(in_features, *hidden, outputs_per_input * in_features)
+        widths = _widths(in_features, hidden, outputs_per_input * in_features)
         self.in_features = in_features
         self.hidden = tuple(hidden)
         self.outputs_per_input = outputs_per_input
@@ -178,7 +176,7 @@ class ConvolutionalEncoder(nn.Module):
         activation: type[nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
-        _widths(*channels, out_features)
+        _widths(1, channels, out_features)
         self.image_shape = _image_shape(image_shape)
         self.channels = tuple(channels)
         self.out_features = out_features
@@ -226,7 +224,7 @@ class ConvolutionalDecoder(nn.Module):
         activation: type[nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
-        _widths(in_features, *channels, outputs)
+        _widths(in_features, channels, outputs)
         self.in_features = in_features
         self.channels = tuple(channels)
         self.image_shape = _image_shape(image_shape)
@@ -380,10 +378,13 @@ def _glorot(layer: Layer) -> Layer:
     return layer
 
 
-def _widths(*widths: int) -> list[int]:
+def _widths(first: int, inner: Sequence[int], last: int) -> list[int]:
+    if not isinstance(inner, Sequence):
+        raise UsageError(f"expected a list of widths, like [500], found {inner}")
+    widths = [first, *inner, last]
     if min(widths) < 1:
-        raise UsageError(f"every layer needs at least 1 unit, found widths {list(widths)}")
-    return list(widths)
+        raise UsageError(f"every layer needs at least 1 unit, found widths {widths}")
+    return widths
 
 
 def _image_shape(shape: Sequence[int]) -> tuple[int, int, int]:

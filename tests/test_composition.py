@@ -13,13 +13,19 @@ from aevb.distributions import (
     Beta,
     Dirichlet,
     Erlang,
+    FisherSnedecor,
     Gamma,
+    HalfCauchy,
     HypersphericalUniform,
+    Kumaraswamy,
     LogitNormal,
+    Reciprocal,
     TruncatedNormal,
+    Uniform,
     VonMisesFisher,
     ZeroInflatedNegativeBinomial,
 )
+from aevb.distributions.expectations import LOG_MOMENTS, MEAN_LOG_REST
 from aevb.distributions.special import gamma_cdf, gamma_quantile, log_gamma_quantile
 
 DOUBLE = torch.float64
@@ -140,6 +146,63 @@ def test_a_tensor_of_whole_numbers_leaves_the_others_real():
     wide = ZeroInflatedNegativeBinomial(torch.tensor(2), double(0.7), 0.3)
     assert wide.total_count.dtype == torch.float64
     assert float(wide.gate) == 0.3
+
+
+def single(*values):
+    return [torch.tensor(v) for v in values]
+
+
+@pytest.mark.parametrize("df", [1e2, 1e4, 1e6])
+def test_the_entropy_of_a_narrow_ratio_keeps_its_digits_in_single_precision(df):
+    found = float(FisherSnedecor(*single(df, df)).entropy())
+    assert found == pytest.approx(scipy.stats.f(df, df).entropy(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("a", "b"), [(2000.0, 3.0), (200.0, 3.0), (2.0, 3.0)])
+def test_the_variance_of_a_narrow_kumaraswamy_law_keeps_its_digits_in_single_precision(a, b):
+    first, second = (mpmath.mpf(b) * mpmath.beta(1 + k / mpmath.mpf(a), b) for k in (1, 2))
+    law = Kumaraswamy(*single(a, b))
+    assert float(law.variance) == pytest.approx(float(second - first**2), rel=1e-5)
+    assert float(law.stddev) == pytest.approx(float(mpmath.sqrt(second - first**2)), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(1e-30, 1e10), (1e-5, 1e5), (1.0, 2.0), (1.0, 2.75), (1.0, 1.001)]
+)
+def test_the_variance_of_a_wide_reciprocal_law_is_finite_in_single_precision(low, high):
+    law = Reciprocal(*single(low, high))
+    low, high = mpmath.mpf(float(law.low)), mpmath.mpf(float(law.high))
+    width = mpmath.log(high / low)
+    truth = (high**2 - low**2) / (2 * width) - ((high - low) / width) ** 2
+    assert float(law.variance) == pytest.approx(float(truth), rel=1e-4)
+
+
+@pytest.mark.parametrize(("low", "high"), [(100.0, 100.01), (1000.0, 1001.0), (0.0, 2.0)])
+def test_the_mean_logarithm_under_a_narrow_uniform_law_keeps_its_digits(low, high):
+    q = Uniform(*single(low, high))
+    low, high = (mpmath.mpf(float(v)) for v in (q.low, q.high))
+    ends = (high * mpmath.log(high) - (low * mpmath.log(low) if low else 0)) / (high - low) - 1
+    mean, _ = LOG_MOMENTS[torch.distributions.Uniform](q)
+    assert float(mean) == pytest.approx(float(ends), rel=1e-6)
+    law = Uniform(*single(0.5, 0.5001))
+    low, high = (1 - mpmath.mpf(float(v)) for v in (law.high, law.low))
+    ends = (high * mpmath.log(high) - low * mpmath.log(low)) / (high - low) - 1
+    rest = MEAN_LOG_REST[torch.distributions.Uniform](law)
+    assert float(rest) == pytest.approx(float(ends), rel=1e-6)
+
+
+def test_around_one_half_the_logit_keeps_its_digits_in_single_precision():
+    x = torch.linspace(0.4993, 0.5007, 50)
+    z, scale = x.double().numpy(), float(torch.tensor(1e-3))
+    found = Beta(*single(1e6, 1e6)).cdf(x).numpy()
+    assert np.abs(found - scipy.stats.beta(1e6, 1e6).cdf(z)).max() < 1e-6
+    truth = scipy.stats.norm(0, scale).logpdf(sc.logit(z)) - np.log(z) - np.log1p(-z)
+    assert np.abs(LogitNormal(*single(0.0, 1e-3)).log_prob(x).numpy() - truth).max() < 1e-5
+
+
+def test_a_half_cauchy_law_has_no_density_below_zero():
+    law = HalfCauchy(torch.tensor(1.0), validate_args=False)
+    assert law.log_prob(torch.tensor([-1.0, 0.0])).exp().tolist() == [0, pytest.approx(2 / math.pi)]
 
 
 BOUNDS = [(-1.0, 1.0), (30.0, 30.01), (100.0, 101.0), (-40.0, -38.0), (0.1, 0.2), (-40.0, 3.0)]

@@ -11,6 +11,7 @@ from sklearn.pipeline import make_pipeline
 import aevb
 from aevb.data import Rows
 from aevb.errors import AevbError
+from aevb.networks import MADE
 
 X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
 Y = np.arange(60) % 2
@@ -69,7 +70,15 @@ MISTAKES = {
     ),
     "a width for a list of widths": (
         lambda: aevb.MLP(4, 3, 8),
-        "hidden is a list of widths, like [500], found 3",
+        "expected a list of widths, like [500], found 3",
+    ),
+    "a width for a list of channels": (
+        lambda: aevb.ConvolutionalDecoder(2, 8, (1, 8, 8)),
+        "expected a list of widths, like [500], found 8",
+    ),
+    "a width for the widths of a masked network": (
+        lambda: MADE(4, 8, 2),
+        "expected a list of widths, like [500], found 8",
     ),
     "a tensor for rows": (
         lambda: aevb.evidence(MODEL, ENCODER, torch.from_numpy(X)),

@@ -71,8 +71,8 @@ BUGS = [
     ),
     bug(
         discrete.RelaxedBernoulli._log_prob,
-        "d = self.logits - self.temperature * _logit(z)",
-        "d = self.logits - _logit(z)",
+        "d = self.logits - self.temperature * logit(z)",
+        "d = self.logits - logit(z)",
         test_zoo.test_integrates_to_one,
         "relaxed-bernoulli",
     ),

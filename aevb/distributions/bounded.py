@@ -54,6 +54,17 @@ class Kumaraswamy(InverseCDF, td.Kumaraswamy):
         return (log1mexp(rest) / self.concentration1).exp()
 
     @property
+    def variance(self) -> Tensor:
+        # A difference of two moments, of which little is left where the law is narrow.
+        a, b = self.concentration1.double(), self.concentration0.double()
+        wide = td.Kumaraswamy(a, b, validate_args=False).variance
+        return wide.to(self.concentration1)
+
+    @property
+    def stddev(self) -> Tensor:
+        return self.variance.sqrt()
+
+    @property
     def mode(self) -> Tensor:
         a, b = self.concentration1, self.concentration0
         inner = (a >= 1) & (b >= 1) & (a * b > 1)

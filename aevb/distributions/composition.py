@@ -21,6 +21,7 @@ from aevb.distributions.special import (
     log_gamma_density,
     log_gamma_quantile,
     log_normal_density,
+    logit,
     ndtr,
     stirling,
 )
@@ -93,11 +94,11 @@ class LogitNormal(Reparameterized):
         return inside_unit(torch.sigmoid(self.loc + self.scale * noise))
 
     def _log_prob(self, value: Tensor) -> Tensor:
-        log_z, log_rest = value.log(), torch.log1p(-value)
-        return log_normal_density(log_z - log_rest, self.loc, self.scale) - log_z - log_rest
+        rest = value.log() + torch.log1p(-value)
+        return log_normal_density(logit(value), self.loc, self.scale) - rest
 
     def _cdf(self, value: Tensor) -> Tensor:
-        return ndtr((value.log() - torch.log1p(-value) - self.loc) / self.scale)
+        return ndtr((logit(value) - self.loc) / self.scale)
 
     def icdf(self, value: Tensor) -> Tensor:
         return torch.sigmoid(self.loc + self.scale * torch.special.ndtri(value))
@@ -235,12 +236,11 @@ class Beta(Reparameterized, td.Beta):
         return torch.where(edge, outside - dirichlet.log_beta(both), inside)
 
     def _cdf(self, value: Tensor) -> Tensor:
-        logit = value.log() - torch.log1p(-value)
-        return dirichlet.beta_cdf(self.concentration1, self.concentration0, logit)
+        return dirichlet.beta_cdf(self.concentration1, self.concentration0, logit(value))
 
     def icdf(self, value: Tensor) -> Tensor:
-        logit = dirichlet.beta_quantile(self.concentration1, self.concentration0, value)
-        return torch.sigmoid(logit)
+        odds = dirichlet.beta_quantile(self.concentration1, self.concentration0, value)
+        return torch.sigmoid(odds)
 
     def entropy(self) -> Tensor:
         return dirichlet.entropy(self._dirichlet.concentration)
@@ -328,17 +328,14 @@ class FisherSnedecor(Reparameterized, td.FisherSnedecor):
         return dirichlet.beta_cdf(self.df1 / 2, self.df2 / 2, self._log_odds(value))
 
     def icdf(self, value: Tensor) -> Tensor:
-        logit = dirichlet.beta_quantile(self.df1 / 2, self.df2 / 2, value)
-        return (logit + self.df2.log() - self.df1.log()).exp()
+        odds = dirichlet.beta_quantile(self.df1 / 2, self.df2 / 2, value)
+        return (odds + self.df2.log() - self.df1.log()).exp()
 
     def entropy(self) -> Tensor:
         """log(df2 / df1) + E of the logit of the share, whose own law has the Beta density."""
         a = torch.stack([self.df1, self.df2], -1) / 2
-        digammas = torch.digamma(a)
-        total = torch.digamma(a.sum(-1))
-        logit = dirichlet.log_beta(a) - (a * (digammas - total.unsqueeze(-1))).sum(-1)
-        odds = digammas[..., 0] - digammas[..., 1]
-        return logit + odds + self.df2.log() - self.df1.log()
+        odds = 2 * (torch.digamma(a.sum(-1)) - torch.digamma(a[..., 1]))
+        return dirichlet.entropy(a) + odds + self.df2.log() - self.df1.log()
 
     @property
     def mean(self) -> Tensor:

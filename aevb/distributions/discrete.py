@@ -14,6 +14,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from aevb.distributions.reparameterization import ROUTES, Noise, Reparameterized
+from aevb.distributions.special import logit
 from aevb.randomness import open_uniform
 
 
@@ -75,14 +76,14 @@ class RelaxedBernoulli(_Relaxed, td.RelaxedBernoulli):
         return relaxed_coin(self.logits, self.temperature, noise)
 
     def icdf(self, value: Tensor) -> Tensor:
-        return torch.sigmoid((self.logits + _logit(value)) / self.temperature)
+        return torch.sigmoid((self.logits + logit(value)) / self.temperature)
 
     def _cdf(self, value: Tensor) -> Tensor:
-        return torch.sigmoid(self.temperature * _logit(value) - self.logits)
+        return torch.sigmoid(self.temperature * logit(value) - self.logits)
 
     def _log_prob(self, value: Tensor) -> Tensor:
         z = _inside(value)
-        d = self.logits - self.temperature * _logit(z)
+        d = self.logits - self.temperature * logit(z)
         slope = torch.log(self.temperature) - torch.log(z) - torch.log1p(-z)
         return slope + F.logsigmoid(d) + F.logsigmoid(-d)
 
@@ -170,7 +171,7 @@ class BernoulliStraightThrough(Reparameterized, td.Bernoulli):
 
 def relaxed_coin(logits: Tensor, temperature: Tensor | float, noise: Tensor) -> Tensor:
     """Draws of `RelaxedBernoulli` as a function of its numbers, which a compiler can trace."""
-    return _inside(torch.sigmoid((logits + _logit(noise)) / temperature))
+    return _inside(torch.sigmoid((logits + logit(noise)) / temperature))
 
 
 def relaxed_class(logits: Tensor, temperature: Tensor | float, noise: Tensor) -> Tensor:
@@ -306,14 +307,6 @@ def _class_of(u: Tensor, probs: Tensor) -> Tensor:
     """How many of the sums of the probabilities, but for the last, lie at or below u."""
     below: Tensor = (probs.cumsum(-1)[..., :-1] <= u.unsqueeze(-1)).sum(-1)
     return below
-
-
-def _logit(z: Tensor) -> Tensor:
-    """log(z / (1 - z)), with digits near 1/2 as well, where it goes through 0."""
-    middle = (z - 0.5).abs() < 0.25
-    inner = 2 * torch.atanh(2 * torch.where(middle, z, torch.full_like(z, 0.5)) - 1)
-    outer = torch.where(middle, torch.full_like(z, 0.25), z)
-    return torch.where(middle, inner, torch.log(outer) - torch.log1p(-outer))
 
 
 def _inside(z: Tensor) -> Tensor:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 from torch.distributions import Distribution
-from torch.special import digamma, polygamma, xlogy
+from torch.special import digamma, polygamma
 
 from aevb.distributions.inverse_cdf import Logistic, Rayleigh, Reciprocal
+from aevb.distributions.series import log_ratio
 
 EULER = 0.57721566490153286
 Laws = Mapping[type[Distribution], Callable[..., Any]]
@@ -73,11 +74,15 @@ def _kumaraswamy_log_moments(q: Any) -> tuple[Tensor, Tensor]:
 
 
 def _uniform_log_moments(q: Any) -> tuple[Tensor, Tensor]:
-    width = q.high - q.low
-    mean = (xlogy(q.high, q.high) - xlogy(q.low, q.low)) / width - 1
-    r = torch.where(q.low > 0, q.low / q.high, 0.0)
-    drop = torch.where(r > 0, r, 1.0).log()
-    return mean, 1 - r * (drop / (1 - r)).square()
+    r, drop = _log_drop(q.low, q.high)
+    return q.high.log() - 1 - r * drop, 1 - r * drop.square()
+
+
+def _log_drop(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """r = low / high and log(r) / (1 - r), 0 at r = 0 and -1 at r = 1."""
+    r = torch.where(low > 0, low / high, 0.0)
+    safe = torch.where(low > 0, low, high)
+    return r, log_ratio(safe, high) / ((high - low) / high)
 
 
 def _fisher_log_moments(q: Any) -> tuple[Tensor, Tensor]:
@@ -93,7 +98,7 @@ LOG_MOMENTS: Laws = {
     Rayleigh: _weibull_log_moments,
     td.LogNormal: lambda q: (q.loc, q.scale.square()),
     td.Pareto: lambda q: (q.scale.log() + 1 / q.alpha, q.alpha.square().reciprocal()),
-    Reciprocal: lambda q: ((q.low.log() + q.high.log()) / 2, (q.high / q.low).log().square() / 12),
+    Reciprocal: lambda q: ((q.low.log() + q.high.log()) / 2, q.width.square() / 12),
     td.Beta: _beta_log_moments,
     td.Kumaraswamy: _kumaraswamy_log_moments,
     td.Uniform: _uniform_log_moments,
@@ -107,9 +112,9 @@ LOG_MOMENTS: Laws = {
 
 
 def _uniform_log_rest(q: Any) -> Tensor:
-    lower, upper = 1 - q.high, 1 - q.low
-    mean: Tensor = (xlogy(upper, upper) - xlogy(lower, lower)) / (upper - lower) - 1
-    return mean
+    upper = 1 - q.low
+    r, drop = _log_drop(1 - q.high, upper)
+    return upper.log() - 1 - r * drop
 
 
 MEAN_LOG_REST: Laws = {
@@ -147,7 +152,7 @@ def _pareto_power(q: Any, k: Tensor) -> Tensor:
 
 
 def _reciprocal_power(q: Any, k: Tensor) -> Tensor:
-    width = k * (q.high / q.low).log()
+    width = k * q.width
     return k * q.high.log() + (-torch.expm1(-width)).log() - width.log()
 
 

@@ -108,7 +108,8 @@ class HalfCauchy(InverseCDF, td.HalfCauchy):
         return self.scale * torch.where(noise < 0.5, angle, 1 / angle)
 
     def _log_prob(self, value: Tensor) -> Tensor:
-        return math.log(2 / math.pi) - self.scale.log() - log1p_square(value / self.scale)
+        height = math.log(2 / math.pi) - self.scale.log()
+        return torch.where(value >= 0, height - log1p_square(value / self.scale), -math.inf)
 
     def _cdf(self, value: Tensor) -> Tensor:
         return torch.atan(value / self.scale) * (2 / math.pi)
@@ -323,7 +324,7 @@ class Reciprocal(InverseCDF, Distribution):
 
     @property
     def variance(self) -> Tensor:
-        return self.low * self.high * log_uniform_spread(self.width)
+        return self.high.square() * log_uniform_spread(self.width)
 
     def transform(self, noise: Tensor) -> Tensor:
         z = self.low * torch.exp(noise * self.width)

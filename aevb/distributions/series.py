@@ -71,9 +71,9 @@ def digamma_half_step(a: Tensor) -> Tensor:
 
 
 def log_uniform_spread(width: Tensor) -> Tensor:
-    """sinh(w) / w - (sinh(w / 2) / (w / 2))^2, about w^2 / 12 for small w."""
+    """e^-w (sinh(w) / w - (sinh(w / 2) / (w / 2))^2), about w^2 / 12 for small w."""
     small = width.clamp(max=1.0)
     series = horner([n / (n + 1) / math.factorial(2 * n + 1) for n in range(1, 10)], small.square())
     large = width.clamp(min=1.0)
-    direct = torch.sinh(large) / large - (2 * torch.sinh(large / 2) / large).square()
-    return torch.where(width < 1, series * small.square(), direct)
+    direct = -torch.expm1(-2 * large) / (2 * large) - (torch.expm1(-large) / large).square()
+    return torch.where(width < 1, series * small.square() * torch.exp(-small), direct)

@@ -93,6 +93,14 @@ def inside_unit(z: Tensor) -> Tensor:
     return z.clamp(finite.tiny, 1 - finite.eps / 2)
 
 
+def logit(z: Tensor) -> Tensor:
+    """log(z / (1 - z)), with digits near 1/2 as well, where it goes through 0."""
+    middle = (z - 0.5).abs() < 0.25
+    inner = 2 * torch.atanh(2 * torch.where(middle, z, torch.full_like(z, 0.5)) - 1)
+    outer = torch.where(middle, torch.full_like(z, 0.25), z)
+    return torch.where(middle, inner, torch.log(outer) - torch.log1p(-outer))
+
+
 def ndtr(x: Tensor) -> Tensor:
     """Phi(x), the standard normal distribution function; torch's own is 0 from x = -9 down."""
     return 0.5 * torch.erfc(-x * 2**-0.5)
