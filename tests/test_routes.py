@@ -11,7 +11,9 @@ from torch import distributions as td
 from aevb import distributions as zoo
 from aevb.distributions import center, reparameterize, route
 from aevb.distributions.combinators import Average
+from aevb.distributions.listed import Listed
 from aevb.errors import UsageError
+from aevb.flows import FlowDistribution, HouseholderMap
 from aevb.randomness import Stream, generator
 
 
@@ -268,3 +270,26 @@ def test_an_average_draws_by_itself():
     law = Average([zoo.Normal(double([0.0]), 1.0), zoo.Laplace(double([0.0]), 1.0)])
     assert law.noise((3,), generator(1, Stream.NOISE)).shape[0] == 3
     assert law.sample((3,)).shape == (3, 1)
+
+
+def a_normal(z=0.0):
+    return td.Independent(zoo.Normal(z + torch.zeros(2), torch.tensor([1.0, 2.0])), 1)
+
+
+REMEMBERING = {
+    "flow": lambda: FlowDistribution(a_normal(), [HouseholderMap(torch.tensor([1.0, 3.0]))]),
+    "chain": lambda: zoo.Chain(a_normal(), [a_normal], [2, 2]),
+    "list": lambda: Listed(torch.tensor([[0.0, 0.0], [1.0, 1.0]]), torch.tensor([0.3, 0.7]).log()),
+}
+
+
+@pytest.mark.parametrize("quiet", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_a_draw_that_is_written_to_has_the_density_of_what_it_is_now(name, quiet):
+    with quiet():
+        law = REMEMBERING[name]()
+        z = law.sample((50,))
+        assert torch.allclose(law.log_prob(z), law.log_prob(z.clone()), atol=1e-5)
+        z.copy_(z.flip(0))
+        expected = law.log_prob(z.clone())
+        assert torch.equal(law.log_prob(z), expected)

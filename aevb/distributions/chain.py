@@ -61,11 +61,8 @@ class Chain(Remembering):
             self._noises = list(noises)
         super().__init__(first.batch_shape, torch.Size([sum(sizes)]), validate_args=False)
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def _log_prob(self, value: Tensor) -> Tensor:
         """The sum of the parts' log-densities, (*sample, N) nats."""
-        known = self.remembered(value)
-        if known is not None:
-            return known
         parts = self._parts(value)
         total: Tensor = self.first.log_prob(parts[0])
         for link, given, part in zip(self.links, parts, parts[1:], strict=False):

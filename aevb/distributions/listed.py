@@ -147,10 +147,7 @@ class Listed(Remembering):
         logits = self.logits.expand(*shape, -1)
         return self.remember(self.codes[chosen.squeeze(-1)], logits.gather(-1, chosen).squeeze(-1))
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        known = self.remembered(value)
-        if known is not None:
-            return known
+    def _log_prob(self, value: Tensor) -> Tensor:
         axis = value.ndim - len(self.event_shape)
         same = (value.unsqueeze(axis) == self.codes).flatten(axis + 1).all(-1)
         found: Tensor = torch.logsumexp(torch.where(same, self.logits, -torch.inf), -1)

@@ -172,22 +172,40 @@ class Remembering(Reparameterized):
     """A distribution that finds the density of a draw on the way to it, and keeps the last one.
 
     `transform` ends in `remember(z, log_q)`; `log_prob` asks `remembered` first, which knows that
-    very tensor and no other: an inverse, or a second run of networks, is spared.
+    very tensor, not written to since, and no other: an inverse, or a second run of networks, is
+    spared.
     """
 
-    _last: tuple[Tensor, Tensor, bool] | None = None
+    _last: tuple[Tensor, int, Tensor, bool] | None = None
 
     def remember(self, z: Tensor, log_q: Tensor) -> Tensor:
-        self._last = z, log_q, torch.is_grad_enabled()
+        self._last = z, _writes(z), log_q, torch.is_grad_enabled()
         return z
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p(value), (*sample, *batch) nats."""
+        known = self.remembered(value)
+        return super().log_prob(value) if known is None else known
 
     def remembered(self, value: Tensor) -> Tensor | None:
         """log q of the last draw, where `value` is it."""
         if self._last is None or value is not self._last[0]:
             return None
-        _, log_q, differentiable = self._last
+        _, writes, log_q, differentiable = self._last
+        if writes < 0 or _writes(value) != writes:
+            return None
         # A draw without gradient does not say how its density depends on the parameters.
         return log_q if differentiable or not torch.is_grad_enabled() else None
+
+
+def _writes(z: Tensor) -> int:
+    """How often a draw was written to in place; 0 within a step that is traced, which does not.
+
+    Below 0 where nothing counts them: under `torch.inference_mode`.
+    """
+    if torch.compiler.is_compiling():
+        return 0
+    return -1 if z.is_inference() else z._version
 
 
 def parameter(q: Distribution) -> Tensor:

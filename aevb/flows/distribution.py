@@ -82,13 +82,8 @@ class FlowDistribution(Remembering):
             log_q = log_q - log_det
         return self.remember(z, log_q)
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def _log_prob(self, value: Tensor) -> Tensor:
         """log q, (*sample, *batch) nats, of values (*sample, *batch, D)."""
-        known = self.remembered(value)
-        if known is not None:
-            return known
-        if self._validate_args:
-            self._validate_sample(value)
         total = torch.zeros_like(value[..., 0])
         for f in reversed(self.maps):
             value, log_det = f.inverse(value)
