@@ -199,6 +199,18 @@ def test_gompertz_mean_of_any_concentration_and_no_variance():
         _ = zoo.Gompertz(double(1.0), double(1.0)).variance
 
 
+@pytest.mark.parametrize("c", [0.5, 1e3, 1e5, 1e7])
+def test_the_slope_of_gompertz_mean_keeps_its_digits_in_single_precision(c):
+    x = torch.tensor(c, requires_grad=True)
+    (slope,) = torch.autograd.grad(zoo.Gompertz(x, 1.0).mean, x)
+    with mpmath.workdps(30):
+        close(slope, mpmath.exp(c) * mpmath.e1(c) - 1 / mpmath.mpf(c), 1e-5)
+
+
+def test_the_center_of_torchs_student_without_a_mean_is_its_median():
+    assert float(center(td.StudentT(torch.tensor(1.0), 3.0))) == pytest.approx(3.0, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("theirs", "ours"),
     [

@@ -224,8 +224,7 @@ def _log_mass(a: Tensor, b: Tensor) -> Tensor:
     near = width * (width + a.abs()) < 2
     outside = ~near & (b < 0)
     edge = torch.where(outside, b, -1.0)
-    mills = torch.special.erfcx(-edge * 2**-0.5).log() + 0.5 * math.log(math.pi / 2)
-    tail = mills + log1mexp(_log_fall(edge, torch.where(outside, width, 1.0)))
+    tail = _mills(edge).log() + log1mexp(_log_fall(edge, torch.where(outside, width, 1.0)))
     between = ~near & ~outside
     far_a, far_b = torch.where(between, a, -3.0), torch.where(between, b, 0.0)
     upper = torch.special.log_ndtr(far_b)
@@ -241,9 +240,7 @@ def _log_mass(a: Tensor, b: Tensor) -> Tensor:
 
 def _log_fall(b: Tensor, s: Tensor) -> Tensor:
     """log Phi(b - s) - log Phi(b) for b < 0 < s, of which nothing cancels however far out b is."""
-    ratio = torch.special.erfcx((s - b) * 2**-0.5).log() - torch.special.erfcx(-b * 2**-0.5).log()
-    fall: Tensor = b * s - 0.5 * s.square() + ratio
-    return fall
+    return b * s - 0.5 * s.square() + _mills(b - s).log() - _mills(b).log()
 
 
 def _fallen(b: Tensor, log_share: Tensor) -> Tensor:
@@ -251,13 +248,13 @@ def _fallen(b: Tensor, log_share: Tensor) -> Tensor:
     still, level = b.detach(), log_share.detach().clamp(max=-1e-300)
     s = -2 * level / (-still + torch.sqrt(still.square() - 2 * level))
     for _ in range(5):
-        s = (s + (_log_fall(still, s) - level) * _mills_below(still - s)).clamp(min=0.0)
-    moved: Tensor = s + (_log_fall(b, s) - log_share) * _mills_below(still - s)
+        s = (s + (_log_fall(still, s) - level) * _mills(still - s)).clamp(min=0.0)
+    moved: Tensor = s + (_log_fall(b, s) - log_share) * _mills(still - s)
     return moved.clamp(min=0.0)
 
 
-def _mills_below(t: Tensor) -> Tensor:
-    """Phi(t) / phi(t) for t < 0."""
+def _mills(t: Tensor) -> Tensor:
+    """Phi(t) / phi(t) for t <= 0."""
     ratio: Tensor = torch.special.erfcx(-t * 2**-0.5) * (math.pi / 2) ** 0.5
     return ratio
 
@@ -269,17 +266,9 @@ def _log_ndtri(log_p: Tensor) -> Tensor:
     far = -torch.sqrt(square.clamp(min=1.0))
     t = torch.where(start < -50, far, torch.special.ndtri(start.clamp(min=-50.0).exp()))
     for _ in range(4):
-        value = torch.special.log_ndtr(t)
-        t = t + (start - value) * _mills(t, value)
-    value = torch.special.log_ndtr(t)
-    moved: Tensor = t + (log_p - value) * _mills(t, value)
+        t = t + (start - torch.special.log_ndtr(t)) * _mills(t)
+    moved: Tensor = t + (log_p - torch.special.log_ndtr(t)) * _mills(t)
     return moved
-
-
-def _mills(t: Tensor, value: Tensor) -> Tensor:
-    """Phi(t) / phi(t), from log Phi(t)."""
-    ratio: Tensor = torch.exp(value + 0.5 * t.square() + HALF_LOG_2PI)
-    return ratio
 
 
 ROUTES |= {td.Kumaraswamy: Kumaraswamy}

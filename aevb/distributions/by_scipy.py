@@ -118,7 +118,7 @@ class _ScaledExp1(ScipyFunction):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         x, _ = ctx.saved_tensors
-        result: Tensor = grad * (_ScaledExp1.over(x) - 1 / x)
+        result: Tensor = grad * (_ScaledExp1.over(x.double()) - 1 / x.double()).to(x)
         return result
 
 

@@ -319,10 +319,7 @@ class FisherSnedecor(Reparameterized, td.FisherSnedecor):
 
     def _log_prob(self, value: Tensor) -> Tensor:
         odds = self._log_odds(value)
-        pair = torch.stack([odds, -odds], -1)
-        halves = torch.stack([self.df1, self.df2], -1) / 2
-        logs = torch.nn.functional.logsigmoid(pair)
-        return dirichlet.log_density(halves, torch.sigmoid(pair), logs) - value.log()
+        return dirichlet.log_logit_density(self.df1 / 2, self.df2 / 2, odds) - value.log()
 
     def _cdf(self, value: Tensor) -> Tensor:
         return dirichlet.beta_cdf(self.df1 / 2, self.df2 / 2, self._log_odds(value))

@@ -118,12 +118,12 @@ def _deep(a: Tensor, b: Tensor, logit: Tensor, otherwise: Tensor) -> Tensor:
     total = torch.ones_like(x)
     for n in range(_TERMS, 0, -1):
         total = 1 + total * x * (a + b + n - 1) / (a + n)
-    log_f = _log_density(a, b, logit) - a.log() + total.log()
+    log_f = log_logit_density(a, b, logit) - a.log() + total.log()
     few = (x * (a + b) / (a + 1) < 0.03) & (x < 0.03)
     return torch.where(few & (log_f < _DEEP), log_f, otherwise)
 
 
-def _log_density(a: Tensor, b: Tensor, logit: Tensor) -> Tensor:
+def log_logit_density(a: Tensor, b: Tensor, logit: Tensor) -> Tensor:
     """The log-density of the logit of Beta(a, b)."""
     pair = torch.stack([logit, -logit], -1)
     logs = torch.nn.functional.logsigmoid(pair)
@@ -155,7 +155,7 @@ class _BetaQuantile(ScipyFunction):
         logit = torch.where(torch.isfinite(logit), logit, torch.where(u < 0.5, first, -last))
         for _ in range(4):  # log F and log(1 - F) are concave in the logit
             below, above = _cumulative(a, b, logit)
-            log_p = _log_density(a, b, logit)
+            log_p = log_logit_density(a, b, logit)
             lower = (u.log() - below) * (below - log_p).exp()
             upper = (above - torch.log1p(-u)) * (above - log_p).exp()
             step = torch.where(u < 0.5, lower, upper)
@@ -180,7 +180,7 @@ def _derivatives(a: Tensor, b: Tensor, logit: Tensor) -> tuple[Tensor, Tensor, T
     s = torch.where(inside, logit, 0.0)
     log_x, log_rest = (torch.nn.functional.logsigmoid(v) for v in (s, -s))
     x = torch.sigmoid(s)
-    density = torch.where(inside, _log_density(a, b, s).exp(), 0.0)
+    density = torch.where(inside, log_logit_density(a, b, s).exp(), 0.0)
     side = torch.where(s < a.log() - b.log(), -1.0, 1.0)
     lean = side * ((a + b) * x - a)
     scale = 2 / (lean + torch.sqrt(lean.square() + 4 * (a + b) * x * (1 - x)) + 1e-300)

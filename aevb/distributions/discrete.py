@@ -14,6 +14,7 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 from aevb.distributions.reparameterization import ROUTES, Noise, Reparameterized
+from aevb.distributions.series import log_ratio
 from aevb.distributions.special import logit
 from aevb.randomness import open_uniform
 
@@ -116,9 +117,7 @@ class RelaxedOneHotCategorical(_Relaxed, td.RelaxedOneHotCategorical):
         z = _inside(value)
         size, t = self.event_shape[0], _each(self.temperature)
         # By the logs of ratios, which keep their digits where a high temperature multiplies them.
-        largest = z.amax(-1, keepdim=True)
-        close = z > 0.5 * largest
-        ratio = torch.where(close, torch.log1p((z - largest) / largest), z.log() - largest.log())
+        ratio = log_ratio(z, z.amax(-1, keepdim=True))
         score = torch.log_softmax(self.logits - t * ratio, -1) - z.log()
         scale = torch.lgamma(z.new_tensor(float(size))) + (size - 1) * torch.log(t)
         return score.sum(-1) + (scale if scale.ndim == 0 else scale.squeeze(-1))

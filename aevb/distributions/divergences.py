@@ -22,7 +22,6 @@ Kumaraswamy, Triangular or Gompertz, relaxed ones, mixtures.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,21 +29,20 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import Distribution, Independent, MultivariateNormal, constraints
 from torch.distributions.kl import kl_divergence, register_kl
+from torch.distributions.utils import euler_constant
 from torch.special import xlogy
 
 from aevb.distributions import dirichlet
 from aevb.distributions.composition import LogitNormal
-from aevb.distributions.cross_entropies import EXPECTED
+from aevb.distributions.cross_entropies import EXPECTED, Formula
 from aevb.distributions.discrete import OneHotCategoricals
-from aevb.distributions.expectations import EULER, find, gamma_parameters, weibull_parameters
+from aevb.distributions.expectations import find, gamma_parameters, weibull_parameters
 from aevb.distributions.inverse_cdf import Logistic, Rayleigh
 from aevb.distributions.location_scale import Triangular
 from aevb.distributions.reparameterization import ROUTES, base_of
 from aevb.distributions.series import log_ratio
 from aevb.distributions.special import digamma_minus_log, product, stirling
 from aevb.distributions.sphere import HypersphericalUniform, VonMisesFisher
-
-Formula = Callable[[Any, Any], Tensor]
 
 
 def kl_by_dimension(q: Distribution, p: Distribution) -> Tensor | None:
@@ -184,7 +182,7 @@ def _weibull_weibull(q: Any, p: Any) -> Tensor:
     (scale, k), (other, j) = weibull_parameters(q), weibull_parameters(p)
     ratio, powers = (scale / other).log(), j / k
     grown = torch.exp(j * ratio + torch.lgamma(1 + powers))
-    return grown - 1 - powers.log() - j * ratio + EULER * (powers - 1)
+    return grown - 1 - powers.log() - j * ratio + euler_constant * (powers - 1)
 
 
 def _poisson_poisson(q: Any, p: Any) -> Tensor:

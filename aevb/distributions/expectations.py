@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch import distributions as td
 from torch.distributions import Distribution
+from torch.distributions.utils import euler_constant
 from torch.special import digamma, polygamma
 
 from aevb.distributions.inverse_cdf import Logistic, Rayleigh, Reciprocal
 from aevb.distributions.series import log_ratio
 
-EULER = 0.57721566490153286
 Laws = Mapping[type[Distribution], Callable[..., Any]]
 
 
@@ -59,7 +59,7 @@ def _gamma_log_moments(q: Any) -> tuple[Tensor, Tensor]:
 
 def _weibull_log_moments(q: Any) -> tuple[Tensor, Tensor]:
     scale, k = weibull_parameters(q)
-    return scale.log() - EULER / k, math.pi**2 / 6 / k.square()
+    return scale.log() - euler_constant / k, math.pi**2 / 6 / k.square()
 
 
 def _beta_log_moments(q: Any) -> tuple[Tensor, Tensor]:
@@ -69,7 +69,7 @@ def _beta_log_moments(q: Any) -> tuple[Tensor, Tensor]:
 
 def _kumaraswamy_log_moments(q: Any) -> tuple[Tensor, Tensor]:
     a, b = q.concentration1, q.concentration0
-    mean = -(EULER + digamma(b + 1)) / a
+    mean = -(euler_constant + digamma(b + 1)) / a
     return mean, (math.pi**2 / 6 - polygamma(1, b + 1)) / a.square()
 
 
@@ -103,7 +103,7 @@ LOG_MOMENTS: Laws = {
     td.Kumaraswamy: _kumaraswamy_log_moments,
     td.Uniform: _uniform_log_moments,
     td.HalfNormal: lambda q: (
-        q.scale.log() - (EULER + math.log(2)) / 2,
+        q.scale.log() - (euler_constant + math.log(2)) / 2,
         torch.full_like(q.scale, math.pi**2 / 8),
     ),
     td.FisherSnedecor: _fisher_log_moments,

@@ -96,7 +96,7 @@ class Listed(Remembering):
     """
 
     arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012  # as torch has it
-    route = "inverse CDF"
+    route = "hard"
     has_rsample = False
     has_enumerate_support = True
 

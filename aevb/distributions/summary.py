@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from aevb.distributions.reparameterization import base_of, parameter, route
+from aevb.distributions.reparameterization import base_of, ours, parameter, route
 from aevb.randomness import Stream, generator
 
 DRAWS = 100
@@ -31,7 +31,7 @@ def center(q: Distribution) -> Tensor:
     if bool(torch.isfinite(mean).all()):
         return mean
     try:
-        median: Tensor = base_of(q).icdf(torch.full_like(mean, 0.5))
+        median: Tensor = ours(base_of(q)).icdf(torch.full_like(mean, 0.5))
     except NotImplementedError:
         median = _draws(q).median(0).values
     return torch.where(torch.isfinite(mean), mean, median)
