@@ -20,6 +20,7 @@ from zoo.table import ENTRIES, build, names, summing
 
 from aevb import distributions as zoo
 from aevb.distributions import kl, kl_by_dimension
+from aevb.distributions.discrete import OneHotCategoricals
 
 F64 = torch.float64
 
@@ -246,6 +247,20 @@ def test_supports_that_are_not_nested_are_infinite_where_they_are_not():
     inner, outer = zoo.Reciprocal(*numbers(1.0, 2.0)), zoo.Reciprocal(*numbers(1.0, 4.0))
     assert float(kl(inner, outer)) == pytest.approx(math.log(2))
     assert kl(outer, inner) == math.inf
+
+
+def test_an_impossible_class_is_no_nan():
+    """Torch's law of one class at a time has the truth."""
+    raw = torch.tensor([0.3, -math.inf, 0.1], dtype=F64, requires_grad=True)
+    q, even = OneHotCategoricals(raw.unsqueeze(0)), OneHotCategoricals(torch.zeros(1, 3).double())
+    known = td.Categorical(logits=raw.detach()).log_prob(torch.arange(3))
+    found = q.log_prob(torch.eye(3, dtype=F64))
+    assert torch.allclose(found, known)
+    negative_entropy = float((known.exp() * known)[::2].sum())
+    assert kl(q, even).item() == pytest.approx(negative_entropy + math.log(3))
+    assert kl(even, q) == math.inf
+    (slope,) = torch.autograd.grad(found[0] + kl(q, even), raw)
+    assert slope.isfinite().all()
 
 
 def test_a_poisson_rate_of_zero_is_no_nan():

@@ -5,6 +5,7 @@ straight-through   forward the hard draw, backward the gradient of the probabili
 hard               a step of the noise, whose gradient is zero: for estimators that need none
 """
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -298,8 +299,11 @@ class OneHotCategoricals(Reparameterized):
         return one_hot(chosen, self.logits.shape[-1], self.logits.dtype).flatten(-2)
 
     def _log_prob(self, value: Tensor) -> Tensor:
-        each: Tensor = value.unflatten(-1, self.logits.shape[-2:]) * self.logits
-        return each.sum((-2, -1))
+        value = value.unflatten(-1, self.logits.shape[-2:])
+        possible = self.logits > -math.inf
+        each = value * torch.where(possible, self.logits, 0.0)
+        # An impossible class that is not taken says nothing, where 0 times log 0 is no number.
+        return torch.where(possible | (value == 0), each, -math.inf).sum((-2, -1))
 
 
 def _class_of(u: Tensor, probs: Tensor) -> Tensor:

@@ -223,7 +223,8 @@ def _sphere_uniform(q: Any, p: Any) -> Tensor:
 def _classes_classes(q: Any, p: Any) -> Tensor:
     if q.logits.shape[-2:] != p.logits.shape[-2:]:
         raise NotImplementedError
-    divergence: Tensor = (q.probs * (q.logits - p.logits)).sum((-2, -1))
+    gain = torch.where(q.probs > 0, q.logits - p.logits, 0.0)
+    divergence: Tensor = (q.probs * gain).sum((-2, -1))
     return divergence
 
 
