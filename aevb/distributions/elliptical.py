@@ -10,6 +10,7 @@ from torch.distributions import Distribution, constraints
 
 from aevb.distributions.reparameterization import Noise, Reparameterized, apart, route, side_by_side
 from aevb.distributions.special import product
+from aevb.distributions.sphere import log_area
 from aevb.randomness import normal
 
 
@@ -103,9 +104,8 @@ class Elliptical(Reparameterized):
         y = torch.linalg.solve_triangular(self.scale_tril, offset, upper=False).squeeze(-1)
         # At the center itself the limit is taken, in which logarithms of r cancel.
         r = torch.linalg.vector_norm(y, dim=-1).clamp(min=torch.finfo(y.dtype).tiny)
-        log_area = math.log(2) + d / 2 * math.log(math.pi) - math.lgamma(d / 2)
         log_determinant = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        result: Tensor = self.radial.log_prob(r) - log_area - (d - 1) * r.log() - log_determinant
+        result: Tensor = self.radial.log_prob(r) - log_area(d) - (d - 1) * r.log() - log_determinant
         return result
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Self:

@@ -31,7 +31,7 @@ class _Sphere(constraints.Constraint):
 unit_sphere = _Sphere()
 
 
-def _log_area(dim: int) -> float:
+def log_area(dim: int) -> float:
     """The logarithm of the area of the unit sphere of R^dim; of two points for dim = 1."""
     return math.log(2) + 0.5 * dim * math.log(math.pi) - math.lgamma(0.5 * dim)
 
@@ -98,7 +98,7 @@ class VonMisesFisher(Reparameterized):
         """log C(k) - k."""
         dim = self.event_shape[0]
         log_total = _whole(self.concentration.double(), dim)[0]
-        return (_log_area(dim - 1) + log_total).to(self.loc.dtype)
+        return (log_area(dim - 1) + log_total).to(self.loc.dtype)
 
     def _height(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The mean A and variance of w = <z, loc>, and the means of 1 - w^2 and of 1 - w."""
@@ -160,7 +160,7 @@ class HypersphericalUniform(Reparameterized):
         if dim < 2:
             raise ValueError(f"HypersphericalUniform expects dim of at least 2, found {dim}")
         self.dim = dim
-        self.log_area = torch.tensor(_log_area(dim), dtype=dtype, device=device).expand(batch_shape)
+        self.log_area = torch.tensor(log_area(dim), dtype=dtype, device=device).expand(batch_shape)
         super().__init__(torch.Size(batch_shape), torch.Size([dim]), validate_args=validate_args)
 
     def __repr__(self) -> str:
