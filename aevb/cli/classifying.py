@@ -63,16 +63,9 @@ def classify(
 
     if out is not None and out.exists():
         raise UsageError(f"{out} exists already: name another folder with --out")
-    choice = learned.Choice(
-        model=model,
-        label=label,
-        labels=labels,
-        classification=classification,
-        samples=samples,
-        binarize=binarize,
-        limit=given.pop("data_limit", None),
-        seed=given.pop("seed"),
-    )
+    rest: dict[str, Any] = {"limit": given.pop("data_limit", None), "seed": given.pop("seed")}
+    rest |= {"label": label, "labels": labels, "binarize": binarize}
+    choice = learned.Choice(model=model, classification=classification, samples=samples, **rest)
     features = {**given, "latent_dim": features_dim, "hidden": widths(features_hidden)}
     told = {} if quiet or json_ else {"report": partial(print, file=sys.stderr)}
     report = learned.classify(data, choice, given, features, out=out, **told)

@@ -32,6 +32,12 @@ Proposals = Annotated[
         "tenth)."
     ),
 ]
+Values = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write the value of each datum here: .npy or .csv.", callback=ends_in(".npy", ".csv")
+    ),
+]
 Draws = Annotated[
     int | None,
     typer.Option(
@@ -65,13 +71,7 @@ def evaluate(
     ] = "float32",
     threads: Threads = None,
     device: Device = "auto",
-    values: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write the value of each datum here: .npy or .csv.",
-            callback=ends_in(".npy", ".csv"),
-        ),
-    ] = None,
+    values: Values = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
