@@ -183,6 +183,13 @@ def test_wrong_domain_names_the_first_cell(name):
     assert f"in row 2, column {column}" in str(found.value)
 
 
+def test_the_levels_of_a_family_are_those_of_its_law():
+    family = made("levels")
+    x = (torch.arange(8.0)[:, None] + torch.tensor([-0.02, -0.005, 0.0, 0.005])) / 7
+    law = base_of(family(torch.zeros(8, family.outputs(SIZE)), 1))
+    assert torch.equal(family.inside(x), law.support.check(x))
+
+
 NETWORKS = {"InverseAutoregressive", "MaskedAutoregressive", "RealNVP"}
 OF_OTHERS = {"Columns", "Masked"}
 
