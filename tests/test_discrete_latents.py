@@ -332,7 +332,7 @@ def test_every_command_takes_a_run_with_discrete_codes_or_says_why_not(run, tmp_
         ("no free real numbers", "traverse", folder),
         ("free real numbers", "evaluate", folder, "--method", "ais", "--data-limit", "3"),
         ("free real numbers", "evaluate", folder, "--method", "hmc", "--data-limit", "3"),
-        ("choose the method importance", "impute", folder, holes, "--method", "hmc"),
+        ("use importance", "impute", folder, holes, "--method", "hmc"),
     ]:
         code, _, err = call(*map(str, arguments))
         assert code == 2

@@ -190,7 +190,7 @@ def test_the_rewritten_graph_multiplies_as_the_plain_one(dtype):
 
 
 def test_what_onednn_does_no_better_is_left_alone():
-    single, double = factors(torch.float32), tensors(torch.float64)
+    single, double = factors(torch.float32), factors(torch.float64)
     assert rewritten(every_layout, *double)[1] == (0, 4, 2, 1)
     assert rewritten(every_layout, *single, float32=False)[1] == (0, 4, 2, 1)
     a = single[1]

@@ -61,7 +61,7 @@ class RunFolder:
     where another process holds the folder, it cannot be written, or parameters are not finite;
     DataError where the data have changed, are in no file, or do not fit the model.
     Example:
-        >>> import aevb, tempfile
+        >>> import aevb, numpy as np, tempfile
         >>> data = aevb.data.load(np.random.default_rng(0).normal(size=(20, 2)))
         >>> model = aevb.Model(aevb.standard_normal(1), aevb.gaussian(aevb.MLP(1, [4], 4)))
         >>> learner = aevb.AEVB(model, aevb.mean_field(aevb.MLP(2, [4], 2)))
