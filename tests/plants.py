@@ -17,7 +17,7 @@ from zoo.table import draws, summing
 class Bug(NamedTuple):
     """`old`, which stands in a function once, is `new`, and the law does not hold then.
 
-    It says so by AssertionError; `by` is what a check of torch's or scipy's own says instead.
+    It says so by AssertionError; `by` is the error that comes before an assertion is reached.
     """
 
     function: Any

@@ -45,7 +45,7 @@ OPTIONS_OF = {
     "covariance": ("em", "or with --components"),
 }
 """Options, each of one algorithm."""
-LEARNT = "learned-"
+LEARNED = "learned-"
 """Begins the names of priors with numbers of their own."""
 
 FAMILIES: dict[str, tuple[str, Callable[[int], Family]]] = {
@@ -132,7 +132,7 @@ PRIORS: dict[str, tuple[str, Callable[[int], Unconditional]]] = {
     },
 }
 DISCRETE_PRIORS = {
-    f"{way}{name}": (space, name) for name, (space, _) in DISCRETE.items() for way in ("", LEARNT)
+    f"{way}{name}": (space, name) for name, (space, _) in DISCRETE.items() for way in ("", LEARNED)
 }
 """Fair ones, and learned ones: the set and the family."""
 SPACES = {
@@ -325,7 +325,7 @@ def _top(prior: str, size: int, classes: int) -> Unconditional:
     if prior not in DISCRETE_PRIORS:
         return PRIORS[prior][1](size)
     family = DISCRETE[DISCRETE_PRIORS[prior][1]][1](classes)
-    return Unconditional(family, size, learned=prior.startswith(LEARNT))
+    return Unconditional(family, size, learned=prior.startswith(LEARNED))
 
 
 def make_posterior(
