@@ -178,7 +178,7 @@ def sized(settings: Settings, rows: int) -> Settings:
     A learner that needs all rows in each step is given them.
     """
     size = settings.batch_size
-    if settings.exact and settings.algorithm != "aevb" and size == Settings.batch_size:
+    if settings.needs_all and size == Settings.batch_size:
         size = max(1, rows)
     return replace(settings, batch_size=size, epochs=settings.epochs or usual_epochs(rows, size))
 

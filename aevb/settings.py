@@ -167,6 +167,11 @@ class Settings:
         """Whether the model's posterior is exact: a mixture's, or that of a linear model by EM."""
         return self.components is not None or self.algorithm == "em"
 
+    @property
+    def needs_all(self) -> bool:
+        """Whether each step takes all rows."""
+        return self.exact and self.algorithm != "aevb"
+
 
 _WORDS = {
     "tuple_type": "expected whole numbers, like (200, 200)",

@@ -48,6 +48,11 @@ CASES = {
 }
 
 
+def test_a_loaded_learner_of_all_rows_takes_more_of_them(tmp_path):
+    VAE(algorithm="em", components=2, epochs=2).fit(IRIS[:90]).save(tmp_path)
+    assert clone(VAE.load(tmp_path)).fit(IRIS).settings_.batch_size == 150
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_loaded_answers_as_what_was_saved(quick_refits, tmp_path, case):
     make, changed = CASES[case]

@@ -159,8 +159,8 @@ def _in_words(report: dict[str, Any], found: "RowScores", row: str) -> str:
         lines.append("no threshold: the training rows are in no file")
     else:
         lines.append(
-            f"{report['below']} rows lie below {found.threshold:.2f}, as do "
-            f"{100 * found.contamination:.3g} % of the training rows"
+            f"rows below {found.threshold:.2f}, where {100 * found.contamination:.3g} % of the "
+            f"training rows lie: {report['below']}"
         )
     named = ", ".join(f"{row} {low['row']} ({_decimal(low['log_p'])})" for low in report["lowest"])
     return "\n".join([*lines, f"lowest: {named}"])

@@ -420,6 +420,8 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         )
         # A table's empty cells needed no leave on the command line; here NaN stands for them.
         estimator.allow_nan = settings.allow_nan or bool(run.data_facts().get("missing"))
+        if settings.needs_all:  # of other data there may be more
+            estimator.batch_size = Settings.batch_size
         estimator._restore(run)
         return estimator
 
