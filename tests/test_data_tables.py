@@ -379,6 +379,8 @@ def test_other_arrays_are_taken_for_what_they_are() -> None:
     for mask in (np.zeros_like(grey, bool), grey == 4):
         masked = read_values(np.ma.masked_array(grey, mask))
         assert (masked.scale, masked.missing) == (1 / 255, mask.sum())
+    thirds = np.ma.masked_array([[1, 2], [4, 5]] / np.float64(3), [[1, 0], [0, 0]])
+    assert (read_values(thirds).values == thirds).all()  # in 64 bits
     assert "call .toarray()" in refusal(sparse.csr_matrix(np.eye(3)))
 
 

@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 from sklearn.datasets import load_iris
 from sklearn.exceptions import NotFittedError
@@ -54,7 +55,7 @@ def test_missing_cells_are_refused_with_their_place(fitted):
                 "fitted on rows without NaN: fill them by impute first"
             )
     masked = np.ma.masked_where(np.isnan(HOLED), IRIS)
-    assert refusal(VAE(**SMALL).fit, masked).startswith("X, row 5, column 2: found nan (3")
+    assert refusal(VAE(**SMALL).fit, masked).startswith("X, row 5, column 2: found a missing cell")
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
@@ -102,6 +103,32 @@ def test_free_parameters_can_be_found_for_rows_with_holes(quick_refits):
     vae = VAE(**SMALL, posterior="per-datum").fit(IRIS)
     got = vae.impute(HOLED, samples=5)
     assert np.isfinite(got).all()
+
+
+BYTES = np.arange(0, 240, 4, np.uint8).reshape(20, 3)
+
+
+@pytest.mark.parametrize(
+    ("x", "twin"),
+    [
+        (np.ma.masked_array(BYTES), BYTES),
+        (np.ma.masked_array(np.nan_to_num(HOLED, nan=-1e9), np.isnan(HOLED)), HOLED),
+        (
+            np.ma.masked_array(np.where(IRIS > 7, np.inf, IRIS), IRIS > 7),
+            np.where(IRIS > 7, np.nan, IRIS),
+        ),
+        (np.ma.masked_array(IRIS.astype(object), np.isnan(HOLED)), HOLED),
+        (torch.tensor(IRIS / 3, requires_grad=True), IRIS / 3),
+        (torch.tensor(IRIS).bfloat16(), torch.tensor(IRIS).bfloat16().float().numpy()),
+    ],
+    ids=["bytes", "holes", "infinity", "objects", "gradient", "bfloat16"],
+)
+def test_masked_arrays_and_tensors_are_the_arrays_that_they_stand_for(x, twin):
+    vae, like = (VAE(**SMALL, allow_nan=True).fit(rows) for rows in (x, twin))
+    assert vae.likelihood_ == like.likelihood_
+    for name in ("transform", "impute", "reconstruct"):
+        np.testing.assert_array_equal(getattr(vae, name)(x), getattr(like, name)(twin))
+    np.testing.assert_array_equal(vae.interpolate(x[0], x[1]), like.interpolate(twin[0], twin[1]))
 
 
 # -- tables ---------------------------------------------------------------------------------------
@@ -191,6 +218,8 @@ def test_rows_of_frames_are_ends_of_a_way():
         assert np.allclose(vae.interpolate(first, last, 3)[[0, 2]], ends)
         own = [vae.transform(table.iloc[:1])[0, 0]]
         assert np.allclose(vae.traverse(0, own, start=first), ends[:1])
+    assert np.allclose(vae.interpolate(open_source(table[:1]), table[9:10], 3)[[0, 2]], ends)
+    assert "expected one row" in refusal(vae.interpolate, table[:2], table[9:10])
 
 
 def test_arrays_after_frames_are_taken_with_a_warning():
@@ -255,11 +284,26 @@ def test_wrong_parameters_are_refused_by_their_names(changed, said):
         (np.empty((0, 3)), "0 sample"),
         (np.empty((3, 0)), "0 feature"),
         (IRIS + 1j, "Complex data not supported"),
+        (np.ma.masked_array(IRIS + 1j), "Complex data not supported"),
+        (np.array([[10**400, 1], [1, 2]]), "X: expected numbers that fit 64 bits"),
         (np.array([["a"], ["b"]]), "strings"),
         (np.where(IRIS > 6, np.inf, IRIS), "X, row 51, column 1: found inf (70 such cells in all)"),
         (IRIS * 1e60, "finite numbers that fit 32 bits"),
     ],
-    ids=["sparse", "1-D", "0-D", "3-D", "no-row", "no-column", "complex", "text", "inf", "1e60"],
+    ids=[
+        "sparse",
+        "1-D",
+        "0-D",
+        "3-D",
+        "no-row",
+        "no-column",
+        "complex",
+        "masked",
+        "long",
+        "text",
+        "inf",
+        "1e60",
+    ],
 )
 def test_what_is_no_table_of_numbers_is_refused(x, said):
     assert said in refusal(VAE(**SMALL).fit, x)

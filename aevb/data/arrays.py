@@ -4,9 +4,10 @@ import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from aevb.data.checks import Rules, Table, check_expansion, damaged, kind_of, undamaged
@@ -53,6 +54,13 @@ def read_npz(file: Path, rules: Rules) -> Table:
             arrays = [np.asarray(archive[name]) for name in names]
     labels = _labels(file, names[1], arrays[1], arrays[0]) if names[1:] else None
     return Table(arrays[0], labels)
+
+
+def of_tensor(data: Any) -> Any:
+    """A tensor as an array, whatever its device and its gradient; all else as it is."""
+    if not isinstance(data, torch.Tensor):
+        return data
+    return (data.float() if data.dtype == torch.bfloat16 else data).numpy(force=True)
 
 
 def lay_out(

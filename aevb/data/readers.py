@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aevb.data.arrays import lay_out, read_npy, read_npz
+from aevb.data.arrays import lay_out, of_tensor, read_npy, read_npz
 from aevb.data.checks import Rules, Table, check_array, held_bytes, is_folder, readable
 from aevb.data.columns import check_levels
 from aevb.data.dataset import Binarization, Dataset, split
@@ -163,7 +163,7 @@ def read_values(
     rules = Rules(allow_nan, fit=like is None)
     name = "frame" if is_frame(data) else "array"
     where = where or name
-    table = read_frame(data, where, rules) if is_frame(data) else _read_array(data, where)
+    table = read_frame(data, where, rules) if is_frame(data) else _read_array(data, where, rules)
     check_array(where, table.values)
     mark = fingerprint_of_values(table.values, (table.names, table.levels))
     return _source(name, where, table, mark, rules, like)
@@ -187,18 +187,19 @@ def _reader_of(file: Path) -> Callable[[Path, Rules], Table] | None:
     return reader
 
 
-def _read_array(data: Any, where: str) -> Table:
+def _read_array(data: Any, where: str, rules: Rules) -> Table:
     """An array in memory; masked cells are missing ones."""
     if hasattr(data, "toarray"):
         raise DataError(f"{where}: expected an array, found a sparse one; call .toarray() first")
     if isinstance(data, np.ma.MaskedArray) and data.dtype.kind in "biuf":
         known = data.compressed()
-        if data.dtype.kind == "f" and bool(np.isnan(known).any()):
+        if data.dtype.kind == "f" and not rules.allow_nan and bool(np.isnan(known).any()):
             raise DataError(f"{where}: expected finite numbers, found nan that is not masked")
         scale = _scale(frozenset(np.unique(known))) if data.dtype == np.uint8 else None
-        return Table(np.ma.filled(data.astype(np.float32), np.nan), scale=scale, checked=True)
+        floats = data.astype(np.result_type(data.dtype, np.float32))  # no digit of a double is lost
+        return Table(np.ma.filled(floats, np.nan), scale=scale, checked=True)
     try:
-        return Table(np.asarray(data))
+        return Table(np.asarray(of_tensor(data)))
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
             f"{where}: expected an array of numbers, found a {type(data).__name__} that is none "

@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.utils.validation import validate_data
 
 from aevb.data import Column, Source, conform, read_values
+from aevb.data.arrays import of_tensor
 from aevb.data.checks import first_cell
 from aevb.data.frames import is_frame
 from aevb.errors import DataError, UsageError
@@ -31,10 +32,14 @@ def read(
         source = read_values(X, allow_nan=holes, like=like, where="X")
         validate_data(estimator, X, reset=reset, skip_check_array=True)
     else:
-        if isinstance(X, np.ma.MaskedArray):  # scikit-learn would look under the mask
-            X = np.ma.filled(X.astype(np.float64), np.nan)
+        given = of_tensor(X)
         # NaN and infinity are left to the reader, which says in which row and column.
-        X = validate_data(estimator, X, reset=reset, ensure_all_finite=False, ensure_min_samples=1)
+        try:
+            X = validate_data(estimator, given, reset=reset, ensure_all_finite=False)
+        except OverflowError as error:  # whole numbers of Python's
+            raise DataError("X: expected numbers that fit 64 bits, found longer ones") from error
+        if isinstance(given, np.ma.MaskedArray):  # scikit-learn looked under the mask
+            X = np.ma.masked_array(X, np.ma.getmaskarray(given))
         source = read_values(X, allow_nan=holes, like=like, where="X")
     if source.missing and not holes:
         raise DataError(

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from aevb import codes, imputation
 from aevb.algorithms import Learner, State
 from aevb.data import Binarization, Dataset, Rows, Source, all_rows
+from aevb.data.arrays import of_tensor
 from aevb.data.frames import is_frame
 from aevb.devices import tensor_of
 from aevb.errors import DataError, TrainingError, UsageError
@@ -298,7 +299,12 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """The code (D,) of one row: of an array, of pandas, or a frame of one row."""
         if hasattr(row, "to_frame") and hasattr(row, "index"):
             row = row.to_frame().T  # names of columns and all
-        code: Array = self._means(row if is_frame(row) else np.reshape(row, (1, -1)))[0]
+        if not (is_frame(row) or isinstance(row, Source)):
+            row = np.reshape(of_tensor(row), (1, -1))
+        code: Array
+        code, *more = self._means(row)
+        if more:
+            raise UsageError(f"expected one row, found {1 + len(more)}: give each end alone")
         return code
 
     def encode(self, X: Any, *, samples: int, random_state: Randomness = None) -> Array:
