@@ -91,7 +91,9 @@ def test_it_stands_in_a_pipeline_and_a_grid_search():
     assert set(search.predict(IRIS)) <= set(NAMES)
 
 
-@pytest.mark.parametrize("y", [SPECIES, NAMES, SPECIES == 1, SPECIES.astype(np.uint8)])
+@pytest.mark.parametrize(
+    "y", [SPECIES, NAMES, SPECIES == 1, SPECIES.astype(np.uint8), SPECIES.astype(np.float16)]
+)
 def test_a_file_gives_the_same_classifier_back(tmp_path, y):
     classifier = VAEClassifier(SMALL, samples=7).fit(IRIS, y)
     classifier.save(tmp_path / "c")
@@ -140,6 +142,21 @@ def test_a_changed_index_is_refused(tmp_path, change):
     (tmp_path / "index.json").write_text(json.dumps(index | change))
     with pytest.raises(ModelFileError):
         VAEClassifier.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "hole",
+    [
+        lambda y: [None, *y[1:]],
+        lambda y: [np.nan, *y[1:]],
+        lambda y: np.ma.masked_array(y, np.arange(len(y)) == 0),
+        lambda y: pytest.importorskip("pandas").Series([None, *y[1:]], dtype="string"),
+    ],
+    ids=["None", "NaN", "masked", "NA"],
+)
+def test_a_label_that_is_missing_is_no_class(hole):
+    with pytest.raises(DataError, match=r"y, row 1: expected a class, found NaN \(1 such"):
+        VAEClassifier(SMALL).fit(IRIS, hole(NAMES))
 
 
 def test_what_is_no_class_is_refused():

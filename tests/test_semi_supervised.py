@@ -343,6 +343,18 @@ def test_what_is_no_semi_supervised_problem_is_refused(tmp_path):
         SemiSupervisedVAE(TINY, model="m2").fit(x, y).sample(1, y=11)
 
 
+def test_a_row_among_texts_is_unlabeled_by_a_number():
+    x, y = DIGITS[TRAIN], few_labels()
+    texts = [-1 if label == -1 else str(label) for label in y]  # numpy would make them all texts
+    tiny = SemiSupervisedVAE(TINY, model="m2")
+    named, numbered = (tiny.fit(x, labels).predict(x) for labels in (texts, y))
+    assert (named == numbered.astype(str)).all()
+    with pytest.raises(DataError, match=r"y, row \d+: found the text '-1'"):
+        tiny.fit(x, np.array(texts))
+    with pytest.raises(DataError, match=r"y, row 1: .* found NaN .* give them -1"):
+        tiny.fit(x, [None, *y[1:]])
+
+
 def test_the_levels_of_the_data_are_not_the_classes_of_the_labels():
     grey = aevb.data.load("digits").train.all().numpy()[:60].reshape(60, -1)
     vae = aevb.VAE(likelihood="discretized-logistic", classes=17, epochs=1, hidden=(4,))

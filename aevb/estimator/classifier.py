@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
+from aevb.data.arrays import of_tensor
 from aevb.errors import DataError, UsageError
 from aevb.estimator.detector import VAEDetector
 from aevb.estimator.parts import load_parts, save_parts
@@ -183,9 +184,15 @@ def classes_of(
             "a classifier requires y to be passed, but the target y is None: give a class for "
             "each row"
         )
+    y = of_tensor(y)
+    if isinstance(y, list | tuple) and any(isinstance(label, str) for label in y):
+        y = np.array(y, object)  # numpy would make texts of all of them, of NaN and -1 too
+    masked = np.flatnonzero(np.ma.getmask(y))
     y = column_or_1d(y, warn=True)
     labels = y.tolist()
-    _check_missing(labels)
+    for row in masked:
+        labels[row] = None
+    _check_labels(labels, unlabeled)
     check_consistent_length(rows, y)
     known = np.array([unlabeled is None or label != unlabeled for label in labels], bool)
     if not known.any():
@@ -200,12 +207,24 @@ def classes_of(
     return classes, places
 
 
-def _check_missing(labels: list[Any]) -> None:
-    missing = [i for i, label in enumerate(labels) if label in NO_CLASS or label != label]
+def _check_labels(labels: list[Any], unlabeled: int | None) -> None:
+    missing = [i for i, label in enumerate(labels) if not _is_class(label)]
     if missing:
-        label = labels[missing[0]]
-        found = "NaN" if label is None or label != label else "infinity"
+        found = "infinity" if str(labels[missing[0]]) in ("inf", "-inf") else "NaN"
+        cure = "leave these rows out" if unlabeled is None else f"give them {unlabeled}"
         raise DataError(
             f"y, row {missing[0] + 1}: expected a class, found {found} ({len(missing)} such rows "
-            "in all); leave these rows out"
+            f"in all); {cure}"
         )
+    if unlabeled is not None and str(unlabeled) in labels:
+        raise DataError(
+            f"y, row {labels.index(str(unlabeled)) + 1}: found the text '{unlabeled}': among texts "
+            f"the number {unlabeled} says that there is no class, in a list or an array of objects"
+        )
+
+
+def _is_class(label: Any) -> bool:
+    try:
+        return bool(label == label) and label not in NO_CLASS
+    except TypeError:  # pandas' NA is neither itself nor another
+        return False

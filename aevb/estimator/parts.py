@@ -33,7 +33,7 @@ class _Index(BaseModel):
     format: int = Field(ge=1, le=1)
     kind: str
     classes: list[bool | int | float | str] = Field(min_length=2, max_length=MOST_PARTS)
-    dtype: str = Field(pattern=r"^(bool|u?int(8|16|32|64)|float(32|64)|str)$")
+    dtype: str = Field(pattern=r"^(bool|u?int(8|16|32|64)|float(16|32|64)|str)$")
     models: str = Field(pattern=r"^models-[0-9]{1,9}$")
     parts: int = Field(ge=1, le=MOST_PARTS)
     facts: dict[str, int | float | list[float]]
