@@ -320,11 +320,11 @@ class _Loop:
     # -- stopping, saving, resuming ---------------------------------------------------------------
 
     def _require_finite(self) -> None:
-        bad = int(self.state.totals[-1])
-        if bad:
+        if failure := self.state.failure():
+            what, bad = failure
             epoch = (bad - 1) // self.per_epoch + 1
             raise TrainingError(
-                f"the objective is not finite at step {bad} (epoch {epoch}): "
+                f"{what} not finite at step {bad} (epoch {epoch}): "
                 f"{NON_FINITE_ADVICE}{self._last_good()}"
             )
 

@@ -310,8 +310,12 @@ def test_what_is_no_table_of_numbers_is_refused(x, said):
 
 
 def test_numbers_beyond_what_can_be_squared_end_in_a_sentence():
-    with pytest.raises(TrainingError, match="not finite at step 1"):
+    with pytest.raises(TrainingError, match="the objective is not finite at step 1"):
         VAE(**SMALL).fit(IRIS * 1e30)
+    small = VAE(hidden=(8,), epochs=1)  # a step, whose slope is no number
+    with pytest.raises(TrainingError, match="the weights are not finite at step 1"):
+        small.fit((IRIS[:90] - 3) * 1e-20)
+    assert "not fitted yet" in refusal(small.transform, IRIS)
 
 
 @pytest.mark.parametrize(

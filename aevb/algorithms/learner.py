@@ -64,6 +64,13 @@ class State:
         self.totals[:-1].add_(torch.stack([*sums, count]))
         self.totals[-1].copy_(bad)
 
+    def failure(self) -> tuple[str, int] | None:
+        """What is no number, and since which step it is known: "the weights are", say, and 7."""
+        if bad := int(self.totals[-1]):
+            return "the objective is", bad
+        wrong = [p.isnan().any() for p in self.parameters.values()]  # as after the last slope
+        return ("the weights are", self.t) if wrong and bool(torch.stack(wrong).any()) else None
+
     def averages(self) -> dict[str, float | None]:
         """The metrics' means over the data since the totals were zeroed; None where unknown."""
         *sums, count, _ = self.totals.tolist()

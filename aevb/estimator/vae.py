@@ -187,8 +187,9 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             with torch_kept(device):  # for what draws for itself: the counts of a dream, say
                 seed_torch(int(word), device)
                 algorithm.step(state, rows.take(positions), noise, temper=plan.temper(t))
-        if bad := int(state.totals[-1]):
-            raise TrainingError(f"the objective is not finite at step {bad}: {NON_FINITE_ADVICE}")
+        if failure := state.failure():
+            what, bad = failure
+            raise TrainingError(f"{what} not finite at step {bad}: {NON_FINITE_ADVICE}")
         self._memory = (state.t, state.memory)
         record = {"epoch": len(self.history_) + 1, "t": t, "train": state.averages()}
         self.history_ = [*self.history_, record | {"validation": None}]
