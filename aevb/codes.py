@@ -213,7 +213,7 @@ def traverse(
 
 def _by_chunks(model: Model, codes: Array, function: Callable[[Tensor], Tensor]) -> Array:
     with evaluating(model):
-        chunks = torch.from_numpy(codes).to(tensor_of(model)).split(CHUNK)
+        chunks = torch.tensor(codes).to(tensor_of(model)).split(CHUNK)  # a view warns of frames
         return _array(torch.cat([function(z).flatten(1) for z in chunks]))
 
 

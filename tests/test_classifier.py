@@ -84,6 +84,15 @@ def test_a_prior_of_zero_excludes_a_class():
     assert (classifier.predict_proba(IRIS)[:, 0] == 0).all()
 
 
+def test_a_row_that_no_class_explains_has_the_priors():
+    priors = [0.1, 0.2, 0.7]
+    classifier = VAEClassifier(SMALL, priors=priors, samples=3).fit(IRIS, SPECIES)
+    far = np.array([[1e15, -1e15, 1e15, -1e15], IRIS[0]])
+    assert np.isneginf(classifier.log_likelihoods(far)[0]).all()
+    assert classifier.predict_proba(far)[0] == pytest.approx(priors)
+    assert classifier.predict(far).tolist() == [2, classifier.predict(IRIS[:1])[0]]
+
+
 def test_it_stands_in_a_pipeline_and_a_grid_search():
     line = make_pipeline(StandardScaler(), VAEClassifier(SMALL))
     grid = {"vaeclassifier__estimator__latent_dim": [1, 2], "vaeclassifier__samples": [5]}

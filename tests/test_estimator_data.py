@@ -362,6 +362,23 @@ def test_unusual_tables_of_numbers_work(x):
     assert np.isfinite(vae.sample(3, mean=True)).all()
 
 
+def test_heavy_tails_without_a_mean_are_shown_by_their_median():
+    x = np.random.default_rng(0).standard_cauchy((200, 2))
+    vae = VAE(hidden=(8,), epochs=20, lr=0.01, likelihood="student-t").fit(x)
+    far = np.where(np.arange(400).reshape(200, 2) % 3, x, np.nan)
+    for shown in (vae.reconstruct(x), vae.sample(20, mean=True), vae.impute(far, samples=5)):
+        assert np.isfinite(shown).all()
+
+
+def test_codes_in_a_frame_are_decoded(fitted):
+    frames = pytest.importorskip("pandas")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        codes = fitted.transform(IRIS)
+        shown = fitted.inverse_transform(frames.DataFrame(codes))
+    assert (shown == fitted.reconstruct(IRIS)).all()
+
+
 def test_wrong_codes_and_counts_are_refused(fitted):
     assert "Z must have 2 columns" in refusal(fitted.inverse_transform, np.zeros((3, 4)))
     assert "Z contains NaN" in refusal(fitted.inverse_transform, np.full((3, 2), np.nan)).replace(

@@ -112,7 +112,11 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict_log_proba(self, X: Any) -> Array:
         """log p(y given x) of each row and class, (N, K)."""
-        log_proba: Array = log_softmax(self.predict_joint_log_proba(X), axis=1)
+        joint = self.predict_joint_log_proba(X)
+        with np.errstate(divide="ignore"):
+            # A row so far out that it has no density under any class tells nothing of its own.
+            joint[np.isneginf(joint).all(axis=1)] = np.log(self.priors_)
+        log_proba: Array = log_softmax(joint, axis=1)
         return log_proba
 
     def predict_proba(self, X: Any) -> Array:
@@ -121,7 +125,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The most probable class of each row, (N,)."""
-        best = self.predict_joint_log_proba(X).argmax(axis=1)
+        best = self.predict_log_proba(X).argmax(axis=1)
         chosen: NDArray[Any] = self.classes_[best]
         return chosen
 

@@ -11,6 +11,7 @@ from torch.distributions.constraints import Constraint
 
 from aevb.data.suggestion import suggest
 from aevb.distributions.reparameterization import base_of
+from aevb.distributions.summary import center
 from aevb.errors import DataError, UsageError
 from aevb.networks import Standardizer
 
@@ -80,7 +81,7 @@ class Family(nn.Module, ABC):
 
     def moments(self, distribution: Distribution) -> Tensor:
         """Numbers of a distribution that may be averaged over draws of z, (*batch, ...)."""
-        return distribution.mean
+        return center(distribution)  # a heavy tail may have no mean
 
     def summarize(self, moments: Tensor) -> Tensor:
         """The value to show for moments, averaged or not, (*batch, *X)."""
