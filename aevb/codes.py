@@ -4,6 +4,8 @@ code = E_q[z given x];   decoded = E[x given z];   a sample: z from p(z), x from
 """
 
 from collections.abc import Callable
+from operator import index
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -62,7 +64,7 @@ def encode_samples(
         >>> draws.shape, bool(abs(26 * draws.var() - 1) < 0.05)
         ((10000, 1, 1), True)
     """
-    at_least(1, samples, "the number of samples")
+    at_least(1, samples, "the number of samples", whole=True)
     parts, like = [], tensor_of(model)
     with evaluating(model, posterior):
         for positions, batch in in_batches(model, rows, CHUNK):
@@ -131,7 +133,7 @@ def sample_latent(model: Model, n: int, *, seed: int = 0) -> Array:
         >>> z.shape, bool(abs(z.mean()) < 0.05), bool(abs(z.std() - 1) < 0.05)
         ((10000, 1), True, True)
     """
-    at_least(1, n, "the number of samples")
+    at_least(1, n, "the number of samples", whole=True)
     with evaluating(model):
         return _array(model.sample_prior(n, generator(seed, Stream.SAMPLING)))
 
@@ -168,7 +170,7 @@ def interpolate(start: Array, stop: Array, steps: int, *, spherical: bool = Fals
         >>> interpolate(np.array([1.0, 0.0]), np.array([0.0, 1.0]), 3, spherical=True)[1].round(3)
         array([0.707, 0.707])
     """
-    at_least(2, steps, "the number of steps")
+    at_least(2, steps, "the number of steps", whole=True)
     norms = np.linalg.norm(start) * np.linalg.norm(stop)
     cosine = float(start @ stop / norms) if norms else 1.0
     angle = np.arccos(np.clip(cosine, -1.0, 1.0))
@@ -196,7 +198,7 @@ def traverse(
     """
     prior = model.prior()
     size = int(prior.event_shape[0])
-    if not 0 <= dimension < size:
+    if not isinstance(dimension, SupportsIndex) or not 0 <= index(dimension) < size:
         raise UsageError(
             f"dimension {dimension} was asked for, the latent space has dimensions 0 to {size - 1}"
         )
@@ -205,9 +207,9 @@ def traverse(
             "a traversal goes from -3 to 3, and codes of this model are no free real numbers: "
             "decode codes of your own, or interpolate between rows"
         )
-    values = STEPS if values is None else np.asarray(values, np.float64)
+    values = STEPS if values is None else np.atleast_1d(np.asarray(values, np.float64))
     codes = np.tile(np.zeros(size) if start is None else start, (len(values), 1))
-    codes[:, dimension] = values
+    codes[:, index(dimension)] = values
     return codes
 
 

@@ -4,7 +4,7 @@ Every sentence says what was expected, where, what was found and what to do.
 The command line prints it without a traceback and leaves with `exit_code`.
 """
 
-from typing import Any
+from typing import Any, SupportsIndex
 
 
 class AevbError(Exception):
@@ -43,8 +43,8 @@ class Interrupted(AevbError):
         self.exit_code = 128 + signal_number
 
 
-def at_least(least: int, found: float, what: str) -> None:
-    """Refuse a number that is too small, or NaN.
+def at_least(least: int, found: float, what: str, *, whole: bool = False) -> None:
+    """Refuse a number that is too small, or NaN; with `whole`, what is no whole number too.
 
     Errors: UsageError, in which `what` names the number.
     Example:
@@ -53,6 +53,8 @@ def at_least(least: int, found: float, what: str) -> None:
             ...
         aevb.errors.UsageError: the number of samples must be at least 1, found 0
     """
+    if whole and not isinstance(found, SupportsIndex):
+        raise UsageError(f"{what} must be a whole number, found {shortly(found)}")
     if not found >= least:
         raise UsageError(f"{what} must be at least {least}, found {found}")
 

@@ -121,7 +121,7 @@ def _parts(
     model: Model, posterior: Posterior, rows: Rows, samples: int, seed: int
 ) -> "Iterator[_Holes]":
     """The rows, some at a time: those with holes, then whole ones, which any encoder has seen."""
-    at_least(1, samples, "the number of samples")
+    at_least(1, samples, "the number of samples", whole=True)
     like, masked = tensor_of(model), observing(model)
     family: Any = masked.family
     widest = max(rows.width, FILLS * model.prior().event_shape[0])

@@ -20,6 +20,7 @@ DECODER = aevb.gaussian(aevb.MLP(2, [3], 8))
 ENCODER = aevb.mean_field(aevb.MLP(4, [3], 4))
 MODEL = aevb.Model(PRIOR, DECODER)
 ROWS = Rows(X, np.arange(60), (4,))
+FITTED = aevb.VAE(hidden=(3,), epochs=1).fit(X)
 ONE = aevb.Plan(epochs=1)
 
 
@@ -109,6 +110,22 @@ MISTAKES = {
     "features by a pipeline": (
         lambda: aevb.SemiSupervisedVAE(features=make_pipeline(aevb.VAE()), model="m1").fit(X, Y),
         "features must be a VAE, found Pipeline",
+    ),
+    "half a sample": (
+        lambda: FITTED.score_samples(X, samples=2.5),
+        "the number of samples must be a whole number, found 2.5",
+    ),
+    "a text for a number of samples": (
+        lambda: FITTED.denoise(X, samples="many"),
+        "the number of samples must be a whole number, found 'many'",
+    ),
+    "steps in halves": (
+        lambda: FITTED.interpolate(X[0], X[1], 3.5),
+        "the number of steps must be a whole number, found 3.5",
+    ),
+    "half a dimension": (
+        lambda: FITTED.traverse(0.5),
+        "dimension 0.5 was asked for, the latent space has dimensions 0 to 1",
     ),
     "numbers in a row": (
         lambda: aevb.data.load(X.ravel()),

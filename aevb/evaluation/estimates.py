@@ -347,6 +347,8 @@ class Pass:
         how: How,
     ) -> None:
         self.model, self.posteriors, self.counts = model, tuple(posteriors), tuple(counts)
+        for count in counts:
+            at_least(0, count, "the number of samples", whole=True)
         self.samples, self.like, dtype = sum(counts), tensor_of(model), precision_of(model)
         at_least(1, self.samples, "the number of samples")
         self.seed, self.compiled, self.precision = how
