@@ -67,6 +67,12 @@ def test_missing_cells_of_frames_are_refused_with_their_number(library):
     assert "allow_nan=True" in said
 
 
+@pytest.mark.parametrize("x", [HOLED, IRIS[:, :3], IRIS * 1e60])
+def test_a_mistake_in_rows_held_out_is_not_looked_for_in_the_others(x):
+    said = refusal(VAE(**SMALL).fit, IRIS, X_val=x)
+    assert said == refusal(VAE(**SMALL).fit(IRIS).transform, x).replace("X", "X_val", 1)
+
+
 def test_missing_cells_may_be_learned_from(tolerant):
     assert tolerant.transform(HOLED).shape == (150, 2)
     assert np.isfinite(tolerant.score_samples(HOLED)).all()
@@ -377,6 +383,7 @@ def test_codes_in_a_frame_are_decoded(fitted):
         codes = fitted.transform(IRIS)
         shown = fitted.inverse_transform(frames.DataFrame(codes))
     assert (shown == fitted.reconstruct(IRIS)).all()
+    assert (shown == fitted.inverse_transform(torch.tensor(codes, requires_grad=True))).all()
 
 
 def test_wrong_codes_and_counts_are_refused(fitted):
@@ -384,6 +391,7 @@ def test_wrong_codes_and_counts_are_refused(fitted):
     assert "Z contains NaN" in refusal(fitted.inverse_transform, np.full((3, 2), np.nan)).replace(
         "Input Z", "Z"
     )
+    assert "found masked cells" in refusal(fitted.inverse_transform, np.ma.masked_less(IRIS, 1))
     assert "at least 1, found 0" in refusal(fitted.sample, 0)
     assert "at least 1, found 0" in refusal(fitted.encode, IRIS, samples=0)
     assert "at least 1, found 0" in refusal(fitted.score_samples, IRIS, samples=0)

@@ -185,7 +185,7 @@ def check_array(where: object, values: NDArray[np.generic]) -> None:
     """Hold an array to numbers in at least one row and one column."""
     if values.dtype.kind not in "biuf":
         raise DataError(
-            f"{where}: expected real numbers, found {kind_of(values)}; convert it before saving"
+            f"{where}: expected real numbers, found {kind_of(values)}; convert it first"
         )
     if values.ndim < 2:
         raise DataError(

@@ -1,6 +1,9 @@
 """How an estimator takes X: an array, a frame or a source, held to the checks of scikit-learn."""
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -47,6 +50,15 @@ def read(
             "first"
         )
     return source
+
+
+@contextmanager
+def held_out() -> Iterator[None]:
+    """Let a sentence about rows that a fit holds out name them, where it has X."""
+    try:
+        yield
+    except ValueError as error:
+        raise type(error)(re.sub(r"\bX\b", "X_val", str(error), count=1)) from error
 
 
 def first_hole(source: Source) -> str:

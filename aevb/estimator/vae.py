@@ -28,7 +28,7 @@ from aevb.estimator.parameters import (
     seed_of,
     spelled,
 )
-from aevb.estimator.reading import first_hole, keep_columns, read
+from aevb.estimator.reading import first_hole, held_out, keep_columns, read
 from aevb.evaluation import first_batch, posterior_for, score_rows
 from aevb.model import Model
 from aevb.plan import decided, plan_of, sized, work_of
@@ -211,8 +211,9 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         nothing = everything.pick(np.arange(0))
         self.likelihood_, self.reason_, self.columns_ = likelihood, source.reason, source.columns
         self._facts = facts_of(self.settings_, Dataset(source, rows, nothing, nothing))
-        held_out = nothing if X_val is None else self._read(X_val)
-        whole = Dataset(source, everything, held_out, nothing)
+        with held_out():
+            unseen = nothing if X_val is None else self._read(X_val)
+        whole = Dataset(source, everything, unseen, nothing)
         with spelled():
             model, posterior = self._built(whole)
         check_domain(model, whole)
@@ -272,7 +273,9 @@ class VAE(TakesSettings, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     def _codes(self, Z: Any) -> Array:
         check_is_fitted(self)
-        Z = check_array(Z, dtype=np.float64, input_name="Z")
+        if np.ma.is_masked(Z):
+            raise UsageError("Z must hold every code whole, found masked cells")
+        Z = check_array(of_tensor(Z), dtype=np.float64, input_name="Z")
         if Z.shape[1] != self._n_features_out:
             raise UsageError(
                 f"Z must have {self._n_features_out} columns, one for each latent dimension, found "
