@@ -111,6 +111,18 @@ MISTAKES = {
         lambda: aevb.SemiSupervisedVAE(features=make_pipeline(aevb.VAE()), model="m1").fit(X, Y),
         "features must be a VAE, found Pipeline",
     ),
+    "a dataset for rows": (
+        lambda: aevb.VAE().fit(aevb.data.load(X)),
+        "X is rows, found a Dataset: give its `source`, or `rows.all().numpy()`",
+    ),
+    "rows of a dataset for an array": (
+        lambda: FITTED.transform(ROWS),
+        "X is rows, found a Rows: give",
+    ),
+    "a source of another width": (
+        lambda: FITTED.transform(aevb.data.open_source(X[:, :3])),
+        "array: expected 4 columns as the model was fitted on, found 3; give the same columns",
+    ),
     "half a sample": (
         lambda: FITTED.score_samples(X, samples=2.5),
         "the number of samples must be a whole number, found 2.5",

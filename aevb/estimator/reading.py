@@ -1,5 +1,6 @@
 """How an estimator takes X: an array, a frame or a source, held to the checks of scikit-learn."""
 
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import validate_data
 
-from aevb.data import Column, Source, conform, read_values
+from aevb.data import Column, Dataset, Rows, Source, conform, read_values
 from aevb.data.arrays import of_tensor
 from aevb.data.checks import first_cell
 from aevb.data.frames import is_frame
@@ -27,8 +28,18 @@ def read(
         raise UsageError(
             f"X is rows, found the name {str(X)[:80]!r}: give aevb.data.open_source of it"
         )
+    if isinstance(X, Dataset | Rows):
+        raise UsageError(
+            f"X is rows, found a {type(X).__name__}: give its `source`, or `rows.all().numpy()`"
+        )
     if isinstance(X, Source):
         source = X if like is None else conform(X, like, X.name)
+        width = math.prod(X.shape)
+        if not reset and width != estimator.n_features_in_:
+            raise DataError(
+                f"{X.name}: expected {estimator.n_features_in_} columns as the model was fitted "
+                f"on, found {width}; give the same columns"
+            )
         if reset:
             keep_columns(estimator, X.shape, X.columns)
     elif is_frame(X):
