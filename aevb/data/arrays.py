@@ -58,7 +58,7 @@ def read_npz(file: Path, rules: Rules) -> Table:
 
 def of_tensor(data: Any) -> Any:
     """A tensor as an array, whatever its device and its gradient; all else as it is."""
-    if not isinstance(data, torch.Tensor):
+    if not isinstance(data, torch.Tensor) or data.is_meta:  # which holds no numbers
         return data
     return (data.float() if data.dtype == torch.bfloat16 else data).numpy(force=True)
 
