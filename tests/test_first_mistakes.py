@@ -20,6 +20,7 @@ DECODER = aevb.gaussian(aevb.MLP(2, [3], 8))
 ENCODER = aevb.mean_field(aevb.MLP(4, [3], 4))
 MODEL = aevb.Model(PRIOR, DECODER)
 ROWS = Rows(X, np.arange(60), (4,))
+SMALL = aevb.VAE(hidden=(3,), epochs=1)
 FITTED = aevb.VAE(hidden=(3,), epochs=1).fit(X)
 ONE = aevb.Plan(epochs=1)
 
@@ -110,6 +111,10 @@ MISTAKES = {
     "features by a pipeline": (
         lambda: aevb.SemiSupervisedVAE(features=make_pipeline(aevb.VAE()), model="m1").fit(X, Y),
         "features must be a VAE, found Pipeline",
+    ),
+    "a weight in words": (
+        lambda: aevb.SemiSupervisedVAE(SMALL, model="m2", classification="much").fit(X, Y),
+        "the weight of classification is a finite number that must not be negative, found 'much'",
     ),
     "a dataset for rows": (
         lambda: aevb.VAE().fit(aevb.data.load(X)),

@@ -8,8 +8,10 @@ L bounds log p(x, y), U bounds log p(x). Both are one sum over classes, whose we
 x) where the class is not known, and one for the class where it is: its entropy is 0 there.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -167,9 +169,11 @@ class SemiSupervised(GradientLearner):
                 f"every row with a class is needed beside the classes, and at least one: found "
                 f"{len(x)} rows for {len(known)} classes"
             )
-        if not self.classification >= 0:
+        number = isinstance(self.classification, Real)
+        if not number or not 0 <= self.classification < math.inf:
             raise UsageError(
-                f"the weight of classification must not be negative, found {self.classification}"
+                "the weight of classification is a finite number that must not be negative, found "
+                f"{self.classification!r}"
             )
         if not isinstance(getattr(self.posterior, "conditional", None), Informed):
             raise UsageError(
