@@ -194,6 +194,12 @@ def test_free_parameters_have_no_encoder(tmp_path):
     assert "no encoder" in refusal(tmp_path / "out", *PAIRS["per-datum"][0]())
 
 
+def test_steps_for_each_datum_have_no_form(tmp_path):
+    model, posterior = PAIRS["bernoulli"][0]()
+    said = refusal(tmp_path / "out", model, aevb.refinement.Refined(posterior, model))
+    assert "train without them" in said
+
+
 class Odd(nn.Module):
     """A network with an operator that the format lacks."""
 

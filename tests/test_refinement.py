@@ -10,7 +10,7 @@ import aevb
 from aevb import codes
 from aevb.conditional import Chain, Conditional, Unconditional
 from aevb.distributions import kl
-from aevb.errors import UsageError
+from aevb.errors import DataError, UsageError
 from aevb.evaluation import refit
 from aevb.families import Elementwise, Normal
 from aevb.imputation import impute
@@ -219,6 +219,12 @@ def test_what_cannot_be_refined_is_refused(wrong):
     if wrong in ("exact", "prior"):
         with pytest.raises(UsageError, match=said):
             refit(model, posterior, binary_rows(N))
+
+
+def test_data_outside_the_likelihood_are_refused_within_the_gradient():
+    model, encoder = small_pair()
+    with pytest.raises(DataError, match=r"found 0\.5 in row 2, column 1 .* gaussian"):
+        Refined(encoder, model)(torch.tensor([[0.0] * X, [0.5] + [1.0] * (X - 1)]).double())
 
 
 SMALL = ["--hidden", "8", "--latent-dim", "2", "--epochs", "2", "--data-limit", "80"]

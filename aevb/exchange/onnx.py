@@ -17,6 +17,7 @@ from aevb.exchange.graphs import DECOMPOSITIONS, Bound, Decoder, Encoder, parame
 from aevb.files import replace_atomically
 from aevb.model import Model
 from aevb.posterior import PerDatum, Posterior
+from aevb.refinement import Refined
 
 OPSET = 18
 """Of 2022: what onnxruntime, its web version and the converters to other formats all know."""
@@ -44,8 +45,8 @@ def export_onnx(target: str | Path, model: Model, posterior: Posterior) -> list[
     where the divergence has a closed form. Data outside the likelihood's domain are not refused: a
     graph cannot.
     Errors: UsageError without the packages of the extra `onnx`, for free parameters in the place of
-    an encoder, or for modules that have no ONNX form; ModelFileError for a folder that cannot be
-    written. Nothing is written unless all three can be made.
+    an encoder, for one that is refined, or for modules that have no ONNX form; ModelFileError for a
+    folder that cannot be written. Nothing is written unless all three can be made.
     Source: Kingma & Welling (2013), equation 7, for the bound.
     Example:
         >>> from aevb.linear_gaussian import linear_gaussian
@@ -59,6 +60,11 @@ def export_onnx(target: str | Path, model: Model, posterior: Posterior) -> list[
         raise UsageError(
             "a posterior with free parameters for each datum has no encoder to export to ONNX: "
             "train with an encoder (--posterior mean-field)"
+        )
+    if isinstance(posterior, Refined):
+        raise UsageError(
+            "the steps for each datum of a posterior that is refined have no ONNX form: train "
+            "without them (--algorithm aevb)"
         )
     content = {name: _compile(name, graph) for name, graph in _graphs(model, posterior).items()}
     folder = Path(target)

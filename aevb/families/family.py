@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, constraints
@@ -159,7 +160,7 @@ def _advice(family: Family, x: Tensor, value: float, *, several: bool) -> str:
     if not math.isfinite(value):
         return "mend the cell, which no likelihood takes"
     seen = torch.where(torch.isfinite(x), x, torch.nan)  # what else is there to go by
-    name, reason = suggest(seen.detach().cpu().numpy(), 1.0)
+    name, reason = suggest(np.array(seen.tolist()), 1.0)  # a tensor within a gradient is no array
     if name == "mixed" and several:
         return "mend the row"
     return f"choose the likelihood {name}, since {reason}{family.remedy}"
