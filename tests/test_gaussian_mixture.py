@@ -203,6 +203,21 @@ def test_draws_come_as_often_as_their_probability_says():
     assert torch.equal(law.expand((5, 2)).mean, law.mean.expand(5, 2, 2))
 
 
+def test_draws_of_each_noise_by_itself_are_those_of_all_without_a_warning():
+    logits, u = torch.tensor([[0.2, 0.5, 0.3], [0.9, 0.05, 0.05]]).log(), torch.rand(5, 4, 2)
+
+    def of(logits, u):
+        return reparameterize(Listed(torch.eye(3), logits), u)
+
+    torch.set_warn_always(True)
+    try:
+        assert torch.equal(
+            torch.func.vmap(of, (None, 0))(logits, u), torch.stack([of(logits, one) for one in u])
+        )
+    finally:
+        torch.set_warn_always(False)
+
+
 def test_a_value_that_never_comes_adds_nothing():
     law = Listed(torch.eye(2), torch.tensor([0.0, -math.inf]))
     assert float(law.entropy()) == 0.0

@@ -139,12 +139,8 @@ class Listed(Remembering):
         steps = self.probs.cumsum(-1)
         # The last step may round to less than 1.
         steps = steps / steps[..., -1:]
-        shape = torch.broadcast_shapes(noise.shape, self.batch_shape)
-        steps = steps.expand(*shape, -1).contiguous()
-        chosen = torch.searchsorted(
-            steps, noise.expand(shape).unsqueeze(-1).contiguous(), right=True
-        )
-        logits = self.logits.expand(*shape, -1)
+        chosen = (steps <= noise.unsqueeze(-1)).sum(-1, keepdim=True)
+        logits = self.logits.expand(*chosen.shape[:-1], -1)
         return self.remember(self.codes[chosen.squeeze(-1)], logits.gather(-1, chosen).squeeze(-1))
 
     def _log_prob(self, value: Tensor) -> Tensor:

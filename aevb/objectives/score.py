@@ -121,7 +121,7 @@ class ScoreFunction(Objective):
         if self.baseline is not None and self.baseline.needs_others and samples < 2:
             raise UsageError(
                 f"{self.name} compares each sample with the others of its datum and needs at least "
-                f"2, found {samples}: give more samples, or choose another baseline"
+                f"2, found {samples}: give more samples, or choose another estimator"
             )
 
     def _expected(self, signal: Signal, x: Tensor) -> tuple[Tensor, Tensor | None]:
