@@ -100,8 +100,8 @@ def denoise(
     by importance.
     Shapes: N rows of X cells; (N, X). Units: of the data; a column of classes gets the most
     probable one. `samples` are the draws of z for each row.
-    Errors: UsageError for samples below 1, or a likelihood whose cells are not independent;
-    DataError for observed cells outside the likelihood's domain.
+    Errors: UsageError for samples below 1, or missing cells where those of the likelihood are not
+    independent; DataError for observed cells outside the likelihood's domain.
     Source: Kingma & Welling (2013), section 2.1, for denoising as inference on x.
     Example:
         >>> import aevb
@@ -130,10 +130,10 @@ def _parts(
         for positions, x in rows.chunks(chunk):
             family.check(x, int(positions[0]) + 1)
             holed = torch.isnan(x).flatten(1).any(1)
-            for some in (holed, ~holed):
+            for some, own in ((holed, masked), (~holed, model)):
                 if bool(some.any()):
-                    own = x[some].to(like), positions[some.numpy()]
-                    yield _Holes(masked, posterior, *own, masked is model, seed)
+                    part = x[some].to(like), positions[some.numpy()]
+                    yield _Holes(own, posterior, *part, masked is model, seed)
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ class OfNumbers(Posterior):
 def _refusal(found: nn.Module) -> UsageError:
     return UsageError(
         "a posterior whose numbers can be refined for each datum is one network and a family, as "
-        f"aevb.amortized makes it, found {type(found).__name__}"
+        f"aevb.amortized makes it, found {type(found).__name__}: leave it as it is"
     )
 
 

@@ -67,7 +67,7 @@ class Refined(Posterior):
         if has_rows(posterior) or isinstance(posterior, Refined):
             raise UsageError(
                 "what is refined for each datum is an encoder, or one law for all data, found "
-                f"{type(posterior).__name__}"
+                f"{type(posterior).__name__}: leave the steps out"
             )
         at_least(0, steps, "the number of steps")
         self.posterior = posterior
@@ -79,7 +79,8 @@ class Refined(Posterior):
         q = self.given(torch.zeros(1, outputs).to(like))
         if not route(q).noise.differentiable:
             raise UsageError(
-                "steps up the bound need draws with a gradient, which discrete codes have not"
+                "steps up the bound need draws with a gradient, which discrete codes have not: "
+                "leave the steps out"
             )
         self.register_buffer("noise", _fixed(route(q).noise).to(like))
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers import good, refused
 from sklearn.datasets import load_wine
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture as Theirs
@@ -125,3 +126,10 @@ def test_options_of_no_use_are_refused_in_one_sentence(options, said):
     with pytest.raises(aevb.errors.UsageError, match=said) as caught:
         settle_exact(check_settings(options))
     assert "\n" not in str(caught.value)
+
+
+def test_one_column_has_no_factors_but_may_have_a_mixture(tmp_path):
+    np.save(tmp_path / "one.npy", np.random.default_rng(0).normal(size=(20, 1)))
+    call = ["train", tmp_path / "one.npy", *EM, "--out", tmp_path / "run"]
+    assert "or a mixture (--components)" in refused(2, *call, "--latent-dim", 1)
+    good(*call, "--components", 2, "--epochs", 1)

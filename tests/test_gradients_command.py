@@ -258,10 +258,13 @@ def test_what_is_left_open_is_chosen(asked, expected):
 
 REFUSED = [
     (["--gradient", "steepest"], "--gradient 'steepest' is not known: choose one of auto"),
-    (["--gradient", "vimco"], "at least 2, found 1"),
+    (
+        ["--gradient", "vimco"],
+        "at least 2, found 1: give more samples, or choose another estimator",
+    ),
     (["--gradient", "path-derivative", "--objective", "elbo-b"], "of --objective elbo-a or iwae"),
     (["--gradient", "gumbel-softmax"], "for codes of Bernoulli or OneHotCategorical"),
-    (["--gradient", "enumeration"], "decodes every code"),
+    (["--gradient", "enumeration"], "found those of Normal: choose discrete codes of fewer"),
     (
         ["--baseline", "learned"],
         "--baseline learned says nothing to --gradient reparameterized, but to score",

@@ -123,6 +123,24 @@ def test_denoising_is_the_mean_of_the_signal_given_the_row():
             assert (np.abs(got - truth) < 5 * error).all()
 
 
+def test_whole_rows_are_denoised_where_cells_depend_on_each_other():
+    _, posterior = linear_pair(widen=4.0)
+    decoder = aevb.MLP(D, [], X * (X + 3) // 2).double()
+    with torch.no_grad():
+        decoder.head.weight.zero_()
+        decoder.head.weight[:X] = torch.from_numpy(W)
+        decoder.head.bias.copy_(torch.linspace(-1.0, 0.5, X * (X + 3) // 2))
+    model = aevb.Model(aevb.standard_normal(D), aevb.full_gaussian(decoder)).double()
+    law = model.likelihood(torch.zeros(1, D).double())
+    b, precision = law.mean[0].detach().numpy(), law.precision_matrix[0].detach().numpy()
+    x = draws(20)
+    codes = (x - b) @ precision @ W @ np.linalg.inv(np.eye(D) + W.T @ precision @ W)
+    got = imputation.denoise(model, posterior, rows_of(x), samples=4000)
+    assert np.abs(got - codes @ W.T - b).max() < 0.15
+    with pytest.raises(UsageError, match="does not factorize"):
+        imputation.denoise(model, posterior, rows_of(with_holes(x)))
+
+
 def test_weights_without_the_proposal_would_be_caught(monkeypatch):
     proposed = imputation._propose_by_fills
 
@@ -252,7 +270,7 @@ def test_what_cannot_be_filled_is_said_in_a_sentence():
     with pytest.raises(UsageError, match="hmc or importance, found 'mice'"):
         imputation.impute(model, posterior, rows, method="mice")
     full = aevb.Model(aevb.standard_normal(2), aevb.full_gaussian(aevb.MLP(2, [], 9))).double()
-    with pytest.raises(UsageError, match="does not factorize"):
+    with pytest.raises(UsageError, match=r"does not factorize .* or --covariance diagonal"):
         imputation.impute(full, posterior, rows)
     own = aevb.Model(aevb.standard_normal(2), torch.nn.Linear(2, 3)).double()
     with pytest.raises(UsageError, match="families of aevb"):

@@ -221,7 +221,9 @@ def test_a_part_without_an_onnx_form_is_named(tmp_path):
 def test_a_posterior_that_is_no_gaussian_is_named(tmp_path):
     model = aevb.Model(aevb.standard_normal(X), aevb.bernoulli(aevb.MLP(X, [4], X)))
     posterior = aevb.posterior.Amortized(aevb.bernoulli(aevb.MLP(X, [4], X)))
-    assert "only a Gaussian posterior" in refusal(tmp_path / "out", model, posterior)
+    said = refusal(tmp_path / "out", model, posterior)
+    assert "only a Gaussian posterior" in said
+    assert "train with one (--posterior mean-field)" in said
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript"])

@@ -30,7 +30,8 @@ def parameters_of(q: Distribution) -> tuple[Tensor, Tensor]:
     if isinstance(base, MultivariateNormal):
         return base.loc, base.scale_tril
     raise UsageError(
-        f"only a Gaussian posterior has a mean and a scale to export, found {type(base).__name__}"
+        f"only a Gaussian posterior has a mean and a scale to export, found {type(base).__name__}: "
+        "train with one (--posterior mean-field)"
     )
 
 

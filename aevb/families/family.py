@@ -198,6 +198,6 @@ def cells(distribution: Distribution) -> Any:
     if base.event_shape:
         raise UsageError(
             f"{type(base).__name__} does not factorize over columns, as missing cells and mixed "
-            "tables need: choose gaussian instead of full-gaussian"
+            "tables need: choose gaussian instead of full-gaussian, or --covariance diagonal"
         )
     return base

@@ -61,7 +61,7 @@ class Enumerated(Objective):
             found = f"those of {kind_of(p)}" if codes is None else f"{len(codes):,}"
             raise UsageError(
                 f"enumeration decodes every code, up to {MOST_CODES:,} of them, found {found}: "
-                "choose fewer latent dimensions, or the score function"
+                "choose discrete codes of fewer dimensions, or the score function"
             )
 
 

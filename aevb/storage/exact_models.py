@@ -122,7 +122,8 @@ def _linear(settings: Settings, width: int, first: torch.Tensor) -> LinearGaussi
     if not settings.latent_dim < width:
         raise UsageError(
             f"a linear-Gaussian model of {width} columns has fewer latent dimensions than that, "
-            f"found {settings.latent_dim}: choose a smaller --latent-dim"
+            f"found {settings.latent_dim}: choose a smaller --latent-dim, or a mixture "
+            "(--components)"
         )
     shape = () if settings.covariance == "spherical" else (width,)
     model = LinearGaussian(settings.latent_dim, width, shape).to(first)
