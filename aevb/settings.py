@@ -223,8 +223,8 @@ def said_of(settings: Settings) -> dict[str, Any]:
     """What a person must say beside the data to have these settings: all that is not as usual.
 
     Example:
-        >>> said_of(check_settings({"hidden": [200], "seed": 0, "network": "linear"}))
-        {'hidden': (200,), 'network': 'linear'}
+        >>> said_of(check_settings({"hidden": [200], "seed": 0, "network": "convolutional"}))
+        {'hidden': (200,), 'network': 'convolutional'}
     """
     named = {name: getattr(settings, name) for name in DECISIVE}
     usual = asdict(check_settings(named)) | {name: getattr(Settings, name) for name in DECISIVE}

@@ -272,6 +272,8 @@ USAGE = {
     "unknown activation": (["--activation", "step"], "'step' is not known: choose one of"),
     "unknown algorithm": (["--algorithm", "magic"], "'magic' is not known: choose one of"),
     "one sample to weigh": (["--algorithm", "reweighted-wake-sleep"], "add --samples 5"),
+    "widths of a map": (["--network", "linear", "--hidden", "500"], "no hidden layers, found 500"),
+    "a map bent": (["--network", "linear", "--activation", "elu"], "elu says nothing to --network"),
     "unknown binarization": (["--binarize", "twice"], "'twice'"),
     "unknown precision": (["--precision", "float8"], "'float8'"),
     "warm-up too long": (["--epochs", "2", "--warmup-steps", "30"], "would not finish"),

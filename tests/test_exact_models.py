@@ -119,6 +119,12 @@ def test_what_is_left_open_is_settled(asked, settled):
         ({"algorithm": "em", "beta": 2.0}, "--beta"),
         ({"algorithm": "aevb", "components": 2, "warmup_steps": 3}, "--warmup-steps 3 says noth"),
         ({"algorithm": "em", "hidden": (20,)}, "--hidden 20 says nothing to a model whose post"),
+        ({"components": 2, "latent_dim": 3}, "--latent-dim 3 says nothing to a mixture"),
+        ({"components": 2, "samples": 3}, "--samples 3 says nothing"),
+        ({"algorithm": "em", "precision": "bfloat16"}, "--precision bfloat16 says nothing"),
+        ({"algorithm": "em", "baseline": "learned"}, "--baseline learned says nothing"),
+        ({"components": 2, "temperature": 1.0}, "--temperature 1.0 says nothing"),
+        ({"algorithm": "em", "latent_classes": 3}, "--latent-classes 3 says nothing"),
         ({"algorithm": "em", "lr": 0.1}, "--lr 0.1 says nothing to --algorithm em"),
     ],
 )

@@ -264,6 +264,10 @@ REFUSED = [
     ),
     (["--gradient", "path-derivative", "--objective", "elbo-b"], "of --objective elbo-a or iwae"),
     (["--gradient", "gumbel-softmax"], "for codes of Bernoulli or OneHotCategorical"),
+    (
+        ["--gradient", "enumeration", "--posterior", "bernoulli", "--samples", "2"],
+        "--samples 2 says nothing to --gradient enumeration",
+    ),
     (["--gradient", "enumeration"], "found those of Normal: choose discrete codes of fewer"),
     (
         ["--baseline", "learned"],

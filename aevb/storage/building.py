@@ -180,6 +180,13 @@ def settle_latents(settings: Settings) -> Settings:
     pick(ALGORITHMS, settings.algorithm, "--algorithm")
     if settings.exact:
         return settle_exact(settings)
+    if settings.network == "linear":
+        refuse(settings, ["activation"], "--network linear")
+        if settings.hidden:
+            raise UsageError(
+                f"--network linear has no hidden layers, found {settings.hidden[0]}: leave "
+                "--hidden out, or choose mlp"
+            )
     posterior = settings.posterior
     check_latents(posterior, settings.prior, settings.layers, settings.latent_dim)
     check_algorithm(settings)

@@ -60,16 +60,20 @@ def settle_exact(settings: Settings) -> Settings:
     }
     if settings.algorithm != "aevb":
         settled["precision"] = "float64"
-    useless = ("posterior", "prior", "layers", "objective", "gradient", "free_bits")
+    useless = ("posterior", "prior", "layers", "latent_classes", "objective", "gradient")
+    estimates = ("baseline", "temperature", "samples", "free_bits")
     weights = ("beta", "warmup_steps")  # only at weight 1 may the slope of q be left out
     networks = ("network", "hidden", "activation", "classes", "weight_draws", "refine")
     # What is settled may be said too: the settings of a run are those of its like.
-    told = (*useless, *weights, *networks)
+    told = (*useless, *estimates, *weights, *networks)
     said = [n for n in told if getattr(settings, n) != settled.get(n)]
     refuse(settings, said, "a model whose posterior is exact", but=("exact",))
+    if components is not None:
+        refuse(settings, ["latent_dim"], "a mixture of Gaussians")
     if settings.algorithm != "aevb":
-        by_gradients = ("samples", "optimizer", "lr", "lr_schedule", "clip")
-        refuse(settings, by_gradients, f"--algorithm {settings.algorithm} of an exact posterior")
+        by_gradients = ("optimizer", "lr", "lr_schedule", "clip", "precision")
+        whom = f"--algorithm {settings.algorithm} of an exact posterior"
+        refuse(settings, by_gradients, whom, but=("float64",))
     if settings.likelihood not in ("auto", "gaussian") or settings.binarize not in (None, "none"):
         raise UsageError(
             "mixtures of Gaussians and linear-Gaussian models take real numbers as they are: leave "

@@ -88,6 +88,8 @@ def settle_gradient(settings: Settings) -> Settings:
     objective = _objective(settings, gradient)
     settled = replace(settings, objective=objective, gradient=gradient, baseline=baseline)
     refuse_unless(settled, "gradient", OPTIONS_OF)
+    if gradient == "enumeration":
+        refuse(settled, ["samples"], "--gradient enumeration, which draws nothing")
     _estimator(settled, 1).check(q, p, settings.samples)
     return settled
 
