@@ -134,6 +134,13 @@ def test_options_of_no_use_are_refused_in_one_sentence(options, said):
     assert "\n" not in str(caught.value)
 
 
+def test_data_that_a_learner_refuses_leave_no_run(tmp_path):
+    np.save(tmp_path / "still.npy", np.random.default_rng(0).normal(size=(40, 3)) * [1, 1, 0])
+    call = ["train", tmp_path / "still.npy", "--algorithm", "mean-field", "--components", "2"]
+    assert "singular" in refused(3, *call, "--quiet", "--out", tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_one_column_has_no_factors_but_may_have_a_mixture(tmp_path):
     np.save(tmp_path / "one.npy", np.random.default_rng(0).normal(size=(20, 1)))
     call = ["train", tmp_path / "one.npy", *EM, "--out", tmp_path / "run"]

@@ -17,8 +17,9 @@ from aevb.errors import UsageError
 from aevb.evaluation import compare_gradients
 from aevb.evaluation.gradient_draws import GradientDraws, distance
 from aevb.evaluation.gradients import Comparison, Estimator, Worth
+from aevb.linear_gaussian import linear_gaussian
 from aevb.objectives import doubly_reparameterized
-from aevb.posterior import Batch
+from aevb.posterior import Batch, ExactPosterior
 from aevb.settings import check_settings
 from aevb.storage import settle_latents
 
@@ -118,6 +119,17 @@ def test_several_weights_are_best_reparameterized_twice():
     twice = named["doubly reparameterized"]
     assert twice.phi.ratio < 1
     assert twice.phi.variance == min(e.phi.variance for e in found.estimators if e.unbiased)
+
+
+def test_a_number_alone_is_a_parameter_too():
+    """The noise of probabilistic PCA."""
+    model = linear_gaussian([[3.0], [4.0], [1.0]], [0.0, 0.0, 0.0], 1.0).double()
+    posterior, eps = ExactPosterior(model), torch.randn(2, 1, 2, 1).double()
+    draws = GradientDraws(model, posterior, Batch(X))
+    for found, noise in zip(draws(aevb.elbo_a, eps)["theta"], eps, strict=True):
+        value = aevb.elbo_a(model, posterior, X, noise).mean()
+        slopes = torch.autograd.grad(value, draws.live.values())
+        torch.testing.assert_close(found, torch.cat([g.flatten() for g in slopes]))
 
 
 def test_a_large_model_is_gone_through_one_by_one():

@@ -86,7 +86,7 @@ class GradientDraws:
         return found
 
     def _flat(self, gradients: dict[str, Tensor], prefix: str) -> Tensor:
-        own = [g.flatten(1) for k, g in gradients.items() if k.startswith(prefix)]
+        own = [g.reshape(len(g), -1) for k, g in gradients.items() if k.startswith(prefix)]
         return torch.cat(own, 1) if own else torch.zeros(1, 0)
 
 

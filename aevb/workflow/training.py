@@ -14,7 +14,7 @@ from aevb.data import Dataset, split
 from aevb.data.dataset import Binarization
 from aevb.data.named import NAMES
 from aevb.devices import has_gpu
-from aevb.errors import UsageError
+from aevb.errors import DataError, UsageError
 from aevb.following import Snapshots, TensorBoard
 from aevb.machine import PROCESS_START, usable_threads
 from aevb.model import Model
@@ -146,7 +146,7 @@ def fit(
                 rate = algorithm.lr
                 followers.append(stack.enter_context(_tensorboard(folder, settings, rate)))
             history = train(algorithm, data, plan, run=folder, resume=resume, callbacks=followers)
-    except UsageError:
+    except (UsageError, DataError):
         if not resume and not folder.begun:  # then nothing is in the way of another try
             folder.clear()
         raise
