@@ -278,7 +278,7 @@ def test_rules_of_what_goes_together():
     for posterior, prior, layers, size, said in [
         ("gamma", "standard-normal", 1, 2, "positive numbers.*choose exponential"),
         ("mean-field", "gamma", 1, 2, "any real numbers"),
-        ("von-mises-fisher", "auto", 2, 2, "--layers 2 needs codes"),
+        ("von-mises-fisher", "auto", 2, 2, "length 1: choose another, or one layer"),
         ("ladder", "auto", 1, 2, "add --layers 2"),
         ("ladder", "mixture", 2, 2, "standard-normal or learned-normal"),
         ("cauchy", "standard-normal", 1, 2, "infinite under --prior standard-normal"),

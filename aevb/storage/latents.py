@@ -200,7 +200,7 @@ def check_latents(posterior: str, prior: str, layers: int, size: int) -> None:
         raise UsageError(
             f"--layers {layers} needs codes that may be any real numbers, since each layer's "
             f"middle is given by the one above, or discrete ones ({', '.join(DISCRETE)}), and "
-            f"--posterior {posterior} draws {SPACES[space][0]}"
+            f"--posterior {posterior} draws {SPACES[space][0]}: choose another, or one layer"
         )
     if layers > 1 and name in HEAVY:
         raise UsageError(
