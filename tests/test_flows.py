@@ -258,6 +258,15 @@ def test_what_is_remembered_equals_what_the_inverse_gives(kind):
     near(gradients(fast.sum(), tensors), gradients(slow.sum(), tensors), 1e-6)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_datum_has_a_density_under_the_law_of_every_code(kind):
+    """As a likelihood: one x for each of 5 x 3 laws, which no axis of x says."""
+    build, numbers = make(kind, 4, batch=(5, 3))
+    q = FlowDistribution(Independent(Normal(noise((5, 3, 4), 7), 0.5), 1), [build(*numbers)] * 2)
+    x = noise((3, 4), 8)
+    near(q.log_prob(x), q.log_prob(x.repeat(5, 1, 1)))
+
+
 def test_a_draw_without_gradient_has_a_density_with_one():
     build, numbers = make("planar", 2)
     loc = torch.zeros(3, 2, dtype=torch.float64, requires_grad=True)

@@ -84,6 +84,9 @@ class FlowDistribution(Remembering):
 
     def _log_prob(self, value: Tensor) -> Tensor:
         """log q, (*sample, *batch) nats, of values (*sample, *batch, D)."""
+        # A datum under the laws of many codes has fewer axes than the numbers of the maps.
+        whole = self.batch_shape + self.event_shape
+        value = value.expand(torch.broadcast_shapes(value.shape, whole))
         total = torch.zeros_like(value[..., 0])
         for f in reversed(self.maps):
             value, log_det = f.inverse(value)
