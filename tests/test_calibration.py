@@ -17,6 +17,7 @@ import aevb
 from aevb.distributions import MultivariateNormal, Normal
 from aevb.errors import UsageError
 from aevb.evaluation import Calibration, calibrate
+from aevb.families import Categorical, Columns, Poisson
 from aevb.model import Model
 from aevb.posterior import Batch, ExactPosterior
 
@@ -166,6 +167,15 @@ def test_a_coin_that_is_sure_for_some_data_has_no_figures_and_its_own_verdict():
 def test_any_number_of_draws_has_its_bins(draws):
     found = calibrate(*linear_gaussian(), 2000, draws)
     assert found.calibrated, str(found)
+
+
+@pytest.mark.parametrize(
+    "family", [Categorical(3), Columns([Categorical(3), Poisson()], [[0], [1]])]
+)
+def test_draws_of_classes_and_of_mixed_columns_go_into_the_encoder(family):
+    likelihood = aevb.Conditional(aevb.MLP(2, [], family.outputs(2)), family)
+    model = aevb.Model(aevb.standard_normal(2), likelihood)
+    assert calibrate(model, aevb.mean_field(aevb.MLP(2, [], 4)), 20, 4).ranks.shape == (20, 3)
 
 
 class WithoutRoute(nn.Module):

@@ -208,7 +208,8 @@ def _simulated(model: Any, m: int, seed: int, start: int, like: Tensor) -> tuple
         if z.ndim != 2:
             found = tuple(z.shape[1:])
             raise UsageError(f"calibration needs codes that are vectors, found {found}")
-        return z, model.likelihood(z.unsqueeze(0)).sample()[0]
+        x: Tensor = model.likelihood(z.unsqueeze(0)).sample()[0]
+        return z, x.to(like)  # classes are drawn as whole numbers
 
 
 def _ranked(
