@@ -76,6 +76,8 @@ def encode_samples(
 def decode(model: Model, codes: Array) -> Array:
     """The mean of the data given codes, E[x given z]; of classes the most probable one.
 
+    For a likelihood without a mean, or without a formula for it, what `aevb.distributions.center`
+    takes: the median of a Student's t with heavy tails.
     Shapes: codes (N, D); (N, X) in float64, pictures as flat rows. Units: of the data, as the model
     sees them.
     Errors: UsageError for codes with another number of columns.

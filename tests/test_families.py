@@ -19,6 +19,8 @@ from aevb.storage.likelihoods import LIKELIHOODS
 
 SIZE = 4
 DATA = [name for name, entry in ENTRIES.items() if entry.data]
+WITHOUT_MEANS = {"elementwise-LogitNormal", "elementwise-Cauchy", "elementwise-StudentT", "planar"}
+"""Of whose laws some have no mean, or no formula for it: a decoder shows what comes nearest."""
 UNFLOORED = {"normal", "standardized"}
 """Whose variance may underflow: a floor is an argument."""
 
@@ -67,7 +69,7 @@ def test_a_law_has_the_batch_of_its_numbers_and_an_event_of_the_size(name):
     law = family(raw_numbers(family, (2, 3), 0.5), 2)
     assert law.batch_shape == (2, 3)
     assert law.event_shape == (SIZE,)
-    if name in DATA:
+    if name in DATA or name in WITHOUT_MEANS:
         moments = family.moments(law)
         assert moments.shape == (2, 3, family.moment_count(SIZE))
         shown = family.summarize(moments)
