@@ -124,9 +124,11 @@ def _parts(
     at_least(1, samples, "the number of samples", whole=True)
     like, masked = tensor_of(model), observing(model)
     family: Any = masked.family
-    widest = max(rows.width, FILLS * model.prior().event_shape[0])
+    codes = model.prior().event_shape
+    widest = max(rows.width, FILLS * codes[0])
     chunk = max(1, CELLS_AT_ONCE // (max(samples, PRIOR_DRAWS) * widest))
     with evaluating(masked, posterior):
+        masked.likelihood(torch.zeros(1, *codes).to(like))  # or refused, before cells are checked
         for positions, x in rows.chunks(chunk):
             family.check(x, int(positions[0]) + 1)
             holed = torch.isnan(x).flatten(1).any(1)

@@ -11,7 +11,7 @@ import aevb
 from aevb import imputation
 from aevb.data import Rows
 from aevb.errors import UsageError
-from aevb.families import Masked
+from aevb.families import Masked, OneHotCategorical
 from aevb.posterior import FromPrior
 from aevb.storage.latents import PRIORS
 
@@ -272,6 +272,9 @@ def test_what_cannot_be_filled_is_said_in_a_sentence():
     full = aevb.Model(aevb.standard_normal(2), aevb.full_gaussian(aevb.MLP(2, [], 9))).double()
     with pytest.raises(UsageError, match=r"does not factorize .* or --covariance diagonal"):
         imputation.impute(full, posterior, rows)
+    one_of = aevb.Conditional(aevb.MLP(2, [], 3), OneHotCategorical())
+    with pytest.raises(UsageError, match="does not factorize"):
+        imputation.impute(aevb.Model(aevb.standard_normal(2), one_of).double(), posterior, rows)
     own = aevb.Model(aevb.standard_normal(2), torch.nn.Linear(2, 3)).double()
     with pytest.raises(UsageError, match="families of aevb"):
         imputation.impute(own, posterior, rows)
