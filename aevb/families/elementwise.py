@@ -11,7 +11,6 @@ from torch.distributions import Distribution, biject_to, constraints
 from torch.distributions.constraints import Constraint
 
 from aevb import distributions
-from aevb.distributions import center
 from aevb.errors import UsageError, at_least
 from aevb.families.family import MOST, Family, blocks, independent, positive
 
@@ -151,10 +150,6 @@ class Elementwise(Family):
             for (name, link), part in pairs
         }
         return self._made(arguments, batch_ndim)
-
-    def moments(self, distribution: Distribution) -> Tensor:
-        """The mean or, where there is none or no formula for it, what comes nearest to one."""
-        return center(distribution)
 
     def moved(self, law: Any, loc: Tensor, scale: Tensor) -> Distribution:
         arguments = {name: getattr(law.base_dist, name) for name in self.free}

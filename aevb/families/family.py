@@ -82,7 +82,7 @@ class Family(nn.Module, ABC):
 
     def moments(self, distribution: Distribution) -> Tensor:
         """Numbers of a distribution that may be averaged over draws of z, (*batch, ...)."""
-        return center(distribution)  # a heavy tail may have no mean
+        return center(distribution)  # a heavy tail may have no mean, and a flow no formula for it
 
     def summarize(self, moments: Tensor) -> Tensor:
         """The value to show for moments, averaged or not, (*batch, *X)."""

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from aevb.distributions import center
 from aevb.errors import UsageError, at_least
 from aevb.families.family import Family
 from aevb.families.gaussian import Normal
@@ -66,9 +65,6 @@ class _Flow(Family):
 
     def encode_marginals(self, x: Tensor) -> Tensor:
         return torch.cat([Normal().encode_marginals(x), x.new_zeros(self._more())])
-
-    def moments(self, distribution: Distribution) -> Tensor:
-        return center(distribution)
 
     @abstractmethod
     def _more(self) -> int:
