@@ -128,10 +128,11 @@ def _parts(
     widest = max(rows.width, FILLS * codes[0])
     chunk = max(1, CELLS_AT_ONCE // (max(samples, PRIOR_DRAWS) * widest))
     with evaluating(masked, posterior):
-        masked.likelihood(torch.zeros(1, *codes).to(like))  # or refused, before cells are checked
         for positions, x in rows.chunks(chunk):
-            family.check(x, int(positions[0]) + 1)
             holed = torch.isnan(x).flatten(1).any(1)
+            if bool(holed.any()):
+                masked.likelihood(torch.zeros(1, *codes).to(like))  # refused before its cells are
+            family.check(x, int(positions[0]) + 1)
             for some, own in ((holed, masked), (~holed, model)):
                 if bool(some.any()):
                     part = x[some].to(like), positions[some.numpy()]
