@@ -98,18 +98,18 @@ class LinearGaussian(Model):
         return -0.5 * (squares + diagonal + self.width * math.log(2 * math.pi))
 
     def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """m (..., D), the Cholesky factor of G^-1 (D, D), and x - b - W m (..., X)."""
-        scaled, precision = _explained(self.weight, self.variance)
-        factor = torch.linalg.cholesky(precision)
+        """m (..., D), R (D, D) with R^T R = G^-1, and x - b - W m (..., X)."""
+        q, r = _root(self.weight, self.variance)
         rest = x - self.offset
-        along = (rest @ scaled).reshape(-1, self.latent_dim)
-        mean = torch.cholesky_solve(along.mT, factor).mT.reshape(*x.shape[:-1], self.latent_dim)
-        return mean, factor, rest - mean @ self.weight.mT
+        along = ((rest / self.variance.sqrt()) @ q).reshape(-1, self.latent_dim)
+        mean = torch.linalg.solve_triangular(r, along.mT, upper=True).mT
+        mean = mean.reshape(*x.shape[:-1], self.latent_dim)
+        return mean, r, rest - mean @ self.weight.mT
 
     def posterior_given(self, x: Tensor) -> td.MultivariateNormal:
         """p(z given x) = N(m, G), batch (N,), of rows (N, X)."""
-        mean, precision = self._posterior(x)[0], self.posterior_precision()
-        return td.MultivariateNormal(mean, precision_matrix=precision, validate_args=False)
+        mean, factor = self._posterior(x)[0], self._deviations()
+        return td.MultivariateNormal(mean, scale_tril=factor, validate_args=False)
 
     def exact_encoder(self) -> Amortized:
         """p(z given x) at the present parameters, as a posterior that can be trained and saved.
@@ -117,8 +117,7 @@ class LinearGaussian(Model):
         It is `full_covariance` of a linear network: the mean is affine in x, the covariance G one
         for all data. Its divergence from the prior is in closed form.
         """
-        gain, covariance = self._gain()
-        factor = torch.linalg.cholesky(covariance)
+        gain, factor = self._gain(), self._deviations().detach()
         raw = MultivariateNormal().encode(torch.zeros_like(factor[0]), factor)
         return full_covariance(self._encoder(gain, raw[self.latent_dim :]))
 
@@ -129,7 +128,7 @@ class LinearGaussian(Model):
 
         Source: Bishop (2006), "Pattern recognition and machine learning", section 10.1.2.
         """
-        gain, _ = self._gain()
+        gain = self._gain()
         precision = self.posterior_precision().diagonal()
         return mean_field(self._encoder(gain, -precision.log()))
 
@@ -152,12 +151,19 @@ class LinearGaussian(Model):
             self.offset.copy_(offset)
             self._parts.family.log_variance.copy_(variance.log())
 
-    def _gain(self) -> tuple[Tensor, Tensor]:
-        """G W^T Psi^-1 (D, X), and G (D, D)."""
+    def _gain(self) -> Tensor:
+        """G W^T Psi^-1, (D, X)."""
         with torch.no_grad():
-            scaled, precision = _explained(self.weight, self.variance)
-            factor = torch.linalg.cholesky(precision)
-            return torch.cholesky_solve(scaled.mT, factor), torch.cholesky_inverse(factor)
+            q, r = _root(self.weight, self.variance)
+            gain: Tensor = torch.linalg.solve_triangular(r, q.mT, upper=True)
+            return gain / self.variance.sqrt()
+
+    def _deviations(self) -> Tensor:
+        """The Cholesky factor of G, (D, D): from that of G^-1 with the codes in reverse."""
+        inverse = _root(self.weight.flip(1), self.variance)[1].flip(0, 1)
+        one = torch.eye(self.latent_dim).to(inverse)
+        factor: Tensor = torch.linalg.solve_triangular(inverse, one, upper=False)
+        return factor
 
     def _encoder(self, gain: Tensor, constants: Tensor) -> MLP:
         """x to m = gain (x - b), and to constants behind it."""
@@ -180,6 +186,17 @@ def _explained(weight: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     """Psi^-1 W, (X, D), and G^-1 = I + W^T Psi^-1 W, (D, D)."""
     scaled = weight / variance.unsqueeze(-1)
     return scaled, torch.eye(weight.shape[1]).to(weight) + weight.mT @ scaled
+
+
+def _root(weight: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Q (X, D) and the upper triangle R (D, D), R^T R = G^-1, of (I; Psi^-1/2 W) = (..; Q) R.
+
+    W^T Psi^-1 W itself has squares, whose digits do not suffice where noise is small.
+    """
+    one = torch.eye(weight.shape[1]).to(weight)
+    q, r = torch.linalg.qr(torch.cat([one, weight / variance.sqrt().unsqueeze(-1)]))
+    sign = r.diagonal().sign()
+    return q[len(one) :] * sign, r * sign.unsqueeze(-1)
 
 
 def linear_gaussian(weight: ArrayLike, offset: ArrayLike, variance: ArrayLike) -> LinearGaussian:

@@ -84,6 +84,20 @@ def test_the_evidence_keeps_its_digits_where_noise_is_small():
     assert float(model.log_prob(x[0]).detach()) == pytest.approx(float(expected), rel=1e-11)
 
 
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+def test_more_codes_than_elements_and_hardly_any_noise_in_single_precision(scale):
+    """Squares of W / sigma have no digits left beside the prior's 1."""
+    weight = scale * np.random.default_rng(0).normal(size=(2, 5)).astype(np.float32)
+    model = linear_gaussian(weight, [0.0, 1.0], 1e-8)
+    x = rows_of(model.double()).all()
+    expected = truth(model, x.numpy())
+    found = model.float().log_prob(x).detach()
+    assert np.allclose(found, expected, atol=0.02)
+    q = model.posterior_given(x)
+    assert torch.allclose(model.likelihood(q.mean).mean, x, atol=1e-4 * scale)
+    assert torch.allclose(model.exact_encoder()(x).scale_tril, q.scale_tril, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_draw_of_the_bound_is_the_evidence_at_the_exact_posterior(seed):
     model = drawn(seed)
