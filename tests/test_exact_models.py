@@ -119,7 +119,6 @@ def test_what_is_left_open_is_settled(asked, settled):
         ({"algorithm": "em", "beta": 2.0}, "--beta"),
         ({"algorithm": "aevb", "components": 2, "warmup_steps": 3}, "--warmup-steps 3 says noth"),
         ({"algorithm": "em", "hidden": (20,)}, "--hidden 20 says nothing to a model whose post"),
-        ({"components": 2, "latent_dim": 3}, "--latent-dim 3 says nothing to a mixture"),
         ({"components": 2, "samples": 3}, "--samples 3 says nothing"),
         ({"algorithm": "em", "precision": "bfloat16"}, "--precision bfloat16 says nothing"),
         ({"algorithm": "em", "baseline": "learned"}, "--baseline learned says nothing"),

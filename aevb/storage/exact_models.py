@@ -68,12 +68,10 @@ def settle_exact(settings: Settings) -> Settings:
     told = (*useless, *estimates, *weights, *networks)
     said = [n for n in told if getattr(settings, n) != settled.get(n)]
     refuse(settings, said, "a model whose posterior is exact", but=("exact",))
-    if components is not None:
-        refuse(settings, ["latent_dim"], "a mixture of Gaussians")
     if settings.algorithm != "aevb":
         by_gradients = ("optimizer", "lr", "lr_schedule", "clip", "precision")
         whom = f"--algorithm {settings.algorithm} of an exact posterior"
-        refuse(settings, by_gradients, whom, but=("float64",))
+        refuse(settings, by_gradients, whom, but=("float32", "float64"))
     if settings.likelihood not in ("auto", "gaussian") or settings.binarize not in (None, "none"):
         raise UsageError(
             "mixtures of Gaussians and linear-Gaussian models take real numbers as they are: leave "
