@@ -28,7 +28,8 @@ def center(q: Distribution) -> Tensor:
         mean = q.mean
     except NotImplementedError:
         return _draws(q).mean(0)
-    if bool(torch.isfinite(mean).all()):
+    # A graph that is traced for an export has no values to look at, and takes the mean.
+    if torch.compiler.is_compiling() or bool(torch.isfinite(mean).all()):
         return mean
     try:
         median: Tensor = ours(base_of(q)).icdf(torch.full_like(mean, 0.5))
