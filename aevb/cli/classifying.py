@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from aevb.cli.options import Json, Quiet, ends_in, takes_settings, widths
+from aevb.cli.options import Json, Quiet, takes_settings, to_file, widths
 from aevb.cli.root import app, print_json, say
 from aevb.errors import UsageError
 
@@ -85,10 +85,7 @@ def predict(
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="A set's name (its test rows), or a file.")
     ],
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Where to write classes: .csv.", callback=ends_in(".csv")),
-    ] = None,
+    out: Annotated[Path | None, to_file("Where to write classes: .csv.", ".csv")] = None,
     json_: Json = False,
 ) -> None:
     """Say the class of rows, by a classifier that was kept.

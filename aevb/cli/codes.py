@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aevb.cli.options import Json, Limit, Out, Refine, RowsOf, Run, Seed, ends_in
+from aevb.cli.options import Json, Limit, Out, Refine, RowsOf, Run, Seed, to_file
 from aevb.cli.root import app, open_run, row_number, say
 from aevb.errors import DataError, UsageError
 
@@ -28,8 +28,7 @@ def sample(
     n: Annotated[int, typer.Option("--n", min=1, help="How many.")] = 64,
     draw: Annotated[bool, typer.Option("--draw", help="Draws of p(x | z), not its mean.")] = False,
     latent: Annotated[
-        Path | None,
-        typer.Option(help="Write z here too: .npy or .csv.", callback=ends_in(".npy", ".csv")),
+        Path | None, to_file("Write z here too: .npy or .csv.", ".npy", ".csv")
     ] = None,
     out: Out = None,
     seed: Seed = 0,
@@ -99,10 +98,7 @@ def encode(
     refine: Refine = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Where to write: .npy or .csv [default: RUN/codes.npy].",
-            callback=ends_in(".npy", ".csv"),
-        ),
+        to_file("Where to write: .npy or .csv [default: RUN/codes.npy].", ".npy", ".csv"),
     ] = None,
     data_limit: Limit = None,
     seed: Seed = 0,

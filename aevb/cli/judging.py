@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from aevb.cli.options import Device, Json, Limit, Quiet, Refine, RowsOf, Run, Seed, Threads, ends_in
+from aevb.cli.options import Device, Json, Limit, Quiet, Refine, RowsOf, Run, Seed, Threads, to_file
 from aevb.cli.root import app, open_run, print_json, say
 from aevb.errors import UsageError
 
@@ -34,9 +34,7 @@ Proposals = Annotated[
 ]
 Values = Annotated[
     Path | None,
-    typer.Option(
-        help="Write the value of each datum here: .npy or .csv.", callback=ends_in(".npy", ".csv")
-    ),
+    to_file("Write the value of each datum here: .npy or .csv.", ".npy", ".csv"),
 ]
 Draws = Annotated[
     int | None,
@@ -177,10 +175,7 @@ def gradients(
     ] = None,
     seed: Seed = 0,
     threads: Threads = None,
-    figure: Annotated[
-        Path | None,
-        typer.Option(help="Draw the variances into this .png.", callback=ends_in(".png")),
-    ] = None,
+    figure: Annotated[Path | None, to_file("Draw the variances into this .png.", ".png")] = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:

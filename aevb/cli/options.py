@@ -22,8 +22,8 @@ def meaning(name: str) -> str:
     return next(said for said in get_args(_HINTS[name]) if isinstance(said, str))
 
 
-def ends_in(*suffixes: str) -> Callable[[typer.CallbackParam, Path | None], Path | None]:
-    """Refuse the name of a file to write by its ending, before the work is done."""
+def to_file(said: str, *suffixes: str) -> Any:
+    """The option of a file to write, whose ending is looked at before the work is done."""
 
     def check(option: typer.CallbackParam, path: Path | None) -> Path | None:
         if path is not None and path.suffix not in suffixes:
@@ -32,7 +32,7 @@ def ends_in(*suffixes: str) -> Callable[[typer.CallbackParam, Path | None], Path
             raise UsageError(f"{option.opts[0]} {path} must end in {known}")
         return path
 
-    return check
+    return typer.Option(help=said, callback=check)
 
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `aevb train` wrote.")]
@@ -42,10 +42,10 @@ RowsOf = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(
-        help="Where to write: .npy, .csv or .png [default: a .npy in RUN]. Pictures in bytes are "
-        "given in [0, 1], by impute in the units of the file.",
-        callback=ends_in(".npy", ".csv", ".png"),
+    to_file(
+        "Where to write: .npy, .csv or .png [default: a .npy in RUN]. Pictures in bytes are given "
+        "in [0, 1], by impute in the units of the file.",
+        *(".npy", ".csv", ".png"),
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from aevb.cli.codes import deliver
-from aevb.cli.options import Json, Limit, Out, RowsOf, Run, Samples, Seed, ends_in
+from aevb.cli.options import Json, Limit, Out, RowsOf, Run, Samples, Seed, to_file
 from aevb.cli.root import app, open_run, say
 
 if TYPE_CHECKING:
@@ -101,10 +101,7 @@ def score(
     samples: Samples = 100,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Where to write: .csv or .npy [default: RUN/scores.csv].",
-            callback=ends_in(".csv", ".npy"),
-        ),
+        to_file("Where to write: .csv or .npy [default: RUN/scores.csv].", ".csv", ".npy"),
     ] = None,
     data_limit: Limit = None,
     seed: Seed = 0,

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from aevb.cli.options import AllowNan, Json, Quiet, Resize, Run, Seed, ends_in, size_of
+from aevb.cli.options import AllowNan, Json, Quiet, Resize, Run, Seed, size_of, to_file
 from aevb.cli.root import app, open_run, print_json, say
 from aevb.errors import UsageError
 
@@ -50,8 +50,7 @@ def plot(
 def report(
     run: Run,
     out: Annotated[
-        Path | None,
-        typer.Option(help="An .html file [default: RUN/report.html].", callback=ends_in(".html")),
+        Path | None, to_file("An .html file [default: RUN/report.html].", ".html")
     ] = None,
     seed: Seed = 0,
     json_: Json = False,
