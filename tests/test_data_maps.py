@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aevb.data import arrays, maps
+from aevb.data import Source, arrays, maps, split
 from aevb.data.checks import chunks
 from aevb.data.maps import is_mapped, release, rows_of
 from aevb.data.readers import read_file
@@ -222,3 +223,18 @@ def test_rows_behind_4_gb_are_found_by_short_numbers_too(tmp_path: Path) -> None
     assert is_mapped(values)
     got = rows_of(values, np.array([rows - 1, 3, -1], np.int32))
     np.testing.assert_array_equal(got, [np.arange(128.0), np.zeros(128), np.arange(128.0)])
+
+
+def test_the_numbers_of_many_rows_are_few_times_in_memory_while_they_are_split() -> None:
+    rows = 300_000
+    values = np.broadcast_to(np.float32(0.5), (rows, 3))  # none of them takes memory itself
+    source = Source("many", values, (3,), "gaussian", "", "none")
+    tracemalloc.start()
+    try:
+        data = split(source)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(data.train) == 240_000
+    assert kept < 5 * rows  # 4 bytes each
+    assert peak < 15 * rows

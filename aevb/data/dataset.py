@@ -1,6 +1,6 @@
 """Rows ready for training: a split, a binarization, and batches as tensors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
@@ -341,15 +341,10 @@ def row_numbers(rows: int) -> NDArray[Any]:
 
 def _parts(source: Source, seed: int) -> dict[str, NDArray[np.int64]]:
     official = dict(source.splits or {})
-    pool = official.get("train")
-    if pool is None:
-        free = np.ones(len(source.values), np.bool_)
-        for index in official.values():
-            free[index] = False
-        pool = row_numbers(len(free))[free]
+    pool = _to_split(official, len(source.values))
     if len(pool) < 10:
         raise DataError(f"{source.name} has fewer than the 10 rows that a split needs: {len(pool)}")
-    order = generator(seed, Stream.SPLIT).permutation(row_numbers(len(pool)))
+    generator(seed, Stream.SPLIT).shuffle(pool)
     held_out: dict[str, NDArray[np.int64]] = {}
     start = 0
     for name, share in (("test", TEST_SHARE), ("validation", VALIDATION_SHARE)):
@@ -357,12 +352,20 @@ def _parts(source: Source, seed: int) -> dict[str, NDArray[np.int64]]:
             held_out[name] = official[name]
         else:
             stop = start + max(1, round(share * len(pool)))
-            held_out[name] = np.sort(pool[order[start:stop]])
+            held_out[name] = np.sort(pool[start:stop])
             start = stop
-    # A permutation drawn once says which rows are held out; order within a part is the source's.
-    rest = pool[order[start:]]
-    rest.sort()
-    return {"train": rest, **held_out}
+    # A shuffle done once says which rows are held out; order within a part is the source's.
+    return {"train": np.sort(pool[start:]), **held_out}
+
+
+def _to_split(official: Mapping[str, NDArray[np.int64]], rows: int) -> NDArray[Any]:
+    """The rows that are to be split, one's own to shuffle: few copies, as there may be many."""
+    if "train" in official:
+        return np.array(official["train"])
+    free = np.ones(rows, np.bool_)
+    for index in official.values():
+        free[index] = False
+    return row_numbers(rows)[free]
 
 
 def _check_grey(rows: Rows, name: str) -> None:
