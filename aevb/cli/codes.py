@@ -223,12 +223,14 @@ def traverse(
     dimensions = list(range(size)) if dimension is None else [dimension - 1]
     ways = [codes.traverse(model, d, start=code) for d in dimensions]
     rows = codes.decode(model, np.concatenate(ways))
-
-    def picture() -> "Axes":
-        decoded = rows.reshape(len(ways), len(codes.STEPS), -1)
-        return draw_traversals(Material(folder), decoded, dimensions, codes.STEPS)
-
-    deliver(folder, rows, out, "traversals.npy", json_, picture)
+    deliver(
+        folder,
+        rows,
+        out,
+        "traversals.npy",
+        json_,
+        lambda: draw_traversals(Material(folder), rows, dimensions),
+    )
 
 
 def _codes(folder: "RunFolder", data: str | None, *numbers: int) -> "tuple[Model, Array]":

@@ -113,14 +113,12 @@ def draw_walk(material: Material, array: Array) -> Axes:
     return _in_units(material, plots.interpolation(shown, _event(material), names=material.names))
 
 
-def draw_traversals(
-    material: Material, decoded: Array, dimensions: list[int], values: Array
-) -> Axes:
-    """What some latent dimensions (from 0) do, from rows decoded along them (D, V, X)."""
-    shown = material.shown(decoded.reshape(-1, decoded.shape[-1]))
-    shown = shown.reshape(*decoded.shape[:2], *shown.shape[1:])
+def draw_traversals(material: Material, decoded: Array, dimensions: list[int]) -> Axes:
+    """What some latent dimensions (from 0) do, from rows decoded along each in turn (D * V, X)."""
+    shown = material.shown(decoded)
+    shown = shown.reshape(len(dimensions), len(codes.STEPS), *shown.shape[1:])
     event = _event(material)
-    ax = plots.traversals(shown, dimensions, values, event, names=material.names)
+    ax = plots.traversals(shown, dimensions, codes.STEPS, event, names=material.names)
     return _in_units(material, ax)
 
 
@@ -182,10 +180,8 @@ def _interpolation(material: Material) -> Axes:
 
 def _all_traversals(material: Material) -> Axes:
     dimensions = material.ranked[: 10 if material.kind == "image" else 5]
-    values = np.linspace(-3.0, 3.0, 11)
-    ways = [codes.traverse(material.model, d, values) for d in dimensions]
-    decoded = material.decode(np.concatenate(ways)).reshape(len(ways), len(values), -1)
-    return draw_traversals(material, decoded, dimensions, values)
+    ways = [codes.traverse(material.model, d) for d in dimensions]
+    return draw_traversals(material, material.decode(np.concatenate(ways)), dimensions)
 
 
 def _in_units(material: Material, ax: Axes) -> Axes:
