@@ -48,22 +48,21 @@ def classification() -> None:
 
 
 def anomalies() -> None:
-    areas: dict[str, list[float]] = {"VAE": [], "PCA": [], "isolation forest": []}
+    areas: dict[str, list[float]] = {}
     for digit in range(10):
         inside, outside = X[digit != LABELS], X[digit == LABELS]
         train, test = train_test_split(inside, test_size=0.2, random_state=digit)
         both = np.concatenate([test, outside])
         is_outlier = np.arange(len(both)) >= len(test)
-        pca = PCA(10, random_state=0).fit(train)
-        error = ((both - pca.inverse_transform(pca.transform(both))) ** 2).sum(1)
+        scores = {"VAE": -VAEDetector().fit(train).score_samples(both)}
+        for size in (5, 10):
+            pca = PCA(size, random_state=0).fit(train)
+            errors = both - pca.inverse_transform(pca.transform(both))
+            scores[f"PCA {size}"] = (errors**2).sum(1)
         forest = IsolationForest(random_state=0).fit(train)
-        scores = {
-            "VAE": -VAEDetector().fit(train).score_samples(both),
-            "PCA": error,
-            "isolation forest": -forest.score_samples(both),
-        }
+        scores["isolation forest"] = -forest.score_samples(both)
         for name, values in scores.items():
-            areas[name].append(roc_auc_score(is_outlier, values))
+            areas.setdefault(name, []).append(roc_auc_score(is_outlier, values))
         line = "  ".join(f"{name} {area[-1]:.3f}" for name, area in areas.items())
         print(f"digit {digit} held out: {line}", flush=True)
     print("mean: " + "  ".join(f"{name} {np.mean(area):.3f}" for name, area in areas.items()))
